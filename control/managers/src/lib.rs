@@ -1,0 +1,1 @@
+//! Root and cluster managers: pure state, API and store.

@@ -1,0 +1,1 @@
+//! The path of a packet: parse, policy, flow, select, translate, locate, encap and back.

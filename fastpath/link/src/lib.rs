@@ -1,0 +1,1 @@
+//! Sources and sinks of frames: TUN, UDP, memory, pcap replay, fault.

@@ -1,0 +1,82 @@
+//! The account of frames: each term is counted at its own site, so that the identity can fail when code is wrong.
+//!
+//! `received + originated + split = forwarded + held + merged + sum of drops`, exact when quiescent.
+
+use sluice_wire::DropReason;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter with one writer, the worker that owns it, and any number of readers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Not a read-modify-write: only the owner may call it.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Takes `n` away, for gauges.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_sub(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's account, over all its links. Links and the engine count into it, each at its own site.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Account {
+    /// Frames taken from a link, as received: a GRO buffer is one.
+    pub received: Counter,
+    /// Frames this gateway made: ICMP errors, resets, copies.
+    pub originated: Counter,
+    /// Frames gained by cutting one into several: n pieces count n - 1.
+    pub split: Counter,
+    /// Frames given to a link that accepted them, as sent: a super-frame is one.
+    pub forwarded: Counter,
+    /// Frames waiting for an answer or a first fragment. A gauge.
+    pub held: Counter,
+    /// Frames lost by joining several into one: n joined count n - 1.
+    pub merged: Counter,
+    /// Bytes of `received` and `forwarded`, layer 3.
+    pub received_bytes: Counter,
+    pub forwarded_bytes: Counter,
+    /// Copies between memory pools or out of multi-segment buffers. Not part of the identity.
+    pub copied: Counter,
+    drops: [Counter; DropReason::COUNT],
+}
+
+impl Account {
+    /// Counts one dropped frame.
+    #[inline]
+    pub fn drop_frame(&self, reason: DropReason) {
+        self.drops[reason.index()].add(1);
+    }
+
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason.index()].value()
+    }
+
+    /// Left and right side of the identity; equal when the worker is quiescent.
+    #[must_use]
+    pub fn balance(&self) -> (u64, u64) {
+        let drops: u64 = self.drops.iter().map(Counter::value).sum();
+        (
+            self.received.value() + self.originated.value() + self.split.value(),
+            self.forwarded.value() + self.held.value() + self.merged.value() + drops,
+        )
+    }
+}

@@ -1,0 +1,217 @@
+//! A frame: bytes with room around them, and what the link knows about them.
+
+use crate::buffer::{Buffer, HEADROOM};
+use arrayvec::ArrayVec;
+use sluice_wire::Ip;
+
+/// Frames handled in one turn of a stage. 64 hides memory latency behind prefetch and keeps a batch's headers in L1.
+pub const BATCH_MAX: usize = 64;
+
+/// Frames on their way through the stages.
+pub type Batch = ArrayVec<Frame, BATCH_MAX>;
+
+/// What is known about the layer-4 checksum.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Checksum {
+    /// A complete checksum is in the header; nobody has verified it.
+    #[default]
+    Unknown,
+    /// A complete checksum is in the header and it is right.
+    Verified,
+    /// The field holds the folded, not complemented pseudo-header sum; whoever sends the frame sums from `start` to
+    /// the end and stores the result at `start + offset`. Both are relative to the first byte of the IP packet.
+    Partial { start: u16, offset: u16 },
+}
+
+/// The kind of a super-frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GsoKind {
+    Tcp4,
+    Tcp6,
+    /// UDP over either family (USO).
+    Udp,
+}
+
+/// A super-frame: one header standing for several segments.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Gso {
+    pub kind: GsoKind,
+    /// Layer-4 payload bytes of every segment but the last; 1..=65,535.
+    pub segment_size: u16,
+    /// Layer-3 and layer-4 header bytes.
+    pub header_len: u16,
+}
+
+/// The bytes hold a train of complete packets, one after the other, as a plain tunnel delivered them; the headers
+/// of all but the first are to be skipped. The first header already describes the whole super-frame (its length,
+/// flags and partial checksum), so that the stages rewrite one header only.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Train {
+    /// Bytes from one packet's first byte to the next one's; the last packet may be shorter.
+    pub stride: u16,
+    /// Header bytes at the start of each packet.
+    pub header_len: u16,
+}
+
+/// The other end of an underlay: where a tunnelled frame came from, or goes to.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Endpoint {
+    pub ip: Ip,
+    pub port: u16,
+}
+
+/// A packet (layer 3: the first byte is the IP version) in a buffer, with offload metadata.
+#[derive(Debug)]
+pub struct Frame {
+    buffer: Buffer,
+    start: u32,
+    len: u32,
+    pub checksum: Checksum,
+    pub gso: Option<Gso>,
+    pub train: Option<Train>,
+    /// Received from an underlay: the outer source. To be sent to an underlay: the outer destination.
+    pub outer: Option<Endpoint>,
+    /// Following this frame through the stages (`sluice trace`).
+    pub traced: bool,
+}
+
+impl Frame {
+    /// An empty frame at the usual headroom.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "HEADROOM is 128")]
+    pub const fn new(buffer: Buffer) -> Self {
+        Self {
+            buffer,
+            start: HEADROOM as u32,
+            len: 0,
+            checksum: Checksum::Unknown,
+            gso: None,
+            train: None,
+            outer: None,
+            traced: false,
+        }
+    }
+
+    /// The packet.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start as usize..(self.start + self.len) as usize]
+    }
+
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start as usize..(self.start + self.len) as usize]
+    }
+
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes free before the packet.
+    #[must_use]
+    pub const fn headroom(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Bytes free after the packet.
+    #[must_use]
+    pub fn tailroom(&self) -> usize {
+        self.buffer.len() - (self.start + self.len) as usize
+    }
+
+    /// Sets the packet to `len` bytes from `start` of the buffer, as a link does after filling it.
+    ///
+    /// # Panics
+    /// When that reaches past the buffer.
+    #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
+    pub fn set_range(&mut self, start: usize, len: usize) {
+        assert!(
+            start + len <= self.buffer.len(),
+            "{start}+{len} is inside the buffer of {}",
+            self.buffer.len()
+        );
+        self.start = start as u32;
+        self.len = len as u32;
+    }
+
+    /// Makes the packet `len` bytes longer at the front and returns the new front; `None` without headroom.
+    #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
+    pub fn push_front(&mut self, len: usize) -> Option<&mut [u8]> {
+        let start = self.headroom().checked_sub(len)?;
+        self.start = start as u32;
+        self.len += len as u32;
+        Some(&mut self.buffer[start..start + len])
+    }
+
+    /// Removes `len` bytes at the front; `None` (and no change) when there are not so many.
+    #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
+    pub fn pull_front(&mut self, len: usize) -> Option<()> {
+        let rest = self.len().checked_sub(len)?;
+        self.start += len as u32;
+        self.len = rest as u32;
+        Some(())
+    }
+
+    /// Cuts the packet to at most `len` bytes.
+    #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len as u32);
+    }
+
+    /// The whole buffer, for a link that fills it before [`Frame::set_range`].
+    pub fn buffer_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    /// The pool its buffer belongs to.
+    #[must_use]
+    pub const fn pool(&self) -> u16 {
+        self.buffer.pool()
+    }
+
+    /// Takes the buffer back, to release it.
+    #[must_use]
+    pub fn into_buffer(self) -> Buffer {
+        self.buffer
+    }
+
+    /// Replaces the packet by a copy of `bytes` at the usual headroom and forgets all metadata but `outer` and `traced`.
+    ///
+    /// # Panics
+    /// When `bytes` do not fit the buffer.
+    pub fn fill(&mut self, bytes: &[u8]) {
+        self.set_range(HEADROOM, bytes.len());
+        self.bytes_mut().copy_from_slice(bytes);
+        self.checksum = Checksum::Unknown;
+        self.gso = None;
+        self.train = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Pool;
+
+    #[test]
+    fn headers_come_and_go_at_the_front() {
+        let mut pool = Pool::new(1, 1500).unwrap();
+        let mut frame = Frame::new(pool.take().unwrap());
+        frame.fill(b"payload");
+        frame.push_front(2).unwrap().copy_from_slice(b"hd");
+        assert_eq!(frame.bytes(), b"hdpayload");
+        frame.pull_front(2).unwrap();
+        assert_eq!(frame.bytes(), b"payload");
+        assert!(frame.pull_front(8).is_none());
+        assert!(frame.push_front(HEADROOM + 1).is_none());
+        assert_eq!(frame.headroom(), HEADROOM);
+        pool.release(frame.into_buffer());
+    }
+}

@@ -1,0 +1,13 @@
+//! Frames, the buffers they live in, the pools those come from, and mappings that can outlive a process.
+//!
+//! With `link` this is the only crate of the fast path that contains `unsafe`.
+
+pub mod account;
+pub mod buffer;
+pub mod frame;
+pub mod words;
+
+pub use account::{Account, Counter};
+pub use buffer::{Buffer, FRAME_LEN_MAX, HEADROOM, Pool, PoolError, TAILROOM};
+pub use frame::{BATCH_MAX, Batch, Checksum, Endpoint, Frame, Gso, GsoKind, Train};
+pub use words::Words;

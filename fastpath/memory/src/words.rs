@@ -1,0 +1,138 @@
+//! A mapping of 64-bit atomics: the memory of tables that several workers read and that may outlive a process.
+
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+/// Zero-filled 64-bit atomics, resident only where touched.
+#[derive(Debug)]
+pub struct Words {
+    base: NonNull<AtomicU64>,
+    len: usize,
+}
+
+// SAFETY: the mapping is shared memory of atomics; every access through `Deref` is atomic.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Maps `len` zero words, private to this process.
+    ///
+    /// # Errors
+    /// When the kernel refuses the mapping.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        Ok(Self {
+            base: map(len.max(1) * 8)?.cast(),
+            len,
+        })
+    }
+
+    /// Maps `len` words of `file` (a memfd that is at least `8 * len` bytes long), shared with whoever else maps it.
+    ///
+    /// # Errors
+    /// When the file is shorter than that or the kernel refuses the mapping.
+    pub fn shared(file: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        let bytes = len.max(1) * 8;
+        let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+        // SAFETY: `file` is open and `stat` is writable for its whole size.
+        let result = unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: zeroed memory is a valid `stat`, and `fstat` filled it.
+        let size = unsafe { stat.assume_init() }.st_size;
+        if usize::try_from(size).is_ok_and(|size| size < bytes) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("file has {size} bytes, need {bytes}"),
+            ));
+        }
+        Ok(Self {
+            base: map_fd(bytes, Some(file))?.cast(),
+            len,
+        })
+    }
+
+    /// Asks the CPU for the cache line of word `index`; does nothing when it is out of range.
+    #[inline]
+    pub fn prefetch(&self, index: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if index < self.len {
+            // SAFETY: `index < len`, so the address is inside the mapping.
+            let line = unsafe { self.base.as_ptr().add(index) };
+            // SAFETY: prefetch has no effect but on caches.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast())
+            };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = index;
+    }
+}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: `base` maps `len` words, aligned to a page, until `drop`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this length and no borrow of it outlives `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len.max(1) * 8) };
+    }
+}
+
+/// Maps `bytes` zero bytes, page-aligned.
+pub(crate) fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    map_fd(bytes, None)
+}
+
+fn map_fd(bytes: usize, file: Option<BorrowedFd<'_>>) -> io::Result<NonNull<u8>> {
+    let (flags, fd) = match file {
+        Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+        None => (
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+        ),
+    };
+    // SAFETY: a fresh mapping at an address the kernel chooses overlaps nothing.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            fd,
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapping at address 0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn words_start_at_zero_and_keep_what_is_stored() {
+        let words = Words::anonymous(1000).unwrap();
+        assert_eq!(words.len(), 1000);
+        assert!(words.iter().all(|word| word.load(Relaxed) == 0));
+        words[999].store(7, Relaxed);
+        assert_eq!(words[999].load(Relaxed), 7);
+        words.prefetch(999);
+        words.prefetch(1000);
+    }
+}

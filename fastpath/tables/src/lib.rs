@@ -1,0 +1,18 @@
+//! The two doors between control and workers.
+//!
+//! Down: [`Tables`], an immutable snapshot that control builds with a [`Writer`] and publishes whole; a worker reads it
+//! through a [`Reader`], once per batch, without a lock. Up: [`Upcalls`], a bounded queue of questions and observations.
+#![forbid(unsafe_code)]
+
+pub mod snapshot;
+pub mod slots;
+pub mod publish;
+pub mod upcall;
+
+pub use publish::{Publisher, Reader, Writer};
+pub use slots::{InstanceSlot, PeerSlot, ServiceSlot};
+pub use snapshot::{
+    Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
+    TunnelFormat, Used,
+};
+pub use upcall::{Question, Suspicion, Upcall, Upcalls};

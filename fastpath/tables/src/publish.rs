@@ -1,0 +1,422 @@
+//! Door 1, down: control edits a [`Writer`] and publishes; workers read through a [`Reader`].
+
+use crate::slots::{InstanceSlot, PeerSlot, ServiceSlot, Slot};
+use crate::snapshot::{
+    Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
+    TunnelFormat, Used,
+};
+use arc_swap::ArcSwap;
+use sluice_wire::{AddressPlan, Dual, InstanceIp, Ip, NsIp, ServiceIp};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+/// The published snapshot. Cheap to clone; each worker makes one [`Reader`] from it.
+#[derive(Clone, Debug)]
+pub struct Publisher(Arc<ArcSwap<Tables>>);
+
+impl Publisher {
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader(arc_swap::Cache::new(Arc::clone(&self.0)))
+    }
+
+    /// The snapshot as it is now, for status and tests.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Tables> {
+        self.0.load_full()
+    }
+}
+
+/// A worker's view: one relaxed check per load while nothing was published.
+pub struct Reader(arc_swap::Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>);
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl Reader {
+    /// The newest snapshot. The one it replaces is never freed here: the [`Writer`] keeps it until no worker does.
+    #[inline]
+    pub fn load(&mut self) -> &Arc<Tables> {
+        self.0.load()
+    }
+}
+
+/// What control says about an instance. Its identity is its addresses; its slot is looked up or made.
+#[derive(Clone, Debug)]
+pub struct InstanceUpdate {
+    pub service: ServiceSlot,
+    pub number: u32,
+    pub instance_ip: Dual<InstanceIp>,
+    pub ns_ip: Dual<NsIp>,
+    pub placement: Placement,
+    pub reach: Reach,
+}
+
+/// The editable state; owned by control.
+#[derive(Debug)]
+pub struct Writer {
+    tables: Tables,
+    published: Publisher,
+    retired: Vec<Arc<Tables>>,
+}
+
+impl Writer {
+    #[must_use]
+    pub fn new(plan: AddressPlan, gateway: Dual<Ip>) -> Self {
+        let tables = Tables::empty(plan, gateway);
+        let published = Publisher(Arc::new(ArcSwap::from_pointee(tables.clone())));
+        Self {
+            tables,
+            published,
+            retired: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.published.clone()
+    }
+
+    /// The state as edited so far, published or not.
+    #[must_use]
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Makes the edits visible to workers, and frees the snapshots no worker holds any more.
+    pub fn publish(&mut self) {
+        self.tables.generation += 1;
+        let old = self.published.0.swap(Arc::new(self.tables.clone()));
+        self.retired.push(old);
+        self.retired.retain(|tables| Arc::strong_count(tables) > 1);
+    }
+
+    pub fn set_gateway(&mut self, gateway: Dual<Ip>) {
+        self.tables.gateway = gateway;
+    }
+
+    /// Adds or updates the service of that name, and points its ServiceIPs at it.
+    pub fn upsert_service(
+        &mut self,
+        name: &str,
+        service_ips: &[(Policy, Dual<ServiceIp>)],
+    ) -> ServiceSlot {
+        let known = self
+            .tables
+            .services()
+            .find(|(_, row)| &*row.name == name)
+            .map(|(slot, _)| slot);
+        let slot = known.unwrap_or_else(|| {
+            ServiceSlot::from_index(self.tables.services.insert(|old| Service {
+                epoch: old.map_or(0, |old| old.epoch + 1),
+                name: name.into(),
+                service_ips: Vec::new(),
+                candidates: Arc::new([]),
+                cursor: Arc::new(AtomicU32::new(0)),
+                used: Used::default(),
+            }))
+        });
+        if let Some(row) = self.tables.services.row_mut(slot.index()) {
+            for ip in row.service_ips.iter().flat_map(|(_, ips)| ips.iter()) {
+                self.tables.semantic.remove(&ip.ip());
+            }
+            row.service_ips = service_ips.to_vec();
+        }
+        for (policy, ips) in service_ips {
+            for ip in ips.iter() {
+                let target = Target::Service {
+                    service: slot,
+                    policy: *policy,
+                };
+                self.tables.semantic.insert(ip.ip(), Known::Target(target));
+            }
+        }
+        slot
+    }
+
+    /// Forgets a service that has no instance row left; its addresses become unknown again (asked anew when used).
+    pub fn forget_service(&mut self, slot: ServiceSlot) {
+        let Some(row) = self.tables.services.row_mut(slot.index()) else {
+            return;
+        };
+        row.name = "".into();
+        row.candidates = Arc::new([]);
+        for ip in std::mem::take(&mut row.service_ips)
+            .iter()
+            .flat_map(|(_, ips)| ips.iter())
+        {
+            self.tables.semantic.remove(&ip.ip());
+        }
+        self.tables.services.free(slot.index());
+    }
+
+    /// Adds or updates an instance, found by its InstanceIP. A changed location keeps the slot and the epoch, so
+    /// that flows follow a migration; an instance that had been withdrawn comes back with a new epoch.
+    pub fn upsert_instance(&mut self, update: InstanceUpdate) -> InstanceSlot {
+        let known = update
+            .instance_ip
+            .iter()
+            .find_map(|ip| match self.tables.semantic(ip.ip()) {
+                Some(Known::Target(Target::Instance(slot))) => Some(slot),
+                _ => None,
+            });
+        let row = |epoch: u32, used: Used| Instance {
+            epoch,
+            service: update.service,
+            number: update.number,
+            instance_ip: update.instance_ip,
+            ns_ip: update.ns_ip,
+            placement: update.placement,
+            state: InstanceState::Live,
+            reach: update.reach,
+            used,
+        };
+        let slot = match known {
+            Some(slot) => {
+                self.drop_local(slot);
+                if let Some(old) = self.tables.instances.row_mut(slot.index()) {
+                    *old = row(old.epoch, old.used.clone());
+                }
+                slot
+            }
+            None => InstanceSlot::from_index(
+                self.tables
+                    .instances
+                    .insert(|old| row(old.map_or(1, |old| old.epoch + 1), Used::default())),
+            ),
+        };
+        for ip in update.instance_ip.iter() {
+            self.tables
+                .semantic
+                .insert(ip.ip(), Known::Target(Target::Instance(slot)));
+        }
+        if update.placement == Placement::Local {
+            for ip in update.ns_ip.iter() {
+                self.tables.local.insert(ip, slot);
+            }
+        }
+        slot
+    }
+
+    /// Marks an instance suspect, or live again.
+    pub fn set_suspect(&mut self, slot: InstanceSlot, suspect: bool) {
+        if let Some(row) = self.tables.instances.row_mut(slot.index())
+            && row.state != InstanceState::Withdrawn
+        {
+            row.state = if suspect {
+                InstanceState::Suspect
+            } else {
+                InstanceState::Live
+            };
+        }
+    }
+
+    /// Withdraws an instance explicitly: its epoch grows, so every flow that uses it is stale at its next packet, and
+    /// its InstanceIP is unknown again. Returns whether it was there.
+    pub fn withdraw_instance(&mut self, slot: InstanceSlot) -> bool {
+        self.drop_local(slot);
+        let Some(row) = self.tables.instances.row_mut(slot.index()) else {
+            return false;
+        };
+        if row.state == InstanceState::Withdrawn {
+            return false;
+        }
+        row.state = InstanceState::Withdrawn;
+        row.epoch += 1;
+        let ips = row.instance_ip;
+        for ip in ips.iter() {
+            self.tables.semantic.remove(&ip.ip());
+        }
+        self.tables.instances.free(slot.index());
+        true
+    }
+
+    /// Sets which instances a new flow to the service may choose, in the order given.
+    pub fn set_candidates(&mut self, service: ServiceSlot, candidates: &[InstanceSlot]) {
+        if let Some(row) = self.tables.services.row_mut(service.index())
+            && *row.candidates != *candidates
+        {
+            row.candidates = candidates.into();
+        }
+    }
+
+    /// Caches a negative answer for an address that means nothing reachable; [`Writer::forget_semantic`] ends it.
+    pub fn set_negative(&mut self, address: Ip, known: Known) {
+        self.tables.semantic.insert(address, known);
+    }
+
+    /// Makes a semantic address unknown, so that its next use asks control.
+    pub fn forget_semantic(&mut self, address: Ip) {
+        self.tables.semantic.remove(&address);
+    }
+
+    /// Adds or updates the peer reachable at `ip`:`port`.
+    pub fn upsert_peer(&mut self, ip: Ip, port: u16, format: TunnelFormat, mtu: u16) -> PeerSlot {
+        let here: Vec<PeerSlot> = self.tables.peers_at(ip).to_vec();
+        let known = here
+            .iter()
+            .copied()
+            .find(|&slot| self.tables.peer(slot).is_some_and(|peer| peer.port == port));
+        if let Some(slot) = known {
+            if let Some(row) = self.tables.peers.row_mut(slot.index()) {
+                row.format = format;
+                row.mtu = mtu;
+            }
+            return slot;
+        }
+        let slot = PeerSlot::from_index(self.tables.peers.insert(|old| Peer {
+            epoch: old.map_or(0, |old| old.epoch + 1),
+            ip,
+            port,
+            format,
+            mtu,
+        }));
+        self.tables
+            .outer
+            .insert(ip, here.into_iter().chain([slot]).collect());
+        slot
+    }
+
+    /// Forgets a peer on which no instance is placed any more.
+    pub fn forget_peer(&mut self, slot: PeerSlot) {
+        let Some(ip) = self.tables.peer(slot).map(|peer| peer.ip) else {
+            return;
+        };
+        let rest: Arc<[PeerSlot]> = self
+            .tables
+            .peers_at(ip)
+            .iter()
+            .copied()
+            .filter(|&other| other != slot)
+            .collect();
+        if rest.is_empty() {
+            self.tables.outer.remove(&ip);
+        } else {
+            self.tables.outer.insert(ip, rest);
+        }
+        self.tables.peers.free(slot.index());
+    }
+
+    fn drop_local(&mut self, slot: InstanceSlot) {
+        let Some(row) = self.tables.instance(slot) else {
+            return;
+        };
+        for ip in row.ns_ip.iter().collect::<Vec<_>>() {
+            if self.tables.local(ip) == Some(slot) {
+                self.tables.local.remove(&ip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(
+        writer: &mut Writer,
+        service: ServiceSlot,
+        last: u8,
+        placement: Placement,
+    ) -> InstanceSlot {
+        writer.upsert_instance(InstanceUpdate {
+            service,
+            number: u32::from(last),
+            instance_ip: Dual {
+                v4: Some(InstanceIp::new(Ip::v4([10, 30, 0, last]))),
+                v6: None,
+            },
+            ns_ip: Dual {
+                v4: Some(NsIp::new(Ip::v4([10, 18, 0, last]))),
+                v6: None,
+            },
+            placement,
+            reach: Reach::Any,
+        })
+    }
+
+    /// A reader sees either the old or the new state, never the edits in between.
+    #[test]
+    fn edits_show_only_when_published() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let mut reader = writer.publisher().reader();
+        let rr = ServiceIp::new(Ip::v4([10, 30, 1, 0]));
+        let service = writer.upsert_service(
+            "a.b.c.d",
+            &[(
+                Policy::RoundRobin,
+                Dual {
+                    v4: Some(rr),
+                    v6: None,
+                },
+            )],
+        );
+        let slot = instance(&mut writer, service, 2, Placement::Local);
+        assert_eq!(reader.load().semantic(rr.ip()), None);
+        writer.publish();
+        assert!(matches!(
+            reader.load().semantic(rr.ip()),
+            Some(Known::Target(Target::Service { .. }))
+        ));
+        assert_eq!(
+            reader.load().local(NsIp::new(Ip::v4([10, 18, 0, 2]))),
+            Some(slot)
+        );
+    }
+
+    #[test]
+    fn a_withdrawn_instance_is_stale_for_those_who_remember_it() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let service = writer.upsert_service("a.b.c.d", &[]);
+        let slot = instance(&mut writer, service, 2, Placement::Local);
+        let epoch = writer.tables().instance(slot).unwrap().epoch;
+        assert!(writer.tables().instance_at(slot, epoch).is_some());
+        assert!(writer.withdraw_instance(slot));
+        assert!(!writer.withdraw_instance(slot));
+        assert!(writer.tables().instance_at(slot, epoch).is_none());
+        assert_eq!(
+            writer.tables().local(NsIp::new(Ip::v4([10, 18, 0, 2]))),
+            None
+        );
+        assert_eq!(writer.tables().semantic(Ip::v4([10, 30, 0, 2])), None);
+        let again = instance(&mut writer, service, 3, Placement::Local);
+        assert_eq!(again, slot, "the slot is used again");
+        assert!(
+            writer.tables().instance_at(slot, epoch).is_none(),
+            "with another epoch"
+        );
+    }
+
+    #[test]
+    fn a_migration_keeps_slot_and_epoch() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let service = writer.upsert_service("a.b.c.d", &[]);
+        let slot = instance(&mut writer, service, 2, Placement::Local);
+        let epoch = writer.tables().instance(slot).unwrap().epoch;
+        let peer = writer.upsert_peer(Ip::v4([192, 0, 2, 1]), 50103, TunnelFormat::Plain, 1450);
+        assert_eq!(
+            instance(&mut writer, service, 2, Placement::Peer(peer)),
+            slot
+        );
+        assert!(writer.tables().instance_at(slot, epoch).is_some());
+        assert_eq!(
+            writer.tables().local(NsIp::new(Ip::v4([10, 18, 0, 2]))),
+            None
+        );
+    }
+
+    #[test]
+    fn two_nodes_behind_one_address_are_two_peers() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let ip = Ip::v4([192, 0, 2, 1]);
+        let one = writer.upsert_peer(ip, 50103, TunnelFormat::Plain, 1450);
+        let two = writer.upsert_peer(ip, 50104, TunnelFormat::Plain, 1450);
+        assert_ne!(one, two);
+        assert_eq!(writer.tables().peers_at(ip), [one, two]);
+        writer.forget_peer(one);
+        assert_eq!(writer.tables().peers_at(ip), [two]);
+    }
+}

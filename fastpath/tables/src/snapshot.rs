@@ -1,0 +1,238 @@
+//! The snapshot a worker reads: instances, services and peers in stable slots, and the indexes that find them.
+
+use crate::slots::{Index, InstanceSlot, PeerSlot, Rows, ServiceSlot, Slot};
+use sluice_wire::{AddressPlan, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How a ServiceIP chooses an instance (thesis 3.6.1).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Policy {
+    RoundRobin,
+}
+
+/// What a semantic address means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Target {
+    Service {
+        service: ServiceSlot,
+        policy: Policy,
+    },
+    Instance(InstanceSlot),
+}
+
+/// What the tables say about a semantic address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Known {
+    Target(Target),
+    /// The service exists, but no instance can be reached now.
+    Unavailable,
+    /// The managers say that nothing has this address.
+    Absent,
+}
+
+/// Where an instance runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Placement {
+    /// On this node.
+    Local,
+    Peer(PeerSlot),
+    /// Known by identity only.
+    Nowhere,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InstanceState {
+    Live,
+    /// Delivery failed lately: takes no new flow while another instance lives; its flows stay.
+    Suspect,
+    /// Explicitly withdrawn: its flows end. The row stays until the slot is used again, with a higher epoch.
+    Withdrawn,
+}
+
+/// Who may begin a conversation with an instance from this node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reach {
+    Any,
+    /// It may call us; we may only answer.
+    ReplyOnly,
+}
+
+/// When something was last used by a packet, in whole seconds of the worker's clock; shared by all snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct Used(Arc<AtomicU32>);
+
+impl Used {
+    /// Notes a use. Stores only when the second changed, so that a hot row's cache line stays shared.
+    #[inline]
+    pub fn touch(&self, now_s: u32) {
+        if self.0.load(Ordering::Relaxed) != now_s {
+            self.0.store(now_s, Ordering::Relaxed);
+        }
+    }
+
+    /// The second of the last use; 0 before the first.
+    #[must_use]
+    pub fn last_s(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Grows when the slot is withdrawn or used for another instance; a flow that remembers an older one is stale.
+    pub epoch: u32,
+    pub service: ServiceSlot,
+    /// The instance number within its service.
+    pub number: u32,
+    pub instance_ip: Dual<InstanceIp>,
+    pub ns_ip: Dual<NsIp>,
+    pub placement: Placement,
+    pub state: InstanceState,
+    pub reach: Reach,
+    pub used: Used,
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Grows when the slot is used for another service.
+    pub epoch: u32,
+    /// `app.appns.service.servicens`, for traces.
+    pub name: Arc<str>,
+    pub service_ips: Vec<(Policy, Dual<ServiceIp>)>,
+    /// The instances a new flow may choose from, in instance-number order: live or suspect, and reachable for calls.
+    pub candidates: Arc<[InstanceSlot]>,
+    /// The next round-robin position, shared by all workers and snapshots.
+    pub cursor: Arc<AtomicU32>,
+    pub used: Used,
+}
+
+/// How packets to a peer are wrapped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TunnelFormat {
+    /// The raw inner packet, nothing else (OAKESTRA-WIRE section 4.4).
+    Plain,
+}
+
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub epoch: u32,
+    /// Where tunnelled packets go: node address and exposed tunnel port. Several nodes behind one public address
+    /// differ by port (thesis fig. 4.7).
+    pub ip: Ip,
+    pub port: u16,
+    pub format: TunnelFormat,
+    /// The longest inner packet the peer takes, in bytes.
+    pub mtu: u16,
+}
+
+/// One published state of everything a worker needs to know. Immutable.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// Grows with every publish.
+    pub generation: u64,
+    pub plan: AddressPlan,
+    /// This node's gateway addresses on the service side: the source of ICMP errors.
+    pub gateway: Dual<Ip>,
+    pub(crate) instances: Rows<Instance>,
+    pub(crate) services: Rows<Service>,
+    pub(crate) peers: Rows<Peer>,
+    pub(crate) semantic: Index<Ip, Known>,
+    pub(crate) local: Index<NsIp, InstanceSlot>,
+    pub(crate) outer: Index<Ip, Arc<[PeerSlot]>>,
+}
+
+impl Tables {
+    #[must_use]
+    pub fn empty(plan: AddressPlan, gateway: Dual<Ip>) -> Self {
+        Self {
+            generation: 0,
+            plan,
+            gateway,
+            instances: Rows::new(),
+            services: Rows::new(),
+            peers: Rows::new(),
+            semantic: Index::new(),
+            local: Index::new(),
+            outer: Index::new(),
+        }
+    }
+
+    /// The row of a slot, whatever its state; `None` only for a slot of another installation.
+    #[inline]
+    #[must_use]
+    pub fn instance(&self, slot: InstanceSlot) -> Option<&Instance> {
+        self.instances.row(slot.index())
+    }
+
+    /// The row, if it is still the instance that `epoch` saw and has not been withdrawn.
+    #[inline]
+    #[must_use]
+    pub fn instance_at(&self, slot: InstanceSlot, epoch: u32) -> Option<&Instance> {
+        self.instance(slot)
+            .filter(|row| row.epoch == epoch && row.state != InstanceState::Withdrawn)
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn service(&self, slot: ServiceSlot) -> Option<&Service> {
+        self.services.row(slot.index())
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn peer(&self, slot: PeerSlot) -> Option<&Peer> {
+        self.peers.row(slot.index())
+    }
+
+    /// What a semantic address means; `None` when control must be asked.
+    #[must_use]
+    pub fn semantic(&self, address: Ip) -> Option<Known> {
+        self.semantic.value(&address).copied()
+    }
+
+    /// The live local instance that has this NsIP.
+    #[must_use]
+    pub fn local(&self, ns_ip: NsIp) -> Option<InstanceSlot> {
+        self.local.value(&ns_ip).copied()
+    }
+
+    /// The peers whose node address is `ip`, whatever their port: plain admission ignores the outer source port,
+    /// which NAT may have changed.
+    #[must_use]
+    pub fn peers_at(&self, ip: Ip) -> &[PeerSlot] {
+        self.outer.value(&ip).map_or(&[], |slots| slots)
+    }
+
+    /// All instances with their slots, withdrawn ones included, for status and tests.
+    pub fn instances(&self) -> impl Iterator<Item = (InstanceSlot, &Instance)> {
+        self.instances
+            .iter()
+            .map(|(index, row)| (InstanceSlot::from_index(index), row))
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = (ServiceSlot, &Service)> {
+        self.services
+            .iter()
+            .map(|(index, row)| (ServiceSlot::from_index(index), row))
+    }
+
+    pub fn peers(&self) -> impl Iterator<Item = (PeerSlot, &Peer)> {
+        self.peers
+            .iter()
+            .map(|(index, row)| (PeerSlot::from_index(index), row))
+    }
+
+    /// Semantic addresses with an answer, negative ones included.
+    #[must_use]
+    pub fn semantic_len(&self) -> usize {
+        self.semantic.len()
+    }
+
+    /// This gateway's own address in `family`.
+    #[must_use]
+    pub const fn gateway(&self, family: Family) -> Option<Ip> {
+        self.gateway.of(family)
+    }
+}

@@ -1,0 +1,1 @@
+//! Tunnel formats and the active-tunnel list, sans-IO.

@@ -1,0 +1,1 @@
+//! A pinned worker: receive, path, send or release.

@@ -1,0 +1,3 @@
+//! The `sluice-perf` binary.
+
+fn main() {}
