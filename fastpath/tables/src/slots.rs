@@ -125,10 +125,6 @@ impl<K: Copy + Eq + Hash, V: Clone> Index<K, V> {
         Self { shards, hasher }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "taken modulo the number of shards"
-    )]
     fn shard(&self, key: &K) -> usize {
         (self.hasher.hash_one(key) >> 40) as usize % SHARDS
     }
