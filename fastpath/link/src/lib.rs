@@ -1,1 +1,67 @@
-//! Sources and sinks of frames: TUN, UDP, memory, pcap replay, fault.
+//! Sources and sinks of frames: one trait, and the links that implement it.
+//!
+//! A worker owns one link towards its services and one towards the underlay. A link hands over layer-3 packets in
+//! buffers of the worker's pool and takes them back; what it counts, and where, is written at [`Link`].
+
+pub mod health;
+pub mod sys;
+pub mod mem;
+
+pub use health::Health;
+pub use mem::MemLink;
+
+use arrayvec::ArrayVec;
+use sluice_memory::{Account, Batch, Frame, Pool};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A source and sink of frames. Its worker is the only caller; nothing here waits.
+///
+/// A link counts, each at its own site: `received` per frame it took from its medium, `forwarded` per frame its medium
+/// accepted, `split` and `merged` where it cuts or joins frames, `copied` where it copies one, and the drops it causes.
+pub trait Link {
+    /// The name for people: a device or an address.
+    fn name(&self) -> &str;
+
+    /// What to wait on for "readable"; `None` when the link cannot wake anybody and wants to be asked again.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Appends what has arrived to `batch`, up to its room. Nothing appended means nothing is there now.
+    ///
+    /// # Errors
+    /// When the link is gone for good; its worker stops.
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        account: &Account,
+        batch: &mut Batch,
+    ) -> Result<(), LinkDown>;
+
+    /// Sends all `frames` and leaves it empty. Buffers go back to `pool`. What the medium refuses is dropped and
+    /// counted, so that callers have no error path.
+    fn transmit<const N: usize>(
+        &mut self,
+        frames: &mut ArrayVec<Frame, N>,
+        pool: &mut Pool,
+        account: &Account,
+    );
+
+    /// The link has something to hand over or to send that its [`Link::fd`] does not announce: ask again soon.
+    fn pending(&self) -> bool {
+        false
+    }
+
+    /// What control reads about the link while a worker owns it.
+    fn health(&self) -> Arc<Health>;
+}
+
+/// The link is gone for good: its device was removed, or its descriptor is no longer usable.
+#[derive(Debug, Error)]
+#[error(
+    "link {link} is down: {source}; see `sluice status`, the gateway opens it again when it restarts"
+)]
+pub struct LinkDown {
+    pub link: String,
+    pub source: std::io::Error,
+}

@@ -193,6 +193,19 @@ impl Frame {
         self.gso = None;
         self.train = None;
     }
+
+    /// Makes this a copy of `other`, packet and metadata, at the usual headroom. The caller counts it.
+    ///
+    /// # Panics
+    /// When the packet does not fit the buffer.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.fill(other.bytes());
+        self.checksum = other.checksum;
+        self.gso = other.gso;
+        self.train = other.train;
+        self.outer = other.outer;
+        self.traced = other.traced;
+    }
 }
 
 #[cfg(test)]
