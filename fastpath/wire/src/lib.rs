@@ -8,7 +8,14 @@
 pub mod addr;
 pub mod plan;
 pub mod drop_reason;
+pub mod flow_key;
+pub mod parse;
+pub mod checksum;
+pub mod rewrite;
 
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 pub use drop_reason::DropReason;
+pub use flow_key::{FlowKey, FragmentKey, Protocol};
+pub use parse::{Fragment, IcmpError, IcmpKind, Parsed, parse, parse_quote, tcp_flag};
 pub use plan::{AddressPlan, Class, Subnet};
+pub use rewrite::{Rewrite, rewrite, rewrite_quote};
