@@ -1,0 +1,3 @@
+//! The gateway: where the planes meet. `main` is only the command line around this library.
+
+pub mod command;
