@@ -12,6 +12,9 @@ pub mod flow_key;
 pub mod parse;
 pub mod checksum;
 pub mod rewrite;
+pub mod mss;
+pub mod icmp_error;
+pub mod segment;
 
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 pub use drop_reason::DropReason;
