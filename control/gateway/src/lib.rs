@@ -1,3 +1,4 @@
 //! The gateway: where the planes meet. `main` is only the command line around this library.
 
+pub mod config;
 pub mod command;

@@ -1,0 +1,224 @@
+//! The configuration as text says it: one struct per section, every key with its default.
+
+use serde::{Deserialize, Serialize};
+
+/// A configuration file, syntax only. An empty text or `"auto"`-like value keeps the default that
+/// [`Config`](super::Config) works out.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    pub plan: RawPlan,
+    pub log: RawLog,
+    pub root: RawRoot,
+    pub cluster: RawCluster,
+    pub gateway: RawGateway,
+    pub fastpath: RawFastpath,
+}
+
+/// `[plan]`: a preset, of which single ranges may be replaced.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPlan {
+    pub preset: String,
+    pub semantic_v4: String,
+    pub semantic_v6: String,
+    pub nodes_v4: String,
+    pub nodes_v6: String,
+    /// 0 keeps the preset's.
+    pub node_length_v4: i64,
+    pub node_length_v6: i64,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    pub level: String,
+    pub format: String,
+}
+
+/// `[root]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRoot {
+    pub listen: String,
+    pub data_dir: String,
+    pub admin_socket: String,
+    pub token_file: String,
+    pub allow_without_token: Vec<String>,
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCluster {
+    pub id: String,
+    pub listen: String,
+    pub root: String,
+    pub root_token_file: String,
+    pub advertise: String,
+    pub data_dir: String,
+    pub admin_socket: String,
+    pub token_file: String,
+    pub allow_without_token: Vec<String>,
+    pub broker: RawBroker,
+}
+
+/// `[cluster.broker]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBroker {
+    pub mode: String,
+    pub listen: String,
+    pub address: String,
+    pub user: String,
+    pub token_file: String,
+}
+
+/// `[gateway]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawGateway {
+    pub node_id: String,
+    pub cluster: String,
+    pub cluster_token_file: String,
+    pub node_socket: String,
+    pub admin_socket: String,
+    pub state_dir: String,
+    pub node_address: String,
+    pub exposed_port: i64,
+    pub bridge: String,
+    pub uplink: String,
+    pub tun: String,
+}
+
+/// `[fastpath]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawFastpath {
+    pub workers: i64,
+    pub cores: Vec<i64>,
+    pub spin_us: i64,
+    pub buffers: i64,
+    pub flows_max: i64,
+    pub fragments_max: i64,
+    pub tunnel_port: i64,
+    pub tunnels_max: i64,
+    pub tunnel_idle_s: i64,
+    pub inner_mtu: i64,
+    pub tun_offload: bool,
+    pub udp_gso: bool,
+    pub one_packet_per_syscall: bool,
+}
+
+impl Default for RawPlan {
+    fn default() -> Self {
+        Self {
+            preset: "oakestra".into(),
+            semantic_v4: String::new(),
+            semantic_v6: String::new(),
+            nodes_v4: String::new(),
+            nodes_v6: String::new(),
+            node_length_v4: 0,
+            node_length_v6: 0,
+        }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            format: "text".into(),
+        }
+    }
+}
+
+impl Default for RawRoot {
+    fn default() -> Self {
+        Self {
+            // Oakestra's root service manager listens there.
+            listen: "127.0.0.1:10099".into(),
+            data_dir: "/var/lib/sluice/root".into(),
+            admin_socket: "/run/sluice/root.sock".into(),
+            token_file: String::new(),
+            allow_without_token: Vec::new(),
+        }
+    }
+}
+
+impl Default for RawCluster {
+    fn default() -> Self {
+        Self {
+            id: "default".into(),
+            // Oakestra's cluster service manager listens there.
+            listen: "127.0.0.1:10110".into(),
+            root: "127.0.0.1:10099".into(),
+            root_token_file: String::new(),
+            advertise: String::new(),
+            data_dir: "/var/lib/sluice/cluster".into(),
+            admin_socket: "/run/sluice/cluster.sock".into(),
+            token_file: String::new(),
+            allow_without_token: Vec::new(),
+            broker: RawBroker::default(),
+        }
+    }
+}
+
+impl Default for RawBroker {
+    fn default() -> Self {
+        Self {
+            mode: "embedded".into(),
+            // Oakestra's cluster broker listens there.
+            listen: "127.0.0.1:10003".into(),
+            address: String::new(),
+            user: String::new(),
+            token_file: String::new(),
+        }
+    }
+}
+
+impl Default for RawGateway {
+    fn default() -> Self {
+        Self {
+            node_id: String::new(),
+            cluster: String::new(),
+            cluster_token_file: String::new(),
+            // Oakestra's NodeEngine dials this path.
+            node_socket: "/etc/netmanager/netmanager.sock".into(),
+            admin_socket: "/run/sluice/gateway.sock".into(),
+            state_dir: "/var/lib/sluice/gateway".into(),
+            node_address: String::new(),
+            exposed_port: 0,
+            bridge: "sluicebr0".into(),
+            uplink: "sluice0".into(),
+            tun: "sluicetun0".into(),
+        }
+    }
+}
+
+impl Default for RawFastpath {
+    fn default() -> Self {
+        Self {
+            // A small edge node: one core forwards, the rest is for services.
+            workers: 1,
+            cores: Vec::new(),
+            // Sleeping costs a wake-up per burst, spinning a core.
+            spin_us: 0,
+            // 64 KB each, so that a super-frame fits: 32 MB at most, touched only when used.
+            buffers: 512,
+            // 1 Mi entries; pages are touched only when used.
+            flows_max: 1 << 20,
+            fragments_max: 4096,
+            // Oakestra's tunnel port.
+            tunnel_port: 50103,
+            tunnels_max: 1024,
+            tunnel_idle_s: 300,
+            // An encrypted datagram over IPv4 or IPv6 still fits an underlay of 1500.
+            inner_mtu: 1420,
+            tun_offload: true,
+            udp_gso: true,
+            one_packet_per_syscall: false,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A resolved configuration as rows of key and value, for `sluice config check`.
+
+use super::{Broker, Config, LogFormat};
+use std::fmt::Display;
+use std::path::PathBuf;
+
+/// Every key with the value in force, in the order of the example file.
+#[must_use]
+pub fn rows(config: &Config) -> Vec<(String, String)> {
+    let mut rows = Rows(Vec::new());
+    rows.plan(config);
+    rows.log(config);
+    rows.managers(config);
+    rows.gateway(config);
+    rows.fastpath(config);
+    rows.0
+}
+
+struct Rows(Vec<(String, String)>);
+
+impl Rows {
+    fn add(&mut self, key: &str, value: impl Display) {
+        self.0.push((key.to_owned(), value.to_string()));
+    }
+
+    fn path(&mut self, key: &str, value: Option<&PathBuf>) {
+        self.add(
+            key,
+            value.map_or_else(String::new, |path| path.display().to_string()),
+        );
+    }
+
+    fn plan(&mut self, config: &Config) {
+        let plan = &config.plan;
+        for (key, range) in [
+            ("plan.semantic_v4", plan.semantic.v4),
+            ("plan.semantic_v6", plan.semantic.v6),
+            ("plan.nodes_v4", plan.nodes.v4),
+            ("plan.nodes_v6", plan.nodes.v6),
+        ] {
+            self.add(
+                key,
+                range.map_or_else(|| "none".to_owned(), |range| range.to_string()),
+            );
+        }
+        self.add("plan.node_length_v4", plan.node_length_v4);
+        self.add("plan.node_length_v6", plan.node_length_v6);
+    }
+
+    fn log(&mut self, config: &Config) {
+        self.add("log.level", &config.log.level);
+        self.add(
+            "log.format",
+            match config.log.format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        );
+    }
+
+    fn managers(&mut self, config: &Config) {
+        let root = &config.root;
+        self.add("root.listen", root.listen);
+        self.path("root.data_dir", Some(&root.data_dir));
+        self.path("root.admin_socket", Some(&root.admin_socket));
+        self.path("root.token_file", root.token_file.as_ref());
+        self.add("root.allow_without_token", list(&root.allow_without_token));
+        let cluster = &config.cluster;
+        self.add("cluster.id", &cluster.id);
+        self.add("cluster.listen", cluster.listen);
+        self.add("cluster.root", &cluster.root);
+        self.path("cluster.root_token_file", cluster.root_token_file.as_ref());
+        self.add(
+            "cluster.advertise",
+            cluster
+                .advertise
+                .map_or_else(|| "(listen)".to_owned(), |advertise| advertise.to_string()),
+        );
+        self.path("cluster.data_dir", Some(&cluster.data_dir));
+        self.path("cluster.admin_socket", Some(&cluster.admin_socket));
+        self.path("cluster.token_file", cluster.token_file.as_ref());
+        self.add(
+            "cluster.allow_without_token",
+            list(&cluster.allow_without_token),
+        );
+        match &cluster.broker {
+            Broker::Embedded { listen, token_file } => {
+                self.add("cluster.broker.mode", "embedded");
+                self.add("cluster.broker.listen", listen);
+                self.path("cluster.broker.token_file", token_file.as_ref());
+            }
+            Broker::External {
+                address,
+                user,
+                token_file,
+            } => {
+                self.add("cluster.broker.mode", "external");
+                self.add("cluster.broker.address", address);
+                self.add("cluster.broker.user", user);
+                self.path("cluster.broker.token_file", token_file.as_ref());
+            }
+        }
+    }
+
+    fn gateway(&mut self, config: &Config) {
+        let gateway = &config.gateway;
+        self.add(
+            "gateway.node_id",
+            gateway
+                .node_id
+                .as_deref()
+                .unwrap_or("(from /etc/machine-id)"),
+        );
+        self.add(
+            "gateway.cluster",
+            gateway
+                .cluster
+                .as_ref()
+                .map_or_else(|| "(waits for /register)".to_owned(), ToString::to_string),
+        );
+        self.path(
+            "gateway.cluster_token_file",
+            gateway.cluster_token_file.as_ref(),
+        );
+        self.path("gateway.node_socket", Some(&gateway.node_socket));
+        self.path("gateway.admin_socket", Some(&gateway.admin_socket));
+        self.path("gateway.state_dir", Some(&gateway.state_dir));
+        self.add(
+            "gateway.node_address",
+            gateway.node_address.map_or_else(
+                || "(source of the default route)".to_owned(),
+                |address| address.to_string(),
+            ),
+        );
+        self.add("gateway.exposed_port", gateway.exposed_port);
+        self.add("gateway.bridge", &gateway.bridge);
+        self.add("gateway.uplink", &gateway.uplink);
+        self.add("gateway.tun", &gateway.tun);
+    }
+
+    fn fastpath(&mut self, config: &Config) {
+        let fastpath = &config.fastpath;
+        self.add("fastpath.workers", fastpath.workers);
+        self.add("fastpath.cores", list(&fastpath.cores));
+        self.add("fastpath.spin_us", fastpath.spin_us);
+        self.add("fastpath.buffers", fastpath.buffers);
+        self.add("fastpath.flows_max", fastpath.flows_max);
+        self.add("fastpath.fragments_max", fastpath.fragments_max);
+        self.add("fastpath.tunnel_port", fastpath.tunnel_port);
+        self.add("fastpath.tunnels_max", fastpath.tunnels_max);
+        self.add("fastpath.tunnel_idle_s", fastpath.tunnel_idle_s);
+        self.add("fastpath.inner_mtu", fastpath.inner_mtu);
+        self.add("fastpath.tun_offload", fastpath.tun_offload);
+        self.add("fastpath.udp_gso", fastpath.udp_gso);
+        self.add(
+            "fastpath.one_packet_per_syscall",
+            fastpath.one_packet_per_syscall,
+        );
+    }
+}
+
+fn list<T: Display>(values: &[T]) -> String {
+    values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
