@@ -1,1 +1,13 @@
 //! Control protocols as values: table query, leases, descriptors; no socket, clock or tokio.
+//!
+//! Every protocol is a value driven by `handle_*(.., now)` and drained by `poll_*`; `now` is a [`Duration`] since any
+//! fixed moment, never going back. Randomness comes from a seed given at birth, and everything whose order shows is
+//! sorted, so that one seed is one run.
+//!
+//! [`Duration`]: std::time::Duration
+#![forbid(unsafe_code)]
+
+pub mod names;
+pub mod message;
+
+pub use names::{NameError, ServiceName};

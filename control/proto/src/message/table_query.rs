@@ -1,0 +1,304 @@
+//! The table query (thesis 3.6.6) on the wire: question, answer and the rows of an answer.
+
+use super::text;
+use serde::{Deserialize, Serialize};
+use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
+
+/// "Which service has this address or this name?" (`tablequery/request`). The address wins when both are given; the
+/// question also registers the node's interest.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TableQueryRequest {
+    /// Job name or empty.
+    #[serde(default)]
+    pub sname: String,
+    /// Address text or empty. Kept as text: the answer repeats it exactly.
+    #[serde(default)]
+    pub sip: String,
+    /// Extension: for how long the interest lives without another question, in seconds. Absent: until removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interest_s: Option<u32>,
+}
+
+impl TableQueryRequest {
+    /// The text that the answer repeats as `query_key`.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        if self.sip.is_empty() {
+            &self.sname
+        } else {
+            &self.sip
+        }
+    }
+}
+
+/// Orders the answers of one cluster manager about one job. Written as `[incarnation, number]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
+pub struct Revision {
+    /// One life of the manager; another number is another life.
+    pub incarnation: u64,
+    /// Grows with every change of the job within an incarnation.
+    pub number: u64,
+}
+
+impl From<(u64, u64)> for Revision {
+    fn from((incarnation, number): (u64, u64)) -> Self {
+        Self {
+            incarnation,
+            number,
+        }
+    }
+}
+
+impl From<Revision> for (u64, u64) {
+    fn from(revision: Revision) -> Self {
+        (revision.incarnation, revision.number)
+    }
+}
+
+/// The answer (`tablequery/result`), also pushed to interested Sluice nodes when the job changes.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TableQueryResult {
+    /// Job name; empty when an address is unknown.
+    #[serde(default)]
+    pub app_name: String,
+    /// Exactly the text that was asked; empty when pushed.
+    #[serde(default)]
+    pub query_key: String,
+    #[serde(default)]
+    pub instance_list: Vec<InstanceEntry>,
+    /// Extension: the job's ServiceIPs, also when no instance is listed. Present only when the job exists, so that
+    /// *unavailable* and *does not exist* differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_ip_list: Option<Vec<ServiceIpEntry>>,
+    /// Extension: orders answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// Extension: `[number, epoch]` of every instance that exists, listed or pruned. An instance that is not here is
+    /// withdrawn. Absent: nothing is said about instances that are not listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Vec<(u32, u64)>>,
+    /// Extension: the manager could not reach the root and knows nothing itself. Ask again later; this is no
+    /// statement about the service.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub undecided: bool,
+}
+
+/// One instance. Fields of the placement are missing while it is scheduled but not deployed.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct InstanceEntry {
+    pub instance_number: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<String>,
+    #[serde(default, with = "text::address")]
+    pub instance_ip: Option<Ip>,
+    #[serde(default, with = "text::address")]
+    pub instance_ip_v6: Option<Ip>,
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub namespace_ip: Option<Ip>,
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub namespace_ip_v6: Option<Ip>,
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub host_ip: Option<Ip>,
+    #[serde(
+        default,
+        deserialize_with = "text::port::deserialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub host_port: Option<u16>,
+    /// The job's ServiceIPs and this instance's InstanceIP; legacy gateways find the sender's InstanceIP only here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_ip: Vec<ServiceIpEntry>,
+    /// Extension: grows whenever this number is given to another instance. 0: unknown.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
+    /// Extension: it may call the asker's services but not be called (rules are directional).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reply_only: bool,
+}
+
+impl InstanceEntry {
+    /// The InstanceIPs; `None` for a family whose text names an address of the other family.
+    #[must_use]
+    pub fn instance_ips(&self) -> Dual<InstanceIp> {
+        dual(self.instance_ip, self.instance_ip_v6, InstanceIp::new)
+    }
+
+    /// The namespace addresses.
+    #[must_use]
+    pub fn ns_ips(&self) -> Dual<NsIp> {
+        dual(self.namespace_ip, self.namespace_ip_v6, NsIp::new)
+    }
+
+    /// True when it says where the instance runs.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        self.host_ip.is_some() && self.host_port.is_some() && self.ns_ips().iter().next().is_some()
+    }
+
+    /// Forgets where the instance runs.
+    pub fn unplace(&mut self) {
+        self.worker_id = None;
+        self.namespace_ip = None;
+        self.namespace_ip_v6 = None;
+        self.host_ip = None;
+        self.host_port = None;
+    }
+}
+
+pub(crate) fn dual<T>(v4: Option<Ip>, v6: Option<Ip>, of: impl Fn(Ip) -> T) -> Dual<T> {
+    Dual {
+        v4: v4.filter(|ip| ip.is_v4()).map(&of),
+        v6: v6.filter(|ip| !ip.is_v4()).map(&of),
+    }
+}
+
+/// A semantic address and what it means.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServiceIpEntry {
+    #[serde(rename = "IpType")]
+    pub ip_type: IpType,
+    #[serde(rename = "Address", default, with = "text::address")]
+    pub address: Option<Ip>,
+    #[serde(rename = "Address_v6", default, with = "text::address")]
+    pub address_v6: Option<Ip>,
+}
+
+impl ServiceIpEntry {
+    #[must_use]
+    pub const fn new(ip_type: IpType, ips: Dual<Ip>) -> Self {
+        Self {
+            ip_type,
+            address: ips.v4,
+            address_v6: ips.v6,
+        }
+    }
+
+    /// Both addresses, each only if its text was of the right family.
+    #[must_use]
+    pub fn ips(&self) -> Dual<Ip> {
+        dual(self.address, self.address_v6, |ip| ip)
+    }
+}
+
+/// How a semantic address chooses an instance.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(from = "String", into = "String")]
+pub enum IpType {
+    /// `RR`
+    RoundRobin,
+    /// `Closest`
+    Closest,
+    /// `instance_ip`, and every other text, which legacy gateways read so too.
+    Instance(String),
+}
+
+impl IpType {
+    /// The type of an InstanceIP as Oakestra writes it.
+    #[must_use]
+    pub fn instance() -> Self {
+        Self::Instance("instance_ip".to_owned())
+    }
+}
+
+impl From<String> for IpType {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "RR" => Self::RoundRobin,
+            "Closest" | "closest" => Self::Closest,
+            _ => Self::Instance(text),
+        }
+    }
+}
+
+impl From<IpType> for String {
+    fn from(ip_type: IpType) -> Self {
+        match ip_type {
+            IpType::RoundRobin => "RR".to_owned(),
+            IpType::Closest => "Closest".to_owned(),
+            IpType::Instance(text) => text,
+        }
+    }
+}
+pub(crate) const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+pub(crate) const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{read, write};
+    use super::*;
+
+    const RESULT: &str = r#"{"app_name":"demo.default.server.test","query_key":"10.30.50.2","instance_list":[{"instance_number":0,"cluster_id":"65f0","worker_id":"64b8","instance_ip":"10.30.0.1","instance_ip_v6":"fdff::1","namespace_ip":"10.18.0.66","namespace_ip_v6":"fc00::102","host_ip":"192.168.77.12","host_port":50103,"service_ip":[{"IpType":"RR","Address":"10.30.50.2","Address_v6":"fdff:2000::1"},{"IpType":"instance_ip","Address":"10.30.0.1","Address_v6":"fdff::1"}]}]}"#;
+
+    #[test]
+    fn the_observed_result_survives_byte_for_byte() {
+        let result: TableQueryResult = read("result", RESULT.as_bytes()).unwrap();
+        assert!(result.instance_list[0].is_placed());
+        assert_eq!(String::from_utf8(write(&result)).unwrap(), RESULT);
+    }
+
+    #[test]
+    fn an_unknown_address_is_an_empty_list() {
+        let text = r#"{"app_name":"","instance_list":[],"query_key":"10.30.99.99"}"#;
+        let result: TableQueryResult = read("result", text.as_bytes()).unwrap();
+        assert_eq!(result.app_name, "");
+        let ours: serde_json::Value = serde_json::from_slice(&write(&result)).unwrap();
+        assert_eq!(
+            ours,
+            serde_json::from_str::<serde_json::Value>(text).unwrap()
+        );
+    }
+
+    #[test]
+    fn a_request_is_the_observed_one_and_its_address_wins() {
+        let request = TableQueryRequest {
+            sip: "10.30.50.2".to_owned(),
+            sname: String::new(),
+            interest_s: None,
+        };
+        assert_eq!(write(&request), br#"{"sname":"","sip":"10.30.50.2"}"#);
+        let both: TableQueryRequest =
+            read("request", br#"{"sname":"a.b.c.d","sip":"10.30.0.1"}"#).unwrap();
+        assert_eq!(both.key(), "10.30.0.1");
+        let name: TableQueryRequest = read("request", br#"{"sname":"a.b.c.d"}"#).unwrap();
+        assert_eq!(name.key(), "a.b.c.d");
+    }
+
+    /// A unikernel's IPv6, a text port, a foreign field and a scheduled instance are all read.
+    #[test]
+    fn legacy_oddities_are_tolerated() {
+        let text = r#"{"app_name":"a.b.c.d","query_key":"a.b.c.d","status":"x","instance_list":[
+            {"instance_number":0,"instance_ip":"10.30.0.1","instance_ip_v6":"FDFF:0:0::1","namespace_ip":"10.18.0.2","namespace_ip_v6":"<nil>","host_ip":"10.0.0.1","host_port":"50103","service_ip":[{"IpType":"fps","Address":"10.30.0.9","Address_v6":null}]},
+            {"instance_number":1,"cluster_id":"c","instance_ip":"10.30.0.2","instance_ip_v6":"fdff::2"}]}"#;
+        let result: TableQueryResult = read("result", text.as_bytes()).unwrap();
+        let [first, second] = result.instance_list.as_slice() else {
+            panic!("two instances")
+        };
+        assert_eq!(first.ns_ips().v6, None);
+        assert_eq!(first.host_port, Some(50103));
+        assert_eq!(first.instance_ip_v6.unwrap().to_string(), "fdff::1");
+        assert!(first.is_placed() && !second.is_placed());
+        assert!(
+            read::<TableQueryResult>("result", br#"{"instance_list":[{"instance_number":-1}]}"#)
+                .is_err()
+        );
+    }
+}
