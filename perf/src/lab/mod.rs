@@ -1,0 +1,20 @@
+//! The laboratory: hosts are network namespaces that live exactly as long as their guard values.
+//!
+//! Nothing is named in the file system and nothing outlives the process: a namespace is a descriptor, a child asks
+//! the kernel to die with its parent, so that a panic, Ctrl-C and `kill -9` all leave the machine as it was. The
+//! same code runs as root and inside an unprivileged user namespace ([`privilege`]).
+
+pub mod error;
+pub mod clock;
+pub mod privilege;
+pub mod netns;
+pub mod process;
+pub mod wire;
+pub mod delay;
+pub mod tools;
+pub mod http;
+pub mod scratch;
+
+pub use error::LabError;
+pub use netns::NetNs;
+pub use process::{Process, Program};

@@ -1,0 +1,7 @@
+//! A laboratory of network namespaces, traffic generators, comparisons, and the report they write.
+#![deny(unsafe_code)]
+
+pub mod report;
+pub mod lab;
+#[cfg(feature = "suites")]
+pub mod suites;
