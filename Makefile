@@ -1,0 +1,59 @@
+# Builds, shows, tests and installs Sluice. Each target installs or unpacks what it lacks (.ci/packages says which
+# Debian packages, and why); all but `install` write only under target/.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= /lib/systemd/system
+DESTDIR ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: build demo test bench install uninstall fmt lint clean
+
+build:
+	@.ci/install build
+	$(CARGO) build --release --locked -p sluice -p sluice-perf
+
+demo: build
+	@.ci/install run unpack
+	target/release/sluice demo $(DEMO_ARGS)
+
+# Everything that needs no root; `.ci/run netns` runs the rest.
+test:
+	@.ci/install build
+	@.ci/test
+
+bench: build
+	@.ci/install run unpack bench
+	@mkdir -p target/bench
+	target/release/sluice-perf tun --json target/bench/tun.json $(BENCH_ARGS)
+	target/release/sluice-perf engine --json target/bench/engine.json $(BENCH_ARGS)
+	target/release/sluice-perf footprint --json target/bench/footprint.json $(BENCH_ARGS)
+
+# As root, or with DESTDIR. Starts nothing: `systemctl enable --now sluice-gateway` does.
+install:
+	@test -x target/release/sluice || { echo "run \`make build\` first (as yourself, not as root)" >&2; exit 1; }
+	install -D -m 755 target/release/sluice $(DESTDIR)$(PREFIX)/bin/sluice
+	@for role in root cluster gateway; do \
+		mkdir -p $(DESTDIR)$(UNITDIR); \
+		sed 's|@PREFIX@|$(PREFIX)|; s|@SYSCONFDIR@|$(SYSCONFDIR)|' control/gateway/systemd/sluice-$$role.service \
+			> $(DESTDIR)$(UNITDIR)/sluice-$$role.service; \
+		echo "$(DESTDIR)$(UNITDIR)/sluice-$$role.service"; \
+	done
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/sluice
+	@test -e $(DESTDIR)$(SYSCONFDIR)/sluice/sluice.toml || \
+		install -m 644 sluice.example.toml $(DESTDIR)$(SYSCONFDIR)/sluice/sluice.toml
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/sluice $(foreach role,root cluster gateway,$(DESTDIR)$(UNITDIR)/sluice-$(role).service)
+
+fmt:
+	$(CARGO) fmt --all
+
+lint:
+	@.ci/install build
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+clean:
+	$(CARGO) clean
