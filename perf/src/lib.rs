@@ -3,5 +3,7 @@
 
 pub mod report;
 pub mod lab;
+pub mod traffic;
+pub mod peers;
 #[cfg(feature = "suites")]
 pub mod suites;

@@ -1,0 +1,81 @@
+//! The peers work: a comparison with something broken would flatter us.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use sluice_perf::lab::NetNs;
+use sluice_perf::lab::scratch::Scratch;
+use sluice_perf::lab::wire::{carried, mtu_frames, offload, veth};
+use sluice_perf::peers::route::Route;
+use sluice_perf::peers::vxlan::{Node, VxlanDnat};
+use sluice_perf::traffic::{datagrams, requests, tcp};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+fn nodes() -> [NetNs; 2] {
+    let nodes = [NetNs::new("node1").unwrap(), NetNs::new("node2").unwrap()];
+    veth((&nodes[0], "eth0"), (&nodes[1], "eth0"), 1500).unwrap();
+    for (node, own) in nodes.iter().zip(1..) {
+        node.ip(&format!(
+            "address add 192.168.77.{own}/24 dev eth0\naddress add fd77::{own}/64 dev eth0 nodad"
+        ))
+        .unwrap();
+        mtu_frames(node, "eth0").unwrap();
+        offload(node, "eth0", &["gro", "on"]).unwrap();
+    }
+    nodes
+}
+
+/// ```text
+/// client ── node 1 ══ MTU-size frames ══ node 2 ── server
+/// ```
+#[test]
+#[ignore = "needs root"]
+fn traffic_goes_both_ways_and_frames_have_mtu_size() {
+    let scratch = Scratch::new("sluice-peers-test").unwrap();
+    let nodes = nodes();
+    let address = |own: u8| IpAddr::from([192, 168, 77, own]);
+    let node = |index: u8| Node {
+        namespace: &nodes[usize::from(index) - 1],
+        address: address(index),
+    };
+    let vxlan = VxlanDnat::new(node(1), node(2)).unwrap();
+    let v6 = [1, 2].map(|own| IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, own]));
+    let route = Route::new(node(1), node(2), v6).unwrap();
+    for (name, client, server, addresses) in [
+        ("vxlan_dnat", &vxlan.client, &vxlan.server, vxlan.service),
+        ("route", &route.client, &route.server, route.address),
+    ] {
+        let _iperf = tcp::server(server, &scratch.path().join(name)).unwrap();
+        requests::answer(server, 7000).unwrap();
+        let counter = datagrams::Counter::new(server, 7001).unwrap();
+        for to in addresses {
+            let before = carried(&nodes[1], "eth0").unwrap();
+            let one = tcp::transfer(client, to, 1, 1.0).unwrap();
+            let moved = carried(&nodes[1], "eth0").unwrap().since(&before);
+            let mean = moved.received_bytes / moved.received_frames.max(1);
+            assert!(
+                (1000..=1514).contains(&mean),
+                "{name}: frames of {mean} bytes"
+            );
+            let latency = requests::measure(
+                client,
+                SocketAddr::new(to, 7000),
+                100,
+                Duration::from_millis(1),
+            )
+            .unwrap();
+            let blast = datagrams::blast(
+                client,
+                SocketAddr::new(to, 7001),
+                &counter,
+                Duration::from_millis(500),
+            )
+            .unwrap();
+            assert!(blast.received_s > 0.0);
+            println!(
+                "{name} {to}: {:.2} Gbit/s, {:.2} CPU s/GB, {latency:.0?}, {blast:.0?}",
+                one.gbit_s,
+                one.cpu_s_per_gb()
+            );
+        }
+    }
+}
