@@ -1,4 +1,6 @@
 //! The gateway: where the planes meet. `main` is only the command line around this library.
 
 pub mod config;
+pub mod admin_api;
 pub mod command;
+pub mod metrics;

@@ -1,0 +1,231 @@
+//! The rows of the read calls, made from a snapshot and the accounts.
+
+use super::view::{GatewayState, GatewayView};
+use serde_json::{Value, json};
+use sluice_memory::Account;
+use sluice_tables::{
+    Instance, InstanceState, Known, Placement, Policy, Reach, Tables, Target, TunnelFormat,
+};
+use sluice_wire::{DropReason, InstanceIp, Ip, NsIp};
+use std::fmt::Display;
+use std::sync::Arc;
+
+/// `/v1/status`.
+pub(super) fn status(view: &GatewayView) -> Value {
+    let state = view.state.borrow().clone();
+    let tables = view.publisher.snapshot();
+    let (_, flows) = (view.flows)(0);
+    let live = || {
+        tables
+            .instances()
+            .filter(|(_, row)| row.state != InstanceState::Withdrawn)
+    };
+    json!({
+        "role": "gateway",
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": state.not_ready.is_empty(),
+        "not_ready": state.not_ready,
+        "node_id": state.node_id,
+        "node_address": optional(state.node_address),
+        "tunnel_port": state.tunnel_port,
+        "exposed_port": state.exposed_port,
+        "subnet_v4": optional(state.subnet.v4),
+        "subnet_v6": optional(state.subnet.v6),
+        "gateway_v4": optional(tables.gateway.v4),
+        "gateway_v6": optional(tables.gateway.v6),
+        "cluster": state.cluster,
+        "cluster_connected": state.cluster_connected,
+        "questions_open": state.questions_open,
+        "tables_generation": tables.generation,
+        "services": tables.services().filter(|(_, row)| !row.name.is_empty()).count(),
+        "instances_local": live().filter(|(_, row)| row.placement == Placement::Local).count(),
+        "instances_remote": live().filter(|(_, row)| row.placement != Placement::Local).count(),
+        "peers": tables.peers().filter(|(slot, peer)| tables.peers_at(peer.ip).contains(slot)).count(),
+        "tunnels": state.tunnels,
+        "flows": flows,
+        "workers": workers(&state, &view.accounts),
+    })
+}
+
+fn workers(state: &GatewayState, accounts: &[Arc<Account>]) -> Vec<Value> {
+    accounts
+        .iter()
+        .enumerate()
+        .map(|(index, account)| {
+            let about = state.workers.get(index).cloned().unwrap_or_default();
+            let (left, right) = account.balance();
+            json!({
+                "worker": index,
+                "core": about.core,
+                "links": about.links,
+                "received": account.received.value(),
+                "received_bytes": account.received_bytes.value(),
+                "forwarded": account.forwarded.value(),
+                "forwarded_bytes": account.forwarded_bytes.value(),
+                "originated": account.originated.value(),
+                "split": account.split.value(),
+                "merged": account.merged.value(),
+                "held": account.held.value(),
+                "copied": account.copied.value(),
+                "dropped": DropReason::ALL.iter().map(|&reason| account.dropped(reason)).sum::<u64>(),
+                // Equal when nothing is on its way; see the identity in `sluice_memory::account`.
+                "account_left": left,
+                "account_right": right,
+            })
+        })
+        .collect()
+}
+
+/// `/v1/instances`: all that are not withdrawn, local ones first.
+pub(super) fn instances(tables: &Tables, now_s: u32) -> Vec<Value> {
+    let mut rows: Vec<_> = tables
+        .instances()
+        .filter(|(_, row)| row.state != InstanceState::Withdrawn)
+        .map(|(_, row)| {
+            (
+                row.placement != Placement::Local,
+                instance(tables, row, now_s),
+            )
+        })
+        .collect();
+    rows.sort_by_key(|(remote, row)| {
+        let service = row["service"].as_str().unwrap_or_default().to_owned();
+        (*remote, service, row["instance"].as_u64())
+    });
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn instance(tables: &Tables, row: &Instance, now_s: u32) -> Value {
+    json!({
+        "service": tables.service(row.service).map_or("", |service| &*service.name),
+        "instance": row.number,
+        "state": match row.state {
+            InstanceState::Live => "live",
+            InstanceState::Suspect => "suspect",
+            InstanceState::Withdrawn => "withdrawn",
+        },
+        "reach": match row.reach {
+            Reach::Any => "any",
+            Reach::ReplyOnly => "reply-only",
+        },
+        "instance_ip": optional(row.instance_ip.v4.map(InstanceIp::ip)),
+        "instance_ip_v6": optional(row.instance_ip.v6.map(InstanceIp::ip)),
+        "ns_ip": optional(row.ns_ip.v4.map(NsIp::ip)),
+        "ns_ip_v6": optional(row.ns_ip.v6.map(NsIp::ip)),
+        "node": match row.placement {
+            Placement::Local => "here".to_owned(),
+            Placement::Peer(slot) => tables
+                .peer(slot)
+                .map_or_else(|| "unknown".to_owned(), |peer| endpoint(peer.ip, peer.port)),
+            Placement::Nowhere => "unknown".to_owned(),
+        },
+        "used_s_ago": used(row.used.last_s(), now_s),
+    })
+}
+
+/// `/v1/peers`.
+pub(super) fn peers(tables: &Tables) -> Vec<Value> {
+    let mut rows: Vec<_> = tables
+        .peers()
+        // A forgotten peer's row stays until its slot is used again, but is in no index.
+        .filter(|(slot, peer)| tables.peers_at(peer.ip).contains(slot))
+        .map(|(slot, peer)| {
+            let instances = tables.instances().filter(|(_, row)| {
+                row.placement == Placement::Peer(slot) && row.state != InstanceState::Withdrawn
+            });
+            let row = json!({
+                "node": endpoint(peer.ip, peer.port),
+                "format": match peer.format {
+                    TunnelFormat::Plain => "plain",
+                },
+                "mtu": peer.mtu,
+                "instances": instances.count(),
+            });
+            ((peer.ip, peer.port), row)
+        })
+        .collect();
+    rows.sort_by_key(|(place, _)| *place);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// `/v1/tables`: what every known semantic address of a service or an instance means.
+pub(super) fn tables(tables: &Tables, now_s: u32) -> Value {
+    let mut services: Vec<_> = tables
+        .services()
+        .filter(|(_, row)| !row.name.is_empty())
+        .map(|(slot, row)| {
+            let candidates: Vec<_> = row
+                .candidates
+                .iter()
+                .filter_map(|&slot| tables.instance(slot).map(|row| row.number))
+                .collect();
+            let ips = row.service_ips.iter().map(|(policy, ips)| {
+                json!({
+                    "policy": match policy {
+                        Policy::RoundRobin => "round-robin",
+                    },
+                    "service_ip": optional(ips.v4.map(|ip| ip.ip())),
+                    "service_ip_v6": optional(ips.v6.map(|ip| ip.ip())),
+                    "known": ips.iter().all(|ip| matches!(
+                        tables.semantic(ip.ip()),
+                        Some(Known::Target(Target::Service { service, .. })) if service == slot
+                    )),
+                })
+            });
+            json!({
+                "service": &*row.name,
+                "service_ips": ips.collect::<Vec<_>>(),
+                "candidates": candidates,
+                "used_s_ago": used(row.used.last_s(), now_s),
+            })
+        })
+        .collect();
+    services.sort_by_key(|row| row["service"].as_str().unwrap_or_default().to_owned());
+    json!({
+        "generation": tables.generation,
+        "plan": {
+            "semantic_v4": optional(tables.plan.semantic.v4),
+            "semantic_v6": optional(tables.plan.semantic.v6),
+            "nodes_v4": optional(tables.plan.nodes.v4),
+            "nodes_v6": optional(tables.plan.nodes.v6),
+        },
+        "addresses_known": tables.semantic_len(),
+        "services": services,
+    })
+}
+
+/// `/v1/drops`: every reason, with the documentation.
+pub(super) fn drops(accounts: &[Arc<Account>]) -> Vec<Value> {
+    DropReason::ALL
+        .iter()
+        .map(|&reason| {
+            let counts: Vec<u64> = accounts
+                .iter()
+                .map(|account| account.dropped(reason))
+                .collect();
+            json!({
+                "reason": reason.name(),
+                "count": counts.iter().sum::<u64>(),
+                "per_worker": counts,
+                "cause": reason.cause(),
+                "cure": reason.cure(),
+            })
+        })
+        .collect()
+}
+
+fn endpoint(ip: Ip, port: u16) -> String {
+    std::net::SocketAddr::new(ip.into(), port).to_string()
+}
+
+fn optional(value: Option<impl Display>) -> Value {
+    value.map_or(Value::Null, |value| Value::String(value.to_string()))
+}
+
+/// Seconds since the last use; null before the first.
+fn used(last_s: u32, now_s: u32) -> Value {
+    match last_s {
+        0 => Value::Null,
+        last_s => json!(now_s.saturating_sub(last_s)),
+    }
+}

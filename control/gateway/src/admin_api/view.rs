@@ -1,0 +1,135 @@
+//! What the admin socket may see of a running gateway: read-only handles, and the way to its core.
+
+use crate::command::Commands;
+use serde::{Deserialize, Serialize};
+use sluice_memory::Account;
+use sluice_tables::Publisher;
+use sluice_wire::{Dual, Ip, Subnet};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// Everything the admin interface reads and calls. The core makes one and keeps `state` current.
+#[derive(Clone)]
+pub struct GatewayView {
+    pub state: watch::Receiver<GatewayState>,
+    pub publisher: Publisher,
+    /// One per worker, in worker order.
+    pub accounts: Arc<[Arc<Account>]>,
+    pub commands: Commands,
+    /// The workers' clock in whole seconds, the one that `Used` rows are stamped with.
+    pub now_s: fn() -> u32,
+    /// At most so many flows, and how many there are in all. Runs on the control thread: it must not take long.
+    pub flows: Arc<dyn Fn(usize) -> (Vec<FlowRow>, u64) + Send + Sync>,
+    /// Begins a trace; it ends when the receiver is dropped.
+    pub trace:
+        Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>,
+}
+
+impl std::fmt::Debug for GatewayView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatewayView").finish_non_exhaustive()
+    }
+}
+
+/// What the core says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayState {
+    pub node_id: String,
+    pub node_address: Option<Ip>,
+    pub tunnel_port: u16,
+    pub exposed_port: u16,
+    /// The node's subnets, once leased.
+    pub subnet: Dual<Subnet>,
+    /// `host:port` of the cluster's broker; empty before it is known.
+    pub cluster: String,
+    pub cluster_connected: bool,
+    /// Questions to the managers that have no answer yet.
+    pub questions_open: usize,
+    /// Tunnels that are active now.
+    pub tunnels: usize,
+    /// One per worker.
+    pub workers: Vec<WorkerState>,
+    /// Why the gateway cannot serve yet, in words; empty when it can.
+    pub not_ready: String,
+}
+
+/// What a worker runs on.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct WorkerState {
+    /// The core it is pinned to, if it is.
+    pub core: Option<usize>,
+    /// Its links with what their self-tests found, like `tun sluicetun0 (offload)`.
+    pub links: Vec<String>,
+}
+
+/// One flow, as the caller sees it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct FlowRow {
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// `outbound` or `inbound`, from the local instance's viewpoint.
+    pub direction: String,
+    /// InstanceIP and port of who began it.
+    pub caller: String,
+    /// The address and port it dialled.
+    pub dialled: String,
+    /// InstanceIP of who serves it.
+    pub instance: String,
+    /// `opening`, `open` or `closing`.
+    pub state: String,
+    pub idle_s: u32,
+}
+
+/// Which packets to follow; all that is set must match. `src` and `dst` match either end as dialled or as translated.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TraceFilter {
+    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
+    pub src: Option<Ip>,
+    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
+    pub dst: Option<Ip>,
+    /// Either port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// IP protocol number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u8>,
+}
+
+/// One stage's decision about one packet.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TraceRecord {
+    /// Numbers the followed packets from 1.
+    pub packet: u64,
+    pub worker: usize,
+    /// Nanoseconds of the worker's clock.
+    pub at_ns: u64,
+    /// `outbound` or `inbound`.
+    pub direction: String,
+    /// The stage's name, as in the engine's list.
+    pub stage: String,
+    /// What it decided, in words.
+    pub decided: String,
+    /// The packet's fate is sealed: forwarded, held, delivered or dropped.
+    pub last: bool,
+}
+
+/// Addresses as text in JSON.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use sluice_wire::Ip;
+
+    #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+    pub(super) fn serialize<S: Serializer>(ip: &Option<Ip>, out: S) -> Result<S::Ok, S::Error> {
+        match ip {
+            Some(ip) => out.collect_str(ip),
+            None => out.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Ip>, D::Error> {
+        Option::<String>::deserialize(from)?
+            .map(|text| text.parse().map_err(serde::de::Error::custom))
+            .transpose()
+    }
+}

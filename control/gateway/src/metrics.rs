@@ -1,0 +1,154 @@
+//! Prometheus metrics. Workers count into their accounts; this copies them into the recorder when somebody looks.
+
+use crate::admin_api::GatewayView;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use sluice_memory::{Account, Counter};
+use sluice_tables::{InstanceState, Placement};
+use sluice_wire::DropReason;
+use std::sync::OnceLock;
+
+/// A term of the account with its name and its help text.
+type Term = (&'static str, &'static str, fn(&Account) -> &Counter);
+
+/// The counters of each worker.
+const TERMS: [Term; 8] = [
+    (
+        "sluice_frames_received_total",
+        "Frames taken from a link, as received",
+        |a| &a.received,
+    ),
+    (
+        "sluice_frames_forwarded_total",
+        "Frames a link accepted, as sent",
+        |a| &a.forwarded,
+    ),
+    (
+        "sluice_frames_originated_total",
+        "Frames this gateway made",
+        |a| &a.originated,
+    ),
+    (
+        "sluice_frames_split_total",
+        "Frames gained by cutting",
+        |a| &a.split,
+    ),
+    (
+        "sluice_frames_merged_total",
+        "Frames lost by joining",
+        |a| &a.merged,
+    ),
+    (
+        "sluice_frames_copied_total",
+        "Copies between memory pools",
+        |a| &a.copied,
+    ),
+    (
+        "sluice_received_bytes_total",
+        "Layer-3 bytes received",
+        |a| &a.received_bytes,
+    ),
+    (
+        "sluice_forwarded_bytes_total",
+        "Layer-3 bytes forwarded",
+        |a| &a.forwarded_bytes,
+    ),
+];
+
+/// The process's recorder.
+#[derive(Clone, Copy, Debug)]
+pub struct Exporter(Option<&'static PrometheusHandle>);
+
+impl Exporter {
+    /// Installs the recorder at the first call; later calls share it.
+    #[must_use]
+    pub fn new() -> Self {
+        static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+        let recorder = RECORDER.get_or_init(|| {
+            let recorder = PrometheusBuilder::new().install_recorder().ok();
+            describe();
+            recorder
+        });
+        Self(recorder.as_ref())
+    }
+
+    /// The text of `/metrics`; `None` when another part of the process records metrics.
+    #[must_use]
+    pub fn render(&self, view: &GatewayView) -> Option<String> {
+        let recorder = self.0?;
+        refresh(view);
+        recorder.run_upkeep();
+        Some(recorder.render())
+    }
+}
+
+impl Default for Exporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn describe() {
+    for (name, help, _) in TERMS {
+        describe_counter!(name, help);
+    }
+    describe_counter!(
+        "sluice_drops_total",
+        "Frames dropped, by reason; `sluice get drops` says cause and cure"
+    );
+    describe_gauge!(
+        "sluice_frames_held",
+        "Frames waiting for an answer or a first fragment"
+    );
+    describe_gauge!("sluice_flows", "Flows");
+    describe_gauge!("sluice_tunnels", "Active tunnels");
+    describe_gauge!("sluice_instances", "Instances known, by placement");
+    describe_gauge!("sluice_tables_generation", "Publishes of the tables so far");
+    describe_gauge!(
+        "sluice_questions_open",
+        "Questions to the managers without an answer yet"
+    );
+    describe_gauge!(
+        "sluice_cluster_connected",
+        "1 while the cluster's broker is connected"
+    );
+    describe_gauge!("sluice_ready", "1 when the gateway can serve");
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges are floating point in Prometheus; none of these reaches 2^53"
+)]
+fn refresh(view: &GatewayView) {
+    for (index, account) in view.accounts.iter().enumerate() {
+        let worker = index.to_string();
+        for (name, _, term) in TERMS {
+            counter!(name, "worker" => worker.clone()).absolute(term(account).value());
+        }
+        gauge!("sluice_frames_held", "worker" => worker.clone()).set(account.held.value() as f64);
+        for &reason in DropReason::ALL {
+            counter!("sluice_drops_total", "worker" => worker.clone(), "reason" => reason.name())
+                .absolute(account.dropped(reason));
+        }
+    }
+    let tables = view.publisher.snapshot();
+    let (local, remote) = tables
+        .instances()
+        .filter(|(_, row)| row.state != InstanceState::Withdrawn)
+        .fold((0_u32, 0_u32), |(local, remote), (_, row)| {
+            match row.placement {
+                Placement::Local => (local + 1, remote),
+                Placement::Peer(_) | Placement::Nowhere => (local, remote + 1),
+            }
+        });
+    gauge!("sluice_instances", "placement" => "local").set(local);
+    gauge!("sluice_instances", "placement" => "remote").set(remote);
+    gauge!("sluice_tables_generation").set(tables.generation as f64);
+    let (_, flows) = (view.flows)(0);
+    gauge!("sluice_flows").set(flows as f64);
+    let state = view.state.borrow();
+    gauge!("sluice_tunnels").set(state.tunnels as f64);
+    gauge!("sluice_questions_open").set(state.questions_open as f64);
+    gauge!("sluice_cluster_connected").set(u8::from(state.cluster_connected));
+    gauge!("sluice_ready").set(u8::from(state.not_ready.is_empty()));
+}
