@@ -9,5 +9,6 @@
 
 pub mod names;
 pub mod message;
+pub mod table_query;
 
 pub use names::{NameError, ServiceName};

@@ -1,0 +1,941 @@
+//! The gateway's side of the table query: questions in, routes out, interests kept while they are used.
+//!
+//! Timers, in words: a *query* is repeated with back-off until it is answered; a question nobody answers is given up
+//! after `answer_max`, the refresh of a known job never is. An *absent* key is asked again only after its answer
+//! expired, later each time. A job is *renewed* while it is used, which also finds changes that no message told.
+//! A job that is *idle* is forgotten, but only while the managers answer: stale beats nothing.
+
+use super::backoff::{Backoff, Random};
+use super::timers::Timers;
+use super::{Key, Row, ServiceAddress};
+use crate::message::{
+    InterestRemove, NodeId, Revision, TableQueryRequest, TableQueryResult, Topic, UpdateKind,
+    UpdatesAvailable, Verb, write,
+};
+use crate::names::{NameError, ServiceName};
+use sluice_wire::{InstanceIp, Ip, ServiceIp};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Times and limits of an [`Asker`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A job that nothing used for so long is forgotten. Oakestra waits 10 s, which makes a service called twice a
+    /// minute pay the first-packet delay every time.
+    pub interest_idle: Duration,
+    /// A used job is asked again so often. Three missed renewals end the interest at the manager.
+    pub renew: Duration,
+    /// First repetition of an unanswered query; doubles up to `retry_max`.
+    pub retry_first: Duration,
+    pub retry_max: Duration,
+    /// After so long without an answer a question is given up (and may be asked again).
+    pub answer_max: Duration,
+    /// How long "there is no such thing" is believed at first; doubles with every repetition up to `absent_max`.
+    pub absent_first: Duration,
+    pub absent_max: Duration,
+    /// Unanswered questions at a time, and remembered absent keys: a scan must not fill the memory.
+    pub questions_max: usize,
+    pub absent_keys_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            interest_idle: Duration::from_secs(60),
+            renew: Duration::from_secs(60),
+            retry_first: Duration::from_millis(500),
+            retry_max: Duration::from_secs(8),
+            answer_max: Duration::from_secs(10),
+            absent_first: Duration::from_secs(1),
+            absent_max: Duration::from_secs(30),
+            questions_max: 4096,
+            absent_keys_max: 4096,
+        }
+    }
+}
+
+/// How recently the managers must have said anything before an idle job is forgotten.
+const HEARD_RECENTLY: Duration = Duration::from_secs(10);
+/// How soon a job learnt from a legacy manager is asked again: a change between our question and our subscription
+/// is told to nobody.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long an idle job waits for proof that the managers answer before it is forgotten.
+const PROBE: Duration = Duration::from_secs(2);
+/// Refreshes after a reconnect are spread over at most this time.
+const REFRESH_SPREAD: Duration = Duration::from_secs(1);
+
+/// What to say to the broker.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Transmit {
+    /// Ask; the question also registers the interest.
+    Query(TableQueryRequest),
+    InterestRemove(ServiceName),
+    Subscribe(ServiceName),
+    Unsubscribe(ServiceName),
+}
+
+/// The same in MQTT's terms. Everything is QoS 1, not retained.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Mqtt {
+    Publish { topic: String, payload: Vec<u8> },
+    Subscribe { topic: String },
+    Unsubscribe { topic: String },
+}
+
+impl Transmit {
+    /// The packet that `node` sends.
+    #[must_use]
+    pub fn mqtt(&self, node: &NodeId) -> Mqtt {
+        let publish = |verb, payload| Mqtt::Publish {
+            topic: Topic::node(node.clone(), verb).to_string(),
+            payload,
+        };
+        match self {
+            Self::Query(request) => publish(Verb::TableQueryRequest, write(request)),
+            Self::InterestRemove(job) => publish(
+                Verb::InterestRemove,
+                write(&InterestRemove {
+                    appname: job.to_string(),
+                }),
+            ),
+            Self::Subscribe(job) => Mqtt::Subscribe {
+                topic: Topic::updates(job).to_string(),
+            },
+            Self::Unsubscribe(job) => Mqtt::Unsubscribe {
+                topic: Topic::updates(job).to_string(),
+            },
+        }
+    }
+}
+
+/// Everything known about one service; replaces what was said before.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Routes {
+    pub job: ServiceName,
+    pub service_ips: Vec<ServiceAddress>,
+    /// The instances that a new flow may choose, in number order. One that was listed before and is missing now keeps
+    /// its flows until it is [`Event::Withdrawn`] or its job is [`Event::Forgotten`].
+    pub instances: Vec<Row>,
+}
+
+/// What changed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// At least one instance runs.
+    Routes(Routes),
+    /// The service exists, but none of its instances runs.
+    Unavailable(Routes),
+    /// Nothing has this key. Believed until [`Event::Unknown`].
+    Absent { key: Key },
+    /// An absent key is unknown again.
+    Unknown { key: Key },
+    /// Nobody answered in time; the next question about the key is a new one.
+    Unanswered { key: Key },
+    /// The instance is gone: its flows end.
+    Withdrawn {
+        job: ServiceName,
+        number: u32,
+        epoch: u64,
+    },
+    /// Nothing is known about the job any more. Its instances were not withdrawn.
+    Forgotten { job: ServiceName },
+}
+
+/// A query that was not answered yet.
+#[derive(Clone, Debug)]
+struct Query {
+    asked_at: Duration,
+    /// Transmissions since the connection came up.
+    attempts: u32,
+    /// Somebody waits for the answer; otherwise it is a refresh.
+    wanted: bool,
+    /// The job changed after the question left: the answer may be old, so ask once more.
+    again: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Absent {
+    strikes: u32,
+    /// Only the strikes are remembered; the key is unknown.
+    expired: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    row: Row,
+    /// In the last answer.
+    listed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    name: ServiceName,
+    /// An answer said that it exists.
+    confirmed: bool,
+    service_ips: Vec<ServiceAddress>,
+    rows: BTreeMap<u32, Held>,
+    revision: Option<Revision>,
+    /// The latest revision that an update spoke of.
+    told: Option<Revision>,
+    used_at: Duration,
+    renewed_at: Duration,
+    /// Numbers of the instances on this node; they keep the interest.
+    local: BTreeSet<u32>,
+    /// A legacy manager said that an instance is gone, not which: the next answer's missing ones are withdrawn.
+    withdraw_missing: bool,
+}
+
+impl Job {
+    fn new(name: ServiceName, now: Duration) -> Self {
+        Self {
+            name,
+            confirmed: false,
+            service_ips: Vec::new(),
+            rows: BTreeMap::new(),
+            revision: None,
+            told: None,
+            used_at: now,
+            renewed_at: now,
+            local: BTreeSet::new(),
+            withdraw_missing: false,
+        }
+    }
+
+    fn addresses(&self) -> BTreeSet<Ip> {
+        let services = self
+            .service_ips
+            .iter()
+            .flat_map(|address| address.ip.iter().map(ServiceIp::ip));
+        let instances = self
+            .rows
+            .values()
+            .flat_map(|held| held.row.instance_ip.iter().map(InstanceIp::ip));
+        services.chain(instances).collect()
+    }
+
+    fn routes(&self) -> Routes {
+        Routes {
+            job: self.name.clone(),
+            service_ips: self.service_ips.clone(),
+            instances: self
+                .rows
+                .values()
+                .filter(|held| held.listed)
+                .map(|held| held.row.clone())
+                .collect(),
+        }
+    }
+
+    fn event(&self) -> Event {
+        let routes = self.routes();
+        if routes.instances.iter().any(|row| row.place.is_some()) {
+            Event::Routes(routes)
+        } else {
+            Event::Unavailable(routes)
+        }
+    }
+}
+
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Timer {
+    Query(Key),
+    Absent(Key),
+    /// Ask once, whether it is used or not.
+    Refresh(ServiceName),
+    Renew(ServiceName),
+    Idle(ServiceName),
+}
+
+/// The gateway's side of the table query. See the module.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    settings: Settings,
+    random: Random,
+    connected: bool,
+    /// When a manager last answered.
+    heard_at: Option<Duration>,
+    queries: BTreeMap<Key, Query>,
+    absent: BTreeMap<Key, Absent>,
+    jobs: BTreeMap<ServiceName, Job>,
+    addresses: BTreeMap<Ip, ServiceName>,
+    timers: Timers<Timer>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+}
+
+impl Asker {
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            settings,
+            random: Random::new(seed),
+            connected: false,
+            heard_at: None,
+            queries: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            timers: Timers::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Somebody needs to know `key`. The answer is an event: at once when it is known, later otherwise. One query is on
+    /// the way per key however often it is asked.
+    pub fn handle_question(&mut self, key: &Key, now: Duration) {
+        if let Some(job) = self.job_of(key)
+            && let Some(job) = self.jobs.get_mut(&job)
+        {
+            job.used_at = now;
+            if job.confirmed {
+                self.events.push_back(job.event());
+                return;
+            }
+        }
+        if self.absent.get(key).is_some_and(|absent| !absent.expired) {
+            self.events.push_back(Event::Absent { key: key.clone() });
+            return;
+        }
+        if let Some(query) = self.queries.get_mut(key) {
+            if !query.wanted {
+                query.wanted = true;
+                query.asked_at = now;
+                if !self.connected {
+                    let give_up = now + self.settings.answer_max;
+                    self.timers.set(Timer::Query(key.clone()), give_up);
+                }
+            }
+            return;
+        }
+        if self.queries.len() >= self.settings.questions_max {
+            self.events
+                .push_back(Event::Unanswered { key: key.clone() });
+            return;
+        }
+        self.ask(key.clone(), true, now);
+    }
+
+    /// A message on `nodes/N/net/tablequery/result`.
+    ///
+    /// # Errors
+    /// When the answer names a job that no service can have; nothing changes then.
+    pub fn handle_result(
+        &mut self,
+        result: &TableQueryResult,
+        now: Duration,
+    ) -> Result<(), NameError> {
+        self.heard_at = Some(now);
+        let key = Key::parse(&result.query_key);
+        if result.undecided {
+            // The query stays and is repeated: the manager will know when it reaches the root.
+            return Ok(());
+        }
+        let exists = !result.instance_list.is_empty()
+            || result.service_ip_list.is_some()
+            || (result.live.is_none() && self.is_confirmed(&result.app_name));
+        if result.app_name.is_empty() || !exists {
+            self.absent(key, result, now);
+            return Ok(());
+        }
+        let name = ServiceName::parse(&result.app_name)?;
+        self.present(name, key, result, now);
+        Ok(())
+    }
+
+    /// A message on `jobs/J/updates_available`.
+    pub fn handle_update_available(
+        &mut self,
+        job: &ServiceName,
+        update: &UpdatesAvailable,
+        now: Duration,
+    ) {
+        let Some(known) = self.jobs.get_mut(job) else {
+            return;
+        };
+        if let (Some(told), Some(have)) = (update.revision, known.revision)
+            && told.incarnation == have.incarnation
+            && told.number <= have.number
+        {
+            return;
+        }
+        known.told = update.revision;
+        if update.revision.is_none() && update.kind == Some(UpdateKind::Undeployment) {
+            known.withdraw_missing = true;
+        }
+        let name = known.name.clone();
+        self.refresh(name, now);
+    }
+
+    /// A packet, or a flow that lives, uses the job: its interest goes on.
+    pub fn handle_used(&mut self, job: &ServiceName, now: Duration) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.used_at = now;
+        }
+    }
+
+    /// An instance of the job runs on this node, or stopped. While one runs the interest in its job lives.
+    pub fn handle_local(&mut self, job: &ServiceName, number: u32, runs: bool, now: Duration) {
+        if !runs {
+            if let Some(job) = self.jobs.get_mut(job) {
+                job.local.remove(&number);
+                job.used_at = now;
+            }
+            return;
+        }
+        let name = self.hold(job, now);
+        if let Some(job) = self.jobs.get_mut(&name) {
+            job.local.insert(number);
+        }
+        self.refresh(name, now);
+    }
+
+    /// The connection to the broker came up or was lost. After it comes up every job is subscribed and asked again:
+    /// a session may have ended, and changes may have passed by.
+    pub fn handle_connection(&mut self, up: bool, now: Duration) {
+        self.connected = up;
+        if !up {
+            return;
+        }
+        let names: Vec<_> = self.jobs.values().map(|job| job.name.clone()).collect();
+        for name in names {
+            self.transmits.push_back(Transmit::Subscribe(name.clone()));
+            let spread = self.random.part_of(REFRESH_SPREAD);
+            self.timers.set(Timer::Refresh(name), now + spread);
+        }
+        let keys: Vec<_> = self.queries.keys().cloned().collect();
+        for key in keys {
+            if let Some(query) = self.queries.get_mut(&key) {
+                query.attempts = 0;
+            }
+            self.transmit_query(key, now);
+        }
+    }
+
+    /// Does what is due. Call it when [`Asker::poll_timeout`] says so; earlier or later is harmless.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Query(key) => self.query_due(key, now),
+                Timer::Absent(key) => self.absent_due(key, now),
+                Timer::Refresh(job) => self.refresh_due(job, now),
+                Timer::Renew(job) => self.renew_due(job, now),
+                Timer::Idle(job) => self.idle_due(job, now),
+            }
+        }
+    }
+
+    /// When [`Asker::handle_timeout`] is next due. Every `handle_*` may change it.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    /// The next thing to send. Every `handle_*` may add some.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next change. Every `handle_*` may add some.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What is known about a job.
+    #[must_use]
+    pub fn routes(&self, job: &ServiceName) -> Option<Routes> {
+        self.jobs
+            .get(job)
+            .filter(|job| job.confirmed)
+            .map(Job::routes)
+    }
+
+    /// The jobs that are known, in name order.
+    pub fn jobs(&self) -> impl Iterator<Item = &ServiceName> {
+        self.jobs
+            .values()
+            .filter(|job| job.confirmed)
+            .map(|job| &job.name)
+    }
+
+    /// When a manager last answered anything.
+    #[must_use]
+    pub const fn heard_at(&self) -> Option<Duration> {
+        self.heard_at
+    }
+
+    /// Queries without an answer yet.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// Everything known, to be kept on disk and given to [`Asker::restore`] after a restart.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<TableQueryResult> {
+        let entries = |job: &Job| TableQueryResult {
+            app_name: job.name.to_string(),
+            query_key: String::new(),
+            instance_list: job.rows.values().map(|held| held.row.entry()).collect(),
+            service_ip_list: Some(job.service_ips.iter().map(ServiceAddress::entry).collect()),
+            revision: job.revision,
+            live: None,
+            undecided: false,
+        };
+        self.jobs
+            .values()
+            .filter(|job| job.confirmed)
+            .map(entries)
+            .collect()
+    }
+
+    /// Takes over a snapshot of an earlier life. Its routes come out as events, and are asked anew once the managers
+    /// can be reached. Jobs whose names are impossible are left out.
+    pub fn restore(&mut self, snapshot: &[TableQueryResult], now: Duration) {
+        for result in snapshot {
+            if let Ok(name) = ServiceName::parse(&result.app_name) {
+                let name = self.hold(&name, now);
+                self.replace_rows(&name, result, now);
+                if let Some(job) = self.jobs.get(&name) {
+                    self.events.push_back(job.event());
+                }
+            }
+        }
+    }
+
+    fn job_of(&self, key: &Key) -> Option<ServiceName> {
+        match key {
+            Key::Address(ip) => self.addresses.get(ip).cloned(),
+            Key::Name(name) => Some(name.clone()),
+        }
+    }
+
+    fn is_confirmed(&self, name: &str) -> bool {
+        ServiceName::parse(name)
+            .is_ok_and(|name| self.jobs.get(&name).is_some_and(|job| job.confirmed))
+    }
+
+    /// Makes a job known as something we care about; returns its name as it is spelled from now on.
+    fn hold(&mut self, name: &ServiceName, now: Duration) -> ServiceName {
+        if let Some(job) = self.jobs.get(name) {
+            return job.name.clone();
+        }
+        self.jobs.insert(name.clone(), Job::new(name.clone(), now));
+        self.timers
+            .set(Timer::Idle(name.clone()), now + self.settings.interest_idle);
+        self.timers
+            .set(Timer::Renew(name.clone()), now + self.settings.renew);
+        if self.connected {
+            self.transmits.push_back(Transmit::Subscribe(name.clone()));
+        }
+        name.clone()
+    }
+
+    /// Asks for a known job again, or once more after the answer that is on its way.
+    fn refresh(&mut self, name: ServiceName, now: Duration) {
+        let key = Key::Name(name);
+        match self.queries.get_mut(&key) {
+            Some(query) => query.again = true,
+            None => self.ask(key, false, now),
+        }
+    }
+
+    fn ask(&mut self, key: Key, wanted: bool, now: Duration) {
+        if let Key::Name(name) = &key
+            && let Some(job) = self.jobs.get_mut(name)
+        {
+            job.renewed_at = now;
+        }
+        self.queries.insert(
+            key.clone(),
+            Query {
+                asked_at: now,
+                attempts: 0,
+                wanted,
+                again: false,
+            },
+        );
+        self.transmit_query(key, now);
+    }
+
+    /// Sends a query if there is a connection, and sets the time of its repetition or its end.
+    fn transmit_query(&mut self, key: Key, now: Duration) {
+        let Some(query) = self.queries.get_mut(&key) else {
+            return;
+        };
+        let give_up = query.asked_at + self.settings.answer_max;
+        let mut due = if query.wanted { Some(give_up) } else { None };
+        if self.connected {
+            query.attempts += 1;
+            let backoff = Backoff {
+                first: self.settings.retry_first,
+                max: self.settings.retry_max,
+            };
+            let again = now + backoff.wait(query.attempts, &mut self.random);
+            due = Some(due.map_or(again, |due| due.min(again)));
+            let lifetime_s = self.settings.renew.as_secs().saturating_mul(3);
+            let interest_s = u32::try_from(lifetime_s).unwrap_or(u32::MAX);
+            self.transmits
+                .push_back(Transmit::Query(key.request(Some(interest_s))));
+        }
+        match due {
+            Some(due) => self.timers.set(Timer::Query(key), due),
+            None => self.timers.cancel(&Timer::Query(key)),
+        }
+    }
+
+    fn query_due(&mut self, key: Key, now: Duration) {
+        let Some(query) = self.queries.get_mut(&key) else {
+            return;
+        };
+        if query.wanted && now >= query.asked_at + self.settings.answer_max {
+            self.events
+                .push_back(Event::Unanswered { key: key.clone() });
+            query.wanted = false;
+            let refreshes = matches!(&key, Key::Name(name) if self.jobs.contains_key(name));
+            if !refreshes {
+                self.queries.remove(&key);
+                return;
+            }
+        }
+        self.transmit_query(key, now);
+    }
+
+    fn absent(&mut self, key: Option<Key>, result: &TableQueryResult, now: Duration) {
+        let Some(key) = key else {
+            return;
+        };
+        let asked = self.answered(&key);
+        if let Key::Name(name) = &key
+            && let Some(job) = self.jobs.get(name)
+        {
+            let (name, local) = (job.name.clone(), !job.local.is_empty());
+            if result.live.is_some() {
+                self.withdraw_all(&name);
+            }
+            if local {
+                // The orchestrator may be slower than we are: the interest of a local instance stays.
+                let wait = self.settings.retry_max;
+                self.timers.set(Timer::Refresh(name), now + wait);
+            } else {
+                self.forget(&name, false);
+            }
+        }
+        if asked.is_some_and(|query| query.wanted) {
+            self.remember_absent(key, now);
+        }
+    }
+
+    /// Takes the query with this key off the list.
+    fn answered(&mut self, key: &Key) -> Option<Query> {
+        self.timers.cancel(&Timer::Query(key.clone()));
+        self.queries.remove(key)
+    }
+
+    fn remember_absent(&mut self, key: Key, now: Duration) {
+        if !self.absent.contains_key(&key)
+            && self.absent.len() >= self.settings.absent_keys_max
+            && let Some((oldest, absent)) = self.absent.pop_first()
+        {
+            self.timers.cancel(&Timer::Absent(oldest.clone()));
+            if !absent.expired {
+                self.events.push_back(Event::Unknown { key: oldest });
+            }
+        }
+        let absent = self.absent.entry(key.clone()).or_insert(Absent {
+            strikes: 0,
+            expired: false,
+        });
+        absent.strikes = absent.strikes.saturating_add(1);
+        absent.expired = false;
+        let backoff = Backoff {
+            first: self.settings.absent_first,
+            max: self.settings.absent_max,
+        };
+        let wait = backoff.wait(absent.strikes, &mut self.random);
+        self.timers.set(Timer::Absent(key.clone()), now + wait);
+        self.events.push_back(Event::Absent { key });
+    }
+
+    fn absent_due(&mut self, key: Key, now: Duration) {
+        let Some(absent) = self.absent.get_mut(&key) else {
+            return;
+        };
+        if absent.expired {
+            self.absent.remove(&key);
+            return;
+        }
+        absent.expired = true;
+        self.events.push_back(Event::Unknown { key: key.clone() });
+        self.timers
+            .set(Timer::Absent(key), now + 2 * self.settings.absent_max);
+    }
+
+    fn present(
+        &mut self,
+        name: ServiceName,
+        key: Option<Key>,
+        result: &TableQueryResult,
+        now: Duration,
+    ) {
+        let asked = key.as_ref().and_then(|key| self.answered(key));
+        if asked.is_none() && !self.jobs.contains_key(&name) {
+            // Nobody asked, nobody holds it: a late push for a job that was forgotten.
+            return;
+        }
+        let is_new = !self.jobs.contains_key(&name);
+        let name = self.hold(&name, now);
+        let Some(job) = self.jobs.get(&name) else {
+            return;
+        };
+        let before = job.confirmed.then(|| job.event());
+        let overtaken = match (result.revision, job.revision) {
+            (Some(this), Some(have)) => {
+                this.incarnation == have.incarnation && this.number < have.number
+            }
+            _ => false,
+        };
+        let up_to_date = match (result.revision, job.told) {
+            (Some(this), Some(told)) => {
+                this.incarnation == told.incarnation && this.number >= told.number
+            }
+            _ => false,
+        };
+        let again = asked.as_ref().is_some_and(|query| query.again) && !up_to_date;
+        if !overtaken {
+            if again && result.revision.is_none() {
+                // The answer may be older than the update; only the next one may withdraw.
+                let withdraw_missing = job.withdraw_missing;
+                self.set_withdraw_missing(&name, false);
+                self.replace_rows(&name, result, now);
+                self.set_withdraw_missing(&name, withdraw_missing);
+            } else {
+                self.replace_rows(&name, result, now);
+                self.set_withdraw_missing(&name, false);
+            }
+        }
+        let Some(job) = self.jobs.get(&name) else {
+            return;
+        };
+        let after = job.event();
+        let mut wanted = asked.is_some_and(|query| query.wanted);
+        for key in self.keys_waiting_for(&name) {
+            wanted |= self.answered(&key).is_some_and(|query| query.wanted);
+        }
+        if wanted || before.as_ref() != Some(&after) {
+            self.events.push_back(after);
+        }
+        if let Some(key @ Key::Address(ip)) = key
+            && wanted
+            && !self.addresses.contains_key(&ip)
+        {
+            self.remember_absent(key, now);
+        }
+        if again {
+            self.refresh(name, now);
+        } else if is_new && result.revision.is_none() {
+            self.timers.set(Timer::Refresh(name), now + SETTLE);
+        }
+    }
+
+    fn set_withdraw_missing(&mut self, name: &ServiceName, value: bool) {
+        if let Some(job) = self.jobs.get_mut(name) {
+            job.withdraw_missing = value;
+        }
+    }
+
+    /// Unanswered questions that what is known about the job answers. Refreshes of its name are left alone: their
+    /// answer may be newer.
+    fn keys_waiting_for(&self, name: &ServiceName) -> Vec<Key> {
+        self.queries
+            .iter()
+            .filter(|(key, query)| match key {
+                Key::Address(ip) => self.addresses.get(ip) == Some(name),
+                Key::Name(asked) => asked == name && query.wanted && !query.again,
+            })
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Replaces all that is known about a job by an answer, at once. Only an explicit statement withdraws.
+    fn replace_rows(&mut self, name: &ServiceName, result: &TableQueryResult, now: Duration) {
+        let Some(job) = self.jobs.get_mut(name) else {
+            return;
+        };
+        let addresses_before = job.addresses();
+        let listed: BTreeMap<u32, Row> = result
+            .instance_list
+            .iter()
+            .filter_map(Row::of_entry)
+            .map(|row| (row.number, row))
+            .collect();
+        let live: Option<BTreeMap<u32, u64>> = result
+            .live
+            .as_ref()
+            .map(|live| live.iter().copied().collect());
+        let withdraw_missing = job.withdraw_missing;
+        let withdrawn = |held: &Held| match (listed.get(&held.row.number), &live) {
+            (Some(row), _) => is_another(&held.row, row.epoch, Some(row)),
+            (None, Some(live)) => live
+                .get(&held.row.number)
+                .is_none_or(|epoch| is_another(&held.row, *epoch, None)),
+            (None, None) => withdraw_missing,
+        };
+        let events = &mut self.events;
+        job.rows.retain(|number, held| {
+            let gone = withdrawn(held);
+            if gone {
+                events.push_back(Event::Withdrawn {
+                    job: name.clone(),
+                    number: *number,
+                    epoch: held.row.epoch,
+                });
+            }
+            held.listed = false;
+            !gone
+        });
+        for (number, row) in listed {
+            job.rows.insert(number, Held { row, listed: true });
+        }
+        let mut service_ips: Vec<ServiceAddress> = Vec::new();
+        let entries = result.service_ip_list.iter().flatten().chain(
+            result
+                .instance_list
+                .iter()
+                .flat_map(|entry| &entry.service_ip),
+        );
+        for address in entries.filter_map(ServiceAddress::of_entry) {
+            if !service_ips.contains(&address) {
+                service_ips.push(address);
+            }
+        }
+        if !service_ips.is_empty() || result.service_ip_list.is_some() {
+            job.service_ips = service_ips;
+        }
+        job.confirmed = true;
+        job.revision = result.revision;
+        let addresses = job.addresses();
+        self.release_addresses(name, addresses_before.difference(&addresses));
+        for ip in addresses {
+            self.addresses.insert(ip, name.clone());
+            self.no_longer_absent(&Key::Address(ip));
+        }
+        self.no_longer_absent(&Key::Name(name.clone()));
+        if let Some(job) = self.jobs.get_mut(name) {
+            job.renewed_at = now;
+        }
+    }
+
+    fn no_longer_absent(&mut self, key: &Key) {
+        if self.absent.remove(key).is_some() {
+            self.timers.cancel(&Timer::Absent(key.clone()));
+        }
+    }
+
+    fn withdraw_all(&mut self, name: &ServiceName) {
+        let Some(job) = self.jobs.get_mut(name) else {
+            return;
+        };
+        let addresses = job.addresses();
+        for (number, held) in std::mem::take(&mut job.rows) {
+            self.events.push_back(Event::Withdrawn {
+                job: name.clone(),
+                number,
+                epoch: held.row.epoch,
+            });
+        }
+        job.service_ips.clear();
+        job.revision = None;
+        if std::mem::take(&mut job.confirmed) {
+            self.events
+                .push_back(Event::Forgotten { job: name.clone() });
+        }
+        self.release_addresses(name, &addresses);
+    }
+
+    fn release_addresses<'a>(
+        &mut self,
+        name: &ServiceName,
+        addresses: impl IntoIterator<Item = &'a Ip>,
+    ) {
+        for ip in addresses {
+            if self.addresses.get(ip) == Some(name) {
+                self.addresses.remove(ip);
+            }
+        }
+    }
+
+    /// Drops a job. `told`: the manager still has our interest and must be told.
+    fn forget(&mut self, name: &ServiceName, told: bool) {
+        let Some(job) = self.jobs.remove(name) else {
+            return;
+        };
+        self.release_addresses(name, &job.addresses());
+        self.timers.cancel(&Timer::Refresh(name.clone()));
+        self.timers.cancel(&Timer::Renew(name.clone()));
+        self.timers.cancel(&Timer::Idle(name.clone()));
+        self.answered(&Key::Name(name.clone()));
+        if told {
+            self.transmits
+                .push_back(Transmit::InterestRemove(name.clone()));
+        }
+        if self.connected {
+            self.transmits
+                .push_back(Transmit::Unsubscribe(name.clone()));
+        }
+        if job.confirmed {
+            self.events.push_back(Event::Forgotten { job: job.name });
+        }
+    }
+
+    /// Asks again unless the same question is on its way.
+    fn refresh_due(&mut self, name: ServiceName, now: Duration) {
+        let key = Key::Name(name);
+        if self.connected && !self.queries.contains_key(&key) {
+            self.ask(key, false, now);
+        }
+    }
+
+    fn renew_due(&mut self, name: ServiceName, now: Duration) {
+        let Some(job) = self.jobs.get(&name) else {
+            return;
+        };
+        let used = !job.local.is_empty() || job.used_at >= job.renewed_at;
+        self.timers
+            .set(Timer::Renew(name.clone()), now + self.settings.renew);
+        if used {
+            self.refresh_due(name, now);
+        }
+    }
+
+    fn idle_due(&mut self, name: ServiceName, now: Duration) {
+        let Some(job) = self.jobs.get(&name) else {
+            return;
+        };
+        let expires = job.used_at + self.settings.interest_idle;
+        let heard = self
+            .heard_at
+            .is_some_and(|heard| now <= heard + HEARD_RECENTLY);
+        let again = if now < expires {
+            expires
+        } else if !self.connected || !job.local.is_empty() {
+            now + self.settings.interest_idle
+        } else if heard {
+            self.forget(&name, true);
+            return;
+        } else {
+            self.refresh_due(name.clone(), now);
+            now + PROBE
+        };
+        self.timers.set(Timer::Idle(name), again);
+    }
+}
+
+/// True when `held` is not the instance that an answer speaks of under the same number.
+fn is_another(held: &Row, epoch: u64, row: Option<&Row>) -> bool {
+    if held.epoch != 0 && epoch != 0 {
+        held.epoch != epoch
+    } else {
+        row.is_some_and(|row| row.instance_ip != held.instance_ip)
+    }
+}

@@ -1,0 +1,181 @@
+//! The table query (thesis 3.6.6): a gateway asks, its cluster manager answers, the root knows everything.
+//!
+//! [`asker`] runs in a gateway, [`answerer`] in a cluster manager, [`root`] in the root manager. An address or a name
+//! is resolved by the first usable answer; the question also registers an interest, and while that lives every change
+//! is pushed down.
+
+pub mod asker;
+mod backoff;
+mod timers;
+
+use crate::message::{InstanceEntry, IpType, ServiceIpEntry, TableQueryRequest};
+use crate::names::ServiceName;
+use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
+use std::fmt;
+
+/// What a question is about.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Key {
+    /// A ServiceIP or an InstanceIP.
+    Address(Ip),
+    Name(ServiceName),
+}
+
+impl Key {
+    /// Reads a `query_key`; `None` when the text is neither an address nor a service name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse()
+            .map(Self::Address)
+            .or_else(|_| ServiceName::parse(text).map(Self::Name))
+            .ok()
+    }
+
+    /// The question with this key; `interest_s` is how long the interest lives.
+    #[must_use]
+    pub fn request(&self, interest_s: Option<u32>) -> TableQueryRequest {
+        let (sname, sip) = match self {
+            Self::Address(ip) => (String::new(), ip.to_string()),
+            Self::Name(name) => (name.to_string(), String::new()),
+        };
+        TableQueryRequest {
+            sname,
+            sip,
+            interest_s,
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip) => ip.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// How a ServiceIP chooses (thesis 3.6.1).
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Policy {
+    RoundRobin,
+    Closest,
+}
+
+/// A ServiceIP and its policy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ServiceAddress {
+    pub policy: Policy,
+    pub ip: Dual<ServiceIp>,
+}
+
+impl ServiceAddress {
+    /// `None` for the address of an instance, or when no address is of its family.
+    #[must_use]
+    pub fn of_entry(entry: &ServiceIpEntry) -> Option<Self> {
+        let policy = match entry.ip_type {
+            IpType::RoundRobin => Policy::RoundRobin,
+            IpType::Closest => Policy::Closest,
+            IpType::Instance(_) => return None,
+        };
+        let ips = entry.ips();
+        ips.iter().next()?;
+        Some(Self {
+            policy,
+            ip: Dual {
+                v4: ips.v4.map(ServiceIp::new),
+                v6: ips.v6.map(ServiceIp::new),
+            },
+        })
+    }
+
+    /// The wire form.
+    #[must_use]
+    pub fn entry(&self) -> ServiceIpEntry {
+        let ip_type = match self.policy {
+            Policy::RoundRobin => IpType::RoundRobin,
+            Policy::Closest => IpType::Closest,
+        };
+        ServiceIpEntry::new(
+            ip_type,
+            Dual {
+                v4: self.ip.v4.map(ServiceIp::ip),
+                v6: self.ip.v6.map(ServiceIp::ip),
+            },
+        )
+    }
+}
+
+/// Where an instance runs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// At least one family is present.
+    pub ns_ip: Dual<NsIp>,
+    /// Node address and exposed tunnel port.
+    pub host: Ip,
+    pub port: u16,
+    /// The node's id, when the manager said it.
+    pub node: Option<String>,
+}
+
+/// One instance of a service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Row {
+    pub number: u32,
+    /// Grows whenever the number is given to another instance; 0 when the manager does not say.
+    pub epoch: u64,
+    pub instance_ip: Dual<InstanceIp>,
+    /// `None`: scheduled, but not running yet.
+    pub place: Option<Place>,
+    pub cluster_id: Option<String>,
+    /// It may call us; we may only answer.
+    pub reply_only: bool,
+}
+
+impl Row {
+    /// `None` when the entry has no InstanceIP: nothing could be sent to it or come from it.
+    #[must_use]
+    pub fn of_entry(entry: &InstanceEntry) -> Option<Self> {
+        let instance_ip = entry.instance_ips();
+        instance_ip.iter().next()?;
+        let place = match (entry.host_ip, entry.host_port, entry.ns_ips()) {
+            (Some(host), Some(port), ns_ip) if port != 0 && ns_ip.iter().next().is_some() => {
+                Some(Place {
+                    ns_ip,
+                    host,
+                    port,
+                    node: entry.worker_id.clone(),
+                })
+            }
+            _ => None,
+        };
+        Some(Self {
+            number: entry.instance_number,
+            epoch: entry.epoch,
+            instance_ip,
+            place,
+            cluster_id: entry.cluster_id.clone(),
+            reply_only: entry.reply_only,
+        })
+    }
+
+    /// The wire form, without the list of ServiceIPs.
+    #[must_use]
+    pub fn entry(&self) -> InstanceEntry {
+        let place = self.place.as_ref();
+        InstanceEntry {
+            instance_number: self.number,
+            cluster_id: self.cluster_id.clone(),
+            worker_id: place.and_then(|place| place.node.clone()),
+            instance_ip: self.instance_ip.v4.map(InstanceIp::ip),
+            instance_ip_v6: self.instance_ip.v6.map(InstanceIp::ip),
+            namespace_ip: place.and_then(|place| place.ns_ip.v4).map(NsIp::ip),
+            namespace_ip_v6: place.and_then(|place| place.ns_ip.v6).map(NsIp::ip),
+            host_ip: place.map(|place| place.host),
+            host_port: place.map(|place| place.port),
+            service_ip: Vec::new(),
+            epoch: self.epoch,
+            reply_only: self.reply_only,
+        }
+    }
+}
