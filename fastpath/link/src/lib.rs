@@ -5,10 +5,16 @@
 
 pub mod health;
 pub mod sys;
+mod pieces;
 pub mod mem;
+pub mod tun;
+pub mod udp;
 
 pub use health::Health;
 pub use mem::MemLink;
+pub use pieces::Merge;
+pub use tun::{TunError, TunLink, TunSettings};
+pub use udp::{UdpError, UdpLink, UdpSettings};
 
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, Batch, Frame, Pool};

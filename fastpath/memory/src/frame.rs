@@ -165,6 +165,17 @@ impl Frame {
         self.len = self.len.min(len as u32);
     }
 
+    /// Makes the packet longer by `bytes` at its end.
+    ///
+    /// # Panics
+    /// When they exceed [`Frame::tailroom`].
+    #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
+    pub fn append(&mut self, bytes: &[u8]) {
+        let end = (self.start + self.len) as usize;
+        self.buffer[end..end + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u32;
+    }
+
     /// The whole buffer, for a link that fills it before [`Frame::set_range`].
     pub fn buffer_mut(&mut self) -> &mut [u8] {
         &mut self.buffer

@@ -1,0 +1,412 @@
+//! The underlay as a UDP socket: the kernel writes outer headers, cuts and joins runs of datagrams.
+
+mod join;
+mod plan;
+
+use crate::pieces::{Merge, complete_checksum, count_forwarded};
+use crate::sys::address::SocketAddress;
+use crate::sys::udp::{MESSAGES_MAX, Message, Received, Socket};
+use crate::sys::wait_writable;
+use crate::{Health, Link, LinkDown};
+use arrayvec::ArrayVec;
+use join::{Joiner, Source};
+use plan::{Cursor, Plan, SCRATCH_LEN};
+use sluice_memory::{
+    Account, BATCH_MAX, Batch, Endpoint, FRAME_LEN_MAX, Frame, HEADROOM, Pool, TAILROOM,
+};
+use sluice_wire::{DropReason, Ip};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Socket buffers, bytes: 40 ms of 1.6 Gbit/s in each direction.
+const SOCKET_BUFFER: i32 = 8 << 20;
+/// Datagrams asked for in one call. More does not pay: a call's cost is spread thin already.
+const RECEIVE_MAX: usize = 32;
+/// A full socket is waited for so often, and so long each time.
+const FULL_RETRIES: u32 = 2;
+const FULL_WAIT_NS: u64 = 250_000;
+/// After so many refused super-frames in a row they are not tried for a while ...
+const REFUSED_MAX: u32 = 8;
+/// ... which is so many frames that could have been one.
+const REFUSED_PAUSE: u32 = 10_000;
+
+/// How to open the underlay.
+#[derive(Clone, Debug)]
+pub struct UdpSettings {
+    /// The address to bind to; `None` for all of both families.
+    pub address: Option<Ip>,
+    pub port: u16,
+    /// Sockets on the port, one per worker, 1 or more.
+    pub workers: usize,
+    /// Send and receive runs of datagrams as super-frames.
+    pub gso: bool,
+    /// Join received packets into frames for a service side that takes them.
+    pub merge: Merge,
+    /// One datagram per system call: for comparisons.
+    pub one_packet_per_syscall: bool,
+}
+
+#[derive(Debug, Error)]
+pub enum UdpError {
+    #[error(
+        "UDP port {port} is taken: {source}; stop the other program (`ss -lunp`) or change `fastpath.tunnel_port`"
+    )]
+    Taken { port: u16, source: io::Error },
+    #[error("opening a socket on UDP port {port} failed: {source}")]
+    Open { port: u16, source: io::Error },
+}
+
+/// One socket on the tunnel port.
+#[derive(Debug)]
+pub struct UdpLink {
+    name: String,
+    socket: Socket,
+    joiner: Joiner,
+    /// Received and not yet worked off, because a batch was full.
+    waiting: VecDeque<Source>,
+    /// Datagrams to ask for next time: one more than came last time, so that a quiet link prepares little.
+    ask: usize,
+    /// Datagrams per call: 1 in the comparison mode.
+    burst: usize,
+    gso: bool,
+    refused: u32,
+    pause: u32,
+    scratch: Box<[u8]>,
+    health: Arc<Health>,
+}
+
+/// Opens the tunnel port once per worker. The kernel spreads outer flows over the sockets.
+///
+/// # Errors
+/// When another program has the port, or the address is not this machine's.
+pub fn open(settings: &UdpSettings) -> Result<Vec<UdpLink>, UdpError> {
+    let port = settings.port;
+    let failed = |source| UdpError::Open { port, source };
+    let ip = settings.address.unwrap_or(Ip::UNSPECIFIED);
+    let mut port = settings.port;
+    // Sockets that share a port also share it with another gateway of the same user: find that out first.
+    let probe = Socket::new().map_err(failed)?;
+    let address = |socket: &Socket, port| {
+        let any_v4 = settings.address.is_none() && socket.family() == sluice_wire::Family::V4;
+        let ip = if any_v4 { Ip::v4([0; 4]) } else { ip };
+        SocketAddress::new(Endpoint { ip, port }, socket.family())
+    };
+    probe
+        .bind(&address(&probe, port))
+        .map_err(|source| UdpError::Taken { port, source })?;
+    drop(probe);
+    let mut links = Vec::new();
+    for _ in 0..settings.workers.max(1) {
+        let socket = Socket::new().map_err(failed)?;
+        if settings.workers > 1 {
+            socket.set_reuse_port().map_err(failed)?;
+        }
+        socket.set_dont_fragment().map_err(failed)?;
+        socket.set_buffers(SOCKET_BUFFER);
+        let runs = settings.gso && !settings.one_packet_per_syscall;
+        let gso = runs && socket.check_send_runs().is_ok();
+        // A kernel without UDP_GRO delivers datagrams one by one.
+        let _ = socket.set_receive_runs(runs);
+        socket
+            .bind(&address(&socket, port))
+            .map_err(|source| UdpError::Taken { port, source })?;
+        // Port 0: the first socket chooses, the others follow.
+        port = socket.address().map_err(failed)?.endpoint().port;
+        let merge = if settings.one_packet_per_syscall {
+            Merge::default()
+        } else {
+            settings.merge
+        };
+        links.push(UdpLink {
+            name: format!("udp:{port}"),
+            socket,
+            joiner: Joiner::new(merge),
+            waiting: VecDeque::with_capacity(RECEIVE_MAX),
+            ask: 1,
+            burst: if settings.one_packet_per_syscall {
+                1
+            } else {
+                RECEIVE_MAX
+            },
+            gso,
+            refused: 0,
+            pause: 0,
+            scratch: vec![0; SCRATCH_LEN].into_boxed_slice(),
+            health: Arc::default(),
+        });
+    }
+    Ok(links)
+}
+
+impl UdpLink {
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// When the socket is no longer valid.
+    pub fn local(&self) -> io::Result<Endpoint> {
+        Ok(self.socket.address()?.endpoint())
+    }
+
+    /// Whether runs of datagrams leave as super-frames.
+    #[must_use]
+    pub const fn sends_runs(&self) -> bool {
+        self.gso
+    }
+
+    /// Takes what is in the socket into `waiting`.
+    fn read(&mut self, pool: &mut Pool, account: &Account) -> Result<(), LinkDown> {
+        let mut frames = ArrayVec::<Frame, RECEIVE_MAX>::new();
+        while frames.len() < self.ask
+            && let Some(buffer) = pool.take()
+        {
+            frames.push(Frame::new(buffer));
+        }
+        if frames.is_empty() {
+            self.discard(account);
+            return Ok(());
+        }
+        let mut received = ArrayVec::<Received, MESSAGES_MAX>::new();
+        let result = {
+            let mut buffers: ArrayVec<IoSliceMut<'_>, RECEIVE_MAX> = frames
+                .iter_mut()
+                .map(|frame| {
+                    let buffer = frame.buffer_mut();
+                    let end = (buffer.len() - TAILROOM).min(HEADROOM + FRAME_LEN_MAX);
+                    IoSliceMut::new(&mut buffer[HEADROOM..end])
+                })
+                .collect();
+            let result = self.socket.receive(&mut buffers, &mut received);
+            if result.is_err() {
+                // An ICMP error of an earlier datagram: taking it clears it, the datagrams are still there.
+                self.health.late_errors.add(1);
+                self.socket.receive(&mut buffers, &mut received)
+            } else {
+                result
+            }
+        };
+        let asked = frames.len();
+        for (mut frame, came) in frames.drain(..received.len()).zip(&received) {
+            account.received.add(1);
+            account.received_bytes.add(came.len as u64);
+            if came.len == 0 {
+                account.drop_frame(DropReason::Empty);
+                pool.release(frame.into_buffer());
+                continue;
+            }
+            frame.set_range(HEADROOM, came.len);
+            frame.outer = Some(came.from.endpoint());
+            let stride = came.segment.map_or(came.len, usize::from).max(1);
+            self.waiting.push_back(Source::new(frame, stride));
+        }
+        self.ask = if received.len() == asked {
+            (asked * 2).min(self.burst)
+        } else {
+            received.len() + 1
+        }
+        .min(self.burst);
+        for frame in frames {
+            pool.release(frame.into_buffer());
+        }
+        result.map(drop).or_else(|source| self.judge(source))
+    }
+
+    /// Without a buffer: what has come is dropped, or the worker would wake for it again and again.
+    fn discard(&self, account: &Account) {
+        for _ in 0..self.burst {
+            if !self.socket.discard() {
+                break;
+            }
+            account.received.add(1);
+            account.drop_frame(DropReason::PoolEmpty);
+        }
+    }
+
+    fn judge(&self, source: io::Error) -> Result<(), LinkDown> {
+        let errno = source.raw_os_error().unwrap_or(0);
+        self.health.note_errno(errno);
+        if errno == libc::EBADF || errno == libc::ENOTSOCK {
+            return Err(LinkDown {
+                link: self.name.clone(),
+                source,
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends all that is planned. A message is one frame in the account until it is sent as several.
+    fn send(&mut self, plan: &Plan<'_>, account: &Account) {
+        let mut messages: ArrayVec<Message<'_>, MESSAGES_MAX> = plan
+            .messages
+            .iter()
+            .map(|planned| plan.whole(planned))
+            .collect();
+        if self.burst == 1 {
+            for message in &messages {
+                self.send_one(message, account);
+            }
+            return;
+        }
+        let mut done = 0;
+        while let Some(rest) = messages.get_mut(done..)
+            && let Some(first) = rest.first()
+        {
+            match self.socket.send(rest) {
+                Ok(sent) => {
+                    for message in rest.iter().take(sent) {
+                        if message.segment.is_some() {
+                            self.refused = 0;
+                        }
+                        count_forwarded(account, len_of(message));
+                    }
+                    done += sent.max(1);
+                }
+                Err(error) if first.segment.is_some() && refuses_runs(&error) => {
+                    self.health.gso_refused.add(1);
+                    self.health.note_errno(error.raw_os_error().unwrap_or(0));
+                    self.refused += 1;
+                    if self.refused >= REFUSED_MAX {
+                        (self.refused, self.pause) = (0, REFUSED_PAUSE);
+                    }
+                    let planned = plan.messages[done];
+                    account.split.add(planned.datagrams as u64 - 1);
+                    for index in 0..planned.datagrams {
+                        self.send_one(&plan.single(&planned, index), account);
+                    }
+                    done += 1;
+                }
+                Err(_) => {
+                    let first = *first;
+                    self.send_one(&first, account);
+                    done += 1;
+                }
+            }
+        }
+    }
+
+    /// Sends one message, waiting a bounded time for a full socket, and counts what became of it.
+    fn send_one(&self, message: &Message<'_>, account: &Account) {
+        let mut full = 0;
+        let mut late = false;
+        loop {
+            let Err(error) = self.socket.send(std::slice::from_ref(message)) else {
+                count_forwarded(account, len_of(message));
+                return;
+            };
+            match error.raw_os_error().unwrap_or(0) {
+                libc::EINTR => {}
+                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM if full < FULL_RETRIES => {
+                    full += 1;
+                    self.health.full_retries.add(1);
+                    wait_writable(self.socket.as_fd(), FULL_WAIT_NS);
+                }
+                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => {
+                    account.drop_frame(DropReason::LinkFull);
+                    return;
+                }
+                libc::EMSGSIZE => {
+                    account.drop_frame(DropReason::TooBig);
+                    return;
+                }
+                // An ICMP error of an earlier datagram is reported on this one, once.
+                libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EPROTO
+                    if !late =>
+                {
+                    late = true;
+                    self.health.late_errors.add(1);
+                }
+                errno => {
+                    self.health.note_errno(errno);
+                    account.drop_frame(DropReason::LinkError);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The kernel or the device cannot do this run: no checksum offload (EIO), segment above the MTU or too many (EINVAL,
+/// EMSGSIZE), or no UDP_SEGMENT at all (ENOPROTOOPT, EOPNOTSUPP).
+fn refuses_runs(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::ENOPROTOOPT | libc::EOPNOTSUPP)
+    )
+}
+
+fn len_of(message: &Message<'_>) -> usize {
+    message.parts.iter().map(|part| part.len()).sum()
+}
+
+impl Link for UdpLink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        account: &Account,
+        batch: &mut Batch,
+    ) -> Result<(), LinkDown> {
+        if self.waiting.is_empty() {
+            self.read(pool, account)?;
+        }
+        while batch.remaining_capacity() >= 2
+            && let Some(source) = self.waiting.pop_front()
+        {
+            if let Some(source) = self.joiner.take(source, pool, account, batch) {
+                self.waiting.push_front(source);
+                break;
+            }
+        }
+        self.joiner.flush(pool, account, batch);
+        Ok(())
+    }
+
+    fn transmit<const N: usize>(
+        &mut self,
+        frames: &mut ArrayVec<Frame, N>,
+        pool: &mut Pool,
+        account: &Account,
+    ) {
+        for frame in frames.iter_mut().filter(|frame| frame.gso.is_none()) {
+            if let Err(reason) = complete_checksum(frame) {
+                account.drop_frame(reason);
+                frame.truncate(0);
+            }
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut cursor = Cursor::default();
+        while cursor.frame < frames.len() {
+            let runs = self.gso && self.pause == 0;
+            let mut plan = Plan::default();
+            let family = self.socket.family();
+            plan.fill(frames, &mut cursor, &mut scratch, family, runs, account);
+            self.pause = self
+                .pause
+                .saturating_sub(u32::try_from(plan.messages.len()).unwrap_or(u32::MAX));
+            self.send(&plan, account);
+        }
+        self.scratch = scratch;
+        for frame in frames.drain(..) {
+            pool.release(frame.into_buffer());
+        }
+    }
+
+    fn pending(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+}
+
+const _: () = assert!(RECEIVE_MAX <= MESSAGES_MAX && RECEIVE_MAX <= BATCH_MAX);
