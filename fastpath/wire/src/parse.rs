@@ -302,13 +302,18 @@ fn read_ipv6(bytes: &[u8], quote: bool) -> Result<Parsed, DropReason> {
     let (Some(src), Some(dst)) = (addresses.first_chunk(), addresses.last_chunk()) else {
         return Err(DropReason::Malformed);
     };
+    let (src, dst) = (Ip::v6(*src), Ip::v6(*dst));
+    // RFC 4942 section 2.2: mapped addresses never travel; here one would pass for an address of the other family.
+    if src.is_v4() || dst.is_v4() {
+        return Err(DropReason::Malformed);
+    }
     // At most EXTENSIONS_MAX extensions of at most 2,048 bytes each, so it fits.
     let Ok(l3_len) = u16::try_from(40 + payload.len() - l4.len()) else {
         return Err(DropReason::Malformed);
     };
     let parsed = Parsed {
-        src: Ip::v6(*src),
-        dst: Ip::v6(*dst),
+        src,
+        dst,
         total_len: 40 + len32(payload),
         l3_len,
         l4_len: 0,
