@@ -4,3 +4,8 @@ pub mod config;
 pub mod admin_api;
 pub mod command;
 pub mod metrics;
+pub mod client;
+pub mod output;
+pub mod cli;
+pub mod log;
+pub mod notify;

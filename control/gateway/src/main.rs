@@ -1,3 +1,18 @@
-//! The `sluice` binary.
+//! The `sluice` binary: parses the command line and says how it went.
 
-fn main() {}
+use clap::Parser;
+use sluice::cli::{self, Cli};
+use std::io::Write;
+use std::process::ExitCode;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match cli::run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to do when standard error is gone too.
+            let _ = writeln!(std::io::stderr(), "sluice: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -302,3 +302,6 @@ impl hyper::body::Body for TraceLines {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! The command line: what can be asked, and of whom.
+
+mod read;
+mod write;
+mod trace;
+
+use crate::client::{Client, ClientError, Endpoint, Role};
+use crate::config::{self, Config, ConfigError};
+use crate::output::{self, Format};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+use sluice_managers::{Token, TokenError};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Services call each other by ServiceIP; this is the gateway beside them, and the managers it asks.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, about, max_term_width = 120)]
+pub struct Cli {
+    /// Configuration file of all roles [default: /etc/sluice/sluice.toml if it is there, else built-in defaults]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create or update the services of a descriptor (thesis YAML or Oakestra SLA JSON)
+    Apply(write::Apply),
+    /// Delete services
+    Delete(write::Delete),
+    /// Make a running workload an instance of a service
+    Attach(write::Attach),
+    /// The reverse of attach
+    Detach(write::Detach),
+    /// Show a table
+    Get(read::Get),
+    /// Show how the daemons of this machine are
+    Status(read::Status),
+    /// Follow packets through the gateway's stages
+    Trace(trace::Trace),
+    /// Look at configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a file, and show every key with the value in force
+    Check {
+        file: PathBuf,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+}
+
+/// Where the daemon is; by default on the admin socket that the configuration names.
+#[derive(Clone, Debug, Args)]
+struct Where {
+    /// The daemon's admin socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Where the root manager is.
+#[derive(Clone, Debug, Args)]
+struct RootWhere {
+    /// The root's admin socket
+    #[arg(long, value_name = "PATH", conflicts_with = "root")]
+    socket: Option<PathBuf>,
+    /// The root's REST interface, like http://10.0.0.1:10099
+    #[arg(long, value_name = "URL")]
+    root: Option<String>,
+    /// File with the root's token
+    #[arg(long, value_name = "FILE", requires = "root")]
+    token_file: Option<PathBuf>,
+}
+
+/// Which daemon to ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum At {
+    Root,
+    Cluster,
+    Gateway,
+}
+
+impl From<At> for Role {
+    fn from(at: At) -> Self {
+        match at {
+            At::Root => Self::Root,
+            At::Cluster => Self::Cluster,
+            At::Gateway => Self::Gateway,
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("cannot read {file}: {source}", file = file.display())]
+    Read {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("`{0}` is no address of a root manager like http://10.0.0.1:10099")]
+    Url(String),
+    #[error("{0}")]
+    Asked(String),
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever the command says; the text is for the user.
+pub async fn run(cli: Cli) -> Result<(), CliError> {
+    let config = || Config::load(cli.config.as_deref());
+    match cli.command {
+        Command::Apply(apply) => apply.run(&config()?).await,
+        Command::Delete(delete) => delete.run(&config()?).await,
+        Command::Attach(attach) => attach.run(&config()?).await,
+        Command::Detach(detach) => detach.run(&config()?).await,
+        Command::Get(get) => get.run(&config()?).await,
+        Command::Status(status) => status.run(&config()?).await,
+        Command::Trace(trace) => trace.run(&config()?).await,
+        Command::Config(ConfigCommand::Check { file, output }) => {
+            check(&Config::load(Some(&file))?, output);
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut script);
+            output::print(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    }
+}
+
+/// Shows a valid configuration.
+fn check(config: &Config, format: Format) {
+    let rows = config::rows(config);
+    match format {
+        Format::Table => {
+            let rows: Vec<Vec<String>> = rows
+                .into_iter()
+                .map(|(key, value)| vec![key, value])
+                .collect();
+            output::print(&output::table(&["KEY", "VALUE"], &rows));
+        }
+        Format::Json => {
+            let object: serde_json::Map<_, _> = rows
+                .into_iter()
+                .map(|(key, value)| (key, json!(value)))
+                .collect();
+            output::print_json(&object.into());
+        }
+    }
+}
+
+impl Where {
+    /// The client of that daemon.
+    fn client(&self, role: Role, config: &Config) -> Client {
+        let configured = match role {
+            Role::Root => &config.root.admin_socket,
+            Role::Cluster => &config.cluster.admin_socket,
+            Role::Gateway => &config.gateway.admin_socket,
+        };
+        Client {
+            role,
+            endpoint: Endpoint::Unix(self.socket.as_ref().unwrap_or(configured).clone()),
+        }
+    }
+}
+
+impl RootWhere {
+    fn client(&self, config: &Config) -> Result<Client, CliError> {
+        let Some(url) = &self.root else {
+            let local = Where {
+                socket: self.socket.clone(),
+            };
+            return Ok(local.client(Role::Root, config));
+        };
+        let authority = url
+            .strip_prefix("http://")
+            .unwrap_or(url)
+            .trim_end_matches('/');
+        if authority.is_empty()
+            || authority.contains(['/', ' '])
+            || authority
+                .rsplit_once(':')
+                .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        {
+            return Err(CliError::Url(url.clone()));
+        }
+        Ok(Client {
+            role: Role::Root,
+            endpoint: Endpoint::Tcp {
+                authority: authority.to_owned(),
+                token: self
+                    .token_file
+                    .as_deref()
+                    .map(Token::from_file)
+                    .transpose()?,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

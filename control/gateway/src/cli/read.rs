@@ -1,0 +1,309 @@
+//! `get` and `status`.
+
+use super::{At, CliError, RootWhere, Where};
+use crate::client::{Call, Client, ClientError, Role};
+use crate::config::Config;
+use crate::output::{self, Column, Format};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+/// What `get` shows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Kind {
+    /// Services with their ServiceIPs (of the root)
+    #[value(alias = "service")]
+    Services,
+    /// Instances (that the gateway knows; `--at root` for all)
+    #[value(alias = "instance")]
+    Instances,
+    /// Nodes (of the root, or `--at cluster`)
+    #[value(alias = "node")]
+    Nodes,
+    /// Clusters (of the root)
+    #[value(alias = "cluster")]
+    Clusters,
+    /// Other nodes that the gateway tunnels to
+    #[value(alias = "peer")]
+    Peers,
+    /// Flows through the gateway
+    #[value(alias = "flow")]
+    Flows,
+    /// The published tables: what each service address means
+    #[value(alias = "table")]
+    Tables,
+    /// Dropped packets by reason, with cause and cure
+    #[value(alias = "drop")]
+    Drops,
+}
+
+/// `sluice get`
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    #[arg(value_enum)]
+    kind: Kind,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    /// Ask another daemon than the usual one
+    #[arg(long, value_enum)]
+    at: Option<At>,
+    /// drops: also the reasons that never happened
+    #[arg(long)]
+    all: bool,
+    /// flows: at most so many
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    limit: usize,
+    #[command(flatten)]
+    root: RootWhere,
+}
+
+impl Get {
+    pub(super) async fn run(&self, config: &Config) -> Result<(), CliError> {
+        let role = self.role()?;
+        let client = match role {
+            Role::Root => self.root.client(config)?,
+            Role::Cluster | Role::Gateway if self.root.root.is_some() => {
+                return Err(CliError::Asked(format!(
+                    "--root goes with what the root knows; {role} has this"
+                )));
+            }
+            Role::Cluster | Role::Gateway => Where {
+                socket: self.root.socket.clone(),
+            }
+            .client(role, config),
+        };
+        let answer = client.json(Call::read(self.path())).await?;
+        match self.output {
+            Format::Json => output::print_json(&answer),
+            Format::Table => output::print(&self.table(&answer)),
+        }
+        Ok(())
+    }
+
+    fn role(&self) -> Result<Role, CliError> {
+        let usual = match self.kind {
+            Kind::Services | Kind::Nodes | Kind::Clusters => Role::Root,
+            Kind::Instances if self.root.root.is_some() => Role::Root,
+            Kind::Instances | Kind::Peers | Kind::Flows | Kind::Tables | Kind::Drops => {
+                Role::Gateway
+            }
+        };
+        let asked = self.at.map_or(usual, Role::from);
+        let knows = match self.kind {
+            Kind::Services => asked != Role::Gateway,
+            Kind::Instances => true,
+            Kind::Nodes => asked != Role::Gateway,
+            Kind::Clusters => asked == Role::Root,
+            Kind::Peers | Kind::Flows | Kind::Tables | Kind::Drops => asked == Role::Gateway,
+        };
+        if knows {
+            return Ok(asked);
+        }
+        Err(CliError::Asked(format!(
+            "{asked} does not know {}; leave out --at to ask {usual}",
+            self.name()
+        )))
+    }
+
+    fn name(&self) -> String {
+        self.kind
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    fn path(&self) -> String {
+        match self.kind {
+            Kind::Flows => format!("/v1/flows?limit={}", self.limit),
+            Kind::Services
+            | Kind::Instances
+            | Kind::Nodes
+            | Kind::Clusters
+            | Kind::Peers
+            | Kind::Tables
+            | Kind::Drops => format!("/v1/{}", self.name()),
+        }
+    }
+
+    fn table(&self, answer: &Value) -> String {
+        let mut rows = rows(answer);
+        match self.kind {
+            Kind::Drops => {
+                if !self.all {
+                    rows.retain(|row| row["count"].as_u64() != Some(0));
+                }
+                if rows.is_empty() {
+                    return "no packet was dropped\n".to_owned();
+                }
+                output::json_table(DROPS, &rows)
+            }
+            Kind::Tables => {
+                // One line per ServiceIP.
+                let flat: Vec<Value> = rows
+                    .iter()
+                    .flat_map(|service| {
+                        self::rows(&service["service_ips"])
+                            .into_iter()
+                            .map(move |ip| json!({"service": service, "ip": ip}))
+                    })
+                    .collect();
+                output::json_table(TABLES, &flat)
+            }
+            Kind::Flows => {
+                let mut text = output::json_table(FLOWS, &rows);
+                let total = answer["total"].as_u64().unwrap_or(0);
+                if total > rows.len() as u64 {
+                    text.push_str(&format!(
+                        "{} of {total} flows; --limit shows more\n",
+                        rows.len()
+                    ));
+                }
+                text
+            }
+            Kind::Services => output::json_table(SERVICES, &rows),
+            Kind::Instances => output::json_table(INSTANCES, &rows),
+            Kind::Nodes => output::json_table(NODES, &rows),
+            Kind::Clusters => output::json_table(CLUSTERS, &rows),
+            Kind::Peers => output::json_table(PEERS, &rows),
+        }
+    }
+}
+
+/// The services of an answer of the root.
+pub(super) fn services(answer: &Value) -> String {
+    output::json_table(SERVICES, &rows(answer))
+}
+
+/// The list in an answer: the answer itself, or its one member that is a list.
+fn rows(answer: &Value) -> Vec<Value> {
+    match answer {
+        Value::Array(rows) => rows.clone(),
+        Value::Object(object) => object
+            .values()
+            .find_map(Value::as_array)
+            .cloned()
+            .unwrap_or_default(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    }
+}
+
+macro_rules! columns {
+    ($($name:ident: $($heading:literal $($key:literal)+),+;)*) => {
+        $(const $name: &[Column] = &[$(Column { heading: $heading, keys: &[$($key),+] }),+];)*
+    };
+}
+
+columns! {
+    SERVICES: "SERVICE" "/service", "SERVICE IPS" "/service_ips", "INSTANCES" "/instances";
+    INSTANCES: "SERVICE" "/service", "INSTANCE" "/instance", "STATE" "/state", "NODE" "/node",
+        "INSTANCE IP" "/instance_ip" "/instance_ip_v6", "NS IP" "/ns_ip" "/ns_ip_v6", "USED (S AGO)" "/used_s_ago";
+    NODES: "NODE" "/node", "CLUSTER" "/cluster", "ADDRESS" "/address", "SUBNET" "/subnet_v4" "/subnet_v6",
+        "STATE" "/state";
+    CLUSTERS: "CLUSTER" "/cluster", "ADDRESS" "/address", "STATE" "/state";
+    PEERS: "NODE" "/node", "FORMAT" "/format", "MTU" "/mtu", "INSTANCES" "/instances";
+    FLOWS: "PROTOCOL" "/protocol", "DIRECTION" "/direction", "CALLER" "/caller", "DIALLED" "/dialled",
+        "INSTANCE" "/instance", "STATE" "/state", "IDLE (S)" "/idle_s";
+    TABLES: "SERVICE" "/service/service", "POLICY" "/ip/policy", "SERVICE IP" "/ip/service_ip" "/ip/service_ip_v6",
+        "CANDIDATES" "/service/candidates", "USED (S AGO)" "/service/used_s_ago";
+    DROPS: "REASON" "/reason", "COUNT" "/count", "CAUSE" "/cause", "CURE" "/cure";
+    WORKERS: "WORKER" "/worker", "CORE" "/core", "RECEIVED" "/received", "FORWARDED" "/forwarded",
+        "ORIGINATED" "/originated", "SPLIT" "/split", "MERGED" "/merged", "HELD" "/held", "DROPPED" "/dropped",
+        "LINKS" "/links";
+}
+
+/// `sluice status`
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Ask this daemon only
+    #[arg(long, value_enum)]
+    at: Option<At>,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    /// The admin socket of the daemon of --at
+    #[arg(long, value_name = "PATH", requires = "at")]
+    socket: Option<std::path::PathBuf>,
+}
+
+impl Status {
+    /// Each daemon that answers shows its status; it is an error when none does.
+    pub(super) async fn run(&self, config: &Config) -> Result<(), CliError> {
+        let roles = match self.at {
+            Some(at) => vec![at.into()],
+            None => vec![Role::Root, Role::Cluster, Role::Gateway],
+        };
+        let mut answers = serde_json::Map::new();
+        let mut first_error = None;
+        for role in roles {
+            let place = Where {
+                socket: self.socket.clone(),
+            };
+            match self.ask(&place.client(role, config)).await {
+                Ok(answer) => {
+                    answers.insert(role.name().to_owned(), answer);
+                }
+                Err(error) => first_error = Some(first_error.unwrap_or(error)),
+            }
+        }
+        match first_error {
+            Some(error) if answers.is_empty() && self.at.is_some() => return Err(error.into()),
+            Some(_) if answers.is_empty() => {
+                return Err(CliError::Asked(format!(
+                    "no daemon answers on {}, {} or {}; start one with `sluice root`, `cluster` or `gateway`, or name \
+                     the file with their sockets with --config",
+                    config.root.admin_socket.display(),
+                    config.cluster.admin_socket.display(),
+                    config.gateway.admin_socket.display()
+                )));
+            }
+            _ => {}
+        }
+        match self.output {
+            Format::Json => output::print_json(&answers.into()),
+            Format::Table => {
+                for (role, answer) in &answers {
+                    output::print(&format!("{role}\n{}\n", status_table(answer)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, client: &Client) -> Result<Value, ClientError> {
+        client.json(Call::read("/v1/status")).await
+    }
+}
+
+/// Scalars as key and value, the workers as a table of their own.
+fn status_table(answer: &Value) -> String {
+    let mut text = String::new();
+    let Some(object) = answer.as_object() else {
+        return text;
+    };
+    let scalars: Vec<(&str, String)> = object
+        .iter()
+        .filter(|(key, _)| *key != "workers" && *key != "role")
+        .map(|(key, value)| (key.as_str(), output::plain(value)))
+        .collect();
+    let width = scalars.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    for (key, value) in scalars {
+        text.push_str(format!("  {key:<width$}  {value}").trim_end());
+        text.push('\n');
+    }
+    if let Some(workers) = object.get("workers").and_then(Value::as_array) {
+        for line in output::json_table(WORKERS, workers).lines() {
+            text.push_str(&format!("  {line}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_an_answer_is_found() {
+        assert_eq!(rows(&json!([1])).len(), 1);
+        assert_eq!(rows(&json!({"total": 3, "flows": [1, 2]})).len(), 2);
+        assert!(rows(&json!(null)).is_empty());
+    }
+}
