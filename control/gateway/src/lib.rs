@@ -9,3 +9,4 @@ pub mod output;
 pub mod cli;
 pub mod log;
 pub mod notify;
+pub mod demo;

@@ -14,6 +14,8 @@ pub mod delay;
 pub mod tools;
 pub mod http;
 pub mod scratch;
+pub mod sites;
+pub mod account;
 
 pub use error::LabError;
 pub use netns::NetNs;

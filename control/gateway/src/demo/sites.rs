@@ -1,0 +1,139 @@
+//! The demonstration's world: who runs where.
+//!
+//! ```text
+//! site a: gateway 1: web 0, a client beside it, the bulk server      gateway 2: web 1
+//! site b: gateway 3: web 2                                           gateway 4: the client
+//! ```
+
+use super::Family;
+use super::web::{Files, Web};
+use sluice_perf::lab::scratch::Scratch;
+use sluice_perf::lab::sites::{Attached, Layout, Microservice, Sites, Target, descriptor};
+use sluice_perf::lab::{LabError, NetNs, Process, tools};
+use sluice_perf::traffic::tcp;
+use std::net::IpAddr;
+use std::path::Path;
+
+pub(super) const WEB: &str = "demo.sluice.web.prod";
+const BULK: &str = "demo.sluice.bulk.prod";
+const CLIENT: &str = "demo.sluice.client.prod";
+const WEB_IP: [&str; 2] = ["10.30.80.80", "fdff:2000::80"];
+const BULK_IP: [&str; 2] = ["10.30.80.52", "fdff:2000::52"];
+/// The gateways (counted from 0) of the web servers.
+const WEB_AT: [usize; 3] = [0, 1, 2];
+const BULK_AT: usize = 0;
+const CLIENT_AT: usize = 3;
+/// The other client is beside the first web server.
+const NEIGHBOUR_AT: usize = WEB_AT[0];
+
+/// A client in its namespace.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) namespace: NetNs,
+    _attached: Attached,
+}
+
+/// Everything the steps use. Fields go in this order: processes before the gateways they talk through.
+#[derive(Debug)]
+pub(super) struct Demo {
+    pub(super) webs: Vec<Web>,
+    _iperf: Process,
+    pub(super) bulk: NetNs,
+    pub(super) client: Client,
+    pub(super) neighbour: Client,
+    pub(super) files: Files,
+    pub(super) sites: Sites,
+}
+
+impl Demo {
+    /// Builds and starts everything. `sluice` is this program.
+    pub(super) fn new(sluice: &Path, scratch: Scratch) -> Result<Self, LabError> {
+        for name in [
+            "nginx",
+            "curl",
+            "iperf3",
+            "ping",
+            "sha256sum",
+            "ip",
+            "nft",
+            "ethtool",
+            "setpriv",
+        ] {
+            tools::find(name)?;
+        }
+        let sites = Sites::new(sluice, scratch, &Layout::two_sites())?;
+        let service = |name, rr_ip| Microservice {
+            name,
+            namespace: "prod",
+            rr_ip,
+        };
+        sites.apply(&descriptor(
+            "demo",
+            "sluice",
+            &[
+                service("web", Some(WEB_IP)),
+                service("bulk", Some(BULK_IP)),
+                service("client", None),
+            ],
+        ))?;
+        let files = Files::new(&sites.scratch)?;
+        let webs = WEB_AT
+            .iter()
+            .zip(0..)
+            .map(|(&gateway, number)| Web::new(&sites, &files, gateway, number))
+            .collect::<Result<Vec<_>, _>>()?;
+        let bulk = NetNs::new("bulk")?;
+        sites.attach(BULK_AT, BULK, Target::Namespace(&bulk))?;
+        let iperf = tcp::server(&bulk, &sites.scratch.path().join("iperf3.log"))?;
+        let client = |name, gateway| {
+            let namespace = NetNs::new(name)?;
+            let attached = sites.attach(gateway, CLIENT, Target::Namespace(&namespace))?;
+            Ok::<_, LabError>(Client {
+                namespace,
+                _attached: attached,
+            })
+        };
+        Ok(Self {
+            webs,
+            _iperf: iperf,
+            bulk,
+            client: client("client", CLIENT_AT)?,
+            neighbour: client("neighbour", NEIGHBOUR_AT)?,
+            files,
+            sites,
+        })
+    }
+
+    /// The round-robin ServiceIP of the web servers.
+    pub(super) fn web_service(&self, family: Family) -> IpAddr {
+        address(WEB_IP, family)
+    }
+
+    /// The ServiceIP of the bulk server.
+    pub(super) fn bulk_service(&self, family: Family) -> IpAddr {
+        address(BULK_IP, family)
+    }
+
+    /// The namespaces of the gateways before the client and before the bulk server, with their addresses on the wire.
+    pub(super) fn far_ends(&self) -> [(&NetNs, [IpAddr; 2]); 2] {
+        [CLIENT_AT, BULK_AT].map(|index| {
+            let gateway = &self.sites.gateways[index];
+            (gateway.namespace(), gateway.address)
+        })
+    }
+
+    /// Starts again what the demonstration has stopped and killed.
+    pub(super) fn mend(&mut self) -> Result<(), LabError> {
+        self.sites.start_managers()?;
+        for web in &mut self.webs {
+            web.mend(&self.sites, &self.files)?;
+        }
+        Ok(())
+    }
+}
+
+fn address(pair: [&str; 2], family: Family) -> IpAddr {
+    pair[family.index()]
+        .parse()
+        .unwrap_or_else(|_| unreachable!("the addresses above are well-formed"))
+}

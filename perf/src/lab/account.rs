@@ -1,0 +1,85 @@
+//! The account of frames, as a gateway's admin socket tells it.
+
+use super::clock::{pause, wait_for};
+use super::error::LabError;
+use super::http;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// A gateway's account over all its workers and links: every frame received or made must be on the other side too.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Accounts {
+    pub received: u64,
+    pub originated: u64,
+    pub split: u64,
+    pub forwarded: u64,
+    pub held: u64,
+    pub merged: u64,
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl Accounts {
+    /// `received + originated + split = forwarded + held + merged + drops`.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        let dropped: u64 = self.drops.values().sum();
+        self.received + self.originated + self.split
+            == self.forwarded + self.held + self.merged + dropped
+    }
+
+    /// Frames dropped for a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.drops.get(reason).copied().unwrap_or_default()
+    }
+
+    fn parse(status: &Value) -> Option<Self> {
+        let account = status.get("account")?;
+        let of = |key: &str| account.get(key)?.as_u64();
+        Some(Self {
+            received: of("received")?,
+            originated: of("originated")?,
+            split: of("split")?,
+            forwarded: of("forwarded")?,
+            held: of("held")?,
+            merged: of("merged")?,
+            drops: account
+                .get("drops")?
+                .as_object()?
+                .iter()
+                .filter_map(|(reason, count)| Some((reason.clone(), count.as_u64()?)))
+                .collect(),
+        })
+    }
+}
+
+/// Reads the account of the gateway with that admin socket.
+///
+/// # Errors
+/// When the socket does not answer with an account.
+pub fn read(admin: &Path) -> Result<Accounts, LabError> {
+    let status = http::json(admin, "/v1/status")?;
+    Accounts::parse(&status).ok_or_else(|| LabError::Reply {
+        what: format!("/v1/status on {}", admin.display()),
+        text: status.to_string(),
+    })
+}
+
+/// Reads the account when nothing has moved for a moment. The identity is exact only then.
+///
+/// # Errors
+/// When the gateway does not answer, or never rests.
+pub fn quiescent(admin: &Path) -> Result<Accounts, LabError> {
+    let mut before = read(admin)?;
+    wait_for("the gateway to rest", Duration::from_secs(10), || {
+        pause(Duration::from_millis(100));
+        let after = read(admin).map_err(|error| error.to_string())?;
+        if after == before {
+            return Ok(after);
+        }
+        before = after;
+        Err("frames still move".to_owned())
+    })
+}
