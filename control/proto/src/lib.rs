@@ -9,6 +9,9 @@
 
 pub mod names;
 pub mod message;
+pub mod record;
+pub mod alloc;
+pub mod descriptor;
 pub mod table_query;
 
 pub use names::{NameError, ServiceName};

@@ -8,7 +8,7 @@ pub mod topic;
 pub mod table_query;
 pub mod node;
 pub mod job;
-mod text;
+pub(crate) mod text;
 
 pub use job::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceStatus, Job, JobUpdate,
