@@ -104,18 +104,7 @@ impl Semantic {
     /// # Errors
     /// Names the range that is used up; then nothing is taken.
     pub fn allocate(&mut self, owner: &Owner, now_s: u64) -> Result<Dual<Ip>, AllocError> {
-        let mut ips = Dual::default();
-        let ranges = self.ranges;
-        for range in ranges.iter() {
-            match self.allocate_in(range, owner, now_s) {
-                Ok(ip) => set(&mut ips, ip),
-                Err(error) => {
-                    self.undo(&ips);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(ips)
+        self.complete(&Dual::default(), owner, now_s)
     }
 
     /// Gives the wanted addresses, and a free one of every family for which none is wanted.
@@ -132,12 +121,29 @@ impl Semantic {
         for ip in wanted.iter() {
             self.check(ip, owner, now_s)?;
         }
-        let mut ips = *wanted;
+        let ips = self.complete(wanted, owner, now_s)?;
+        for ip in wanted.iter() {
+            self.take(ip, owner.clone());
+        }
+        Ok(ips)
+    }
+
+    /// Completes addresses that the owner has already (a reserved range) with free ones for the other families.
+    ///
+    /// # Errors
+    /// Names the range that is used up; then nothing is taken.
+    pub fn complete(
+        &mut self,
+        reserved: &Dual<Ip>,
+        owner: &Owner,
+        now_s: u64,
+    ) -> Result<Dual<Ip>, AllocError> {
+        let mut ips = *reserved;
         let mut allocated = Dual::default();
         let ranges = self.ranges;
         for range in ranges
             .iter()
-            .filter(|range| wanted.of(range.family()).is_none())
+            .filter(|range| reserved.of(range.family()).is_none())
         {
             match self.allocate_in(range, owner, now_s) {
                 Ok(ip) => {
@@ -150,9 +156,6 @@ impl Semantic {
                 }
             }
         }
-        for ip in wanted.iter() {
-            self.take(ip, owner.clone());
-        }
         Ok(ips)
     }
 
@@ -161,8 +164,16 @@ impl Semantic {
     /// # Errors
     /// As [`Semantic::claim`], for the first address that cannot be had.
     pub fn claim_all(&mut self, ips: &[(Ip, Owner)], now_s: u64) -> Result<(), AllocError> {
+        let mut seen: BTreeMap<Ip, &Owner> = BTreeMap::new();
         for (ip, owner) in ips {
             self.check(*ip, owner, now_s)?;
+            if let Some(other) = seen.insert(*ip, owner) {
+                // Two ranges of one descriptor overlap.
+                return Err(AllocError::Taken {
+                    ip: *ip,
+                    owner: other.clone(),
+                });
+            }
         }
         for (ip, owner) in ips {
             self.take(*ip, owner.clone());

@@ -5,6 +5,8 @@
 //! is pushed down.
 
 pub mod asker;
+pub mod root;
+pub mod notifier;
 mod backoff;
 mod timers;
 
