@@ -33,7 +33,7 @@ pub trait Link {
     /// What to wait on for "readable"; `None` when the link cannot wake anybody and wants to be asked again.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Appends what has arrived to `batch`, up to its room. Nothing appended means nothing is there now.
+    /// Appends what has arrived to `batch`, up to its room, and says whether more may be there.
     ///
     /// # Errors
     /// When the link is gone for good; its worker stops.
@@ -42,7 +42,7 @@ pub trait Link {
         pool: &mut Pool,
         account: &Account,
         batch: &mut Batch,
-    ) -> Result<(), LinkDown>;
+    ) -> Result<Arrival, LinkDown>;
 
     /// Sends all `frames` and leaves it empty. Buffers go back to `pool`. What the medium refuses is dropped and
     /// counted, so that callers have no error path.
@@ -53,13 +53,22 @@ pub trait Link {
         account: &Account,
     );
 
-    /// The link has something to hand over or to send that its [`Link::fd`] does not announce: ask again soon.
+    /// The link holds something back that its [`Link::fd`] does not announce: ask again within a millisecond.
     fn pending(&self) -> bool {
         false
     }
 
     /// What control reads about the link while a worker owns it.
     fn health(&self) -> Arc<Health>;
+}
+
+/// What a [`Link::receive`] left behind.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Arrival {
+    /// Nothing: whatever comes now makes [`Link::fd`] readable.
+    Drained,
+    /// More may be there; ask again before waiting.
+    More,
 }
 
 /// The link is gone for good: its device was removed, or its descriptor is no longer usable.

@@ -1,7 +1,7 @@
 //! A link in memory: its far end is a pair of queues, so that a path or a worker runs without a device.
 
 use crate::sys::Event;
-use crate::{Health, Link, LinkDown};
+use crate::{Arrival, Health, Link, LinkDown};
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use sluice_memory::{
@@ -184,11 +184,11 @@ impl Link for MemLink {
         pool: &mut Pool,
         account: &Account,
         batch: &mut Batch,
-    ) -> Result<(), LinkDown> {
+    ) -> Result<Arrival, LinkDown> {
         self.queues.event.clear();
         while !batch.is_full() {
             let Some(packet) = self.queues.to_link.pop() else {
-                return Ok(());
+                return Ok(Arrival::Drained);
             };
             account.received.add(1);
             account.received_bytes.add(packet.bytes.len() as u64);
@@ -202,7 +202,7 @@ impl Link for MemLink {
         }
         // The queue may hold more than the batch had room for.
         self.queues.event.notify();
-        Ok(())
+        Ok(Arrival::More)
     }
 
     fn transmit<const N: usize>(

@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 pub const POLL_MAX: usize = 3;
 
 /// Sleeps until one of `fds` is readable or in error, `timeout_ns` nanoseconds have passed (`None`: for ever), or a
-/// signal came. Returns whether a descriptor is ready.
+/// signal came. Returns which are ready, as bits in the order of `fds`.
 ///
 /// # Errors
 /// When the kernel has no memory, or a descriptor table limit is below [`POLL_MAX`].
-pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout_ns: Option<u64>) -> io::Result<bool> {
+pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout_ns: Option<u64>) -> io::Result<u8> {
     let mut polled = arrayvec::ArrayVec::<libc::pollfd, POLL_MAX>::new();
     for fd in fds.iter().take(POLL_MAX) {
         polled.push(libc::pollfd {
@@ -34,10 +34,13 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout_ns: Option<u64>) -> io::Res
         )
     };
     if ready >= 0 {
-        return Ok(ready > 0);
+        let bits = polled.iter().enumerate();
+        return Ok(bits.fold(0, |bits, (index, fd)| {
+            bits | u8::from(fd.revents != 0) << index
+        }));
     }
     match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        error if error.kind() == io::ErrorKind::Interrupted => Ok(0),
         error => Err(error),
     }
 }
@@ -59,5 +62,25 @@ fn timespec(ns: u64) -> libc::timespec {
     libc::timespec {
         tv_sec: (ns / 1_000_000_000).try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: (ns % 1_000_000_000).try_into().unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Event;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn the_ready_ones_are_named_and_time_runs_out() {
+        let events = [Event::new().unwrap(), Event::new().unwrap()];
+        let fds = [events[0].as_fd(), events[1].as_fd()];
+        assert_eq!(wait_readable(&fds, Some(1000)).unwrap(), 0);
+        events[1].notify();
+        assert_eq!(wait_readable(&fds, None).unwrap(), 2);
+        events[0].notify();
+        assert_eq!(wait_readable(&fds, None).unwrap(), 3);
+        events[1].clear();
+        assert_eq!(wait_readable(&fds, None).unwrap(), 1);
     }
 }

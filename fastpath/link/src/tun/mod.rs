@@ -4,7 +4,7 @@ pub mod vnet_header;
 
 use crate::pieces::{HeaderBytes, Pieces, complete_checksum, count_forwarded};
 use crate::sys::tun::{Offload, attach, in_use, set_offload, set_persistent};
-use crate::{Health, Link, LinkDown, Merge};
+use crate::{Arrival, Health, Link, LinkDown, Merge};
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, Batch, Checksum, FRAME_LEN_MAX, Frame, HEADROOM, Pool, TAILROOM};
 use sluice_wire::DropReason;
@@ -17,6 +17,9 @@ use vnet_header::{VNET_HEADER_LEN, VnetHeader};
 
 /// Packets of one train: a UDP super-frame has at most 128 segments on current kernels, TCP at most 65,535 / 88.
 const TRAIN_MAX: usize = 1000;
+
+/// Bytes read before what was read goes on: they are still in the cache when they are sent.
+const RECEIVE_BYTES_MAX: usize = 256 * 1024;
 
 /// How to open the service side.
 #[derive(Clone, Debug)]
@@ -289,11 +292,15 @@ impl Link for TunLink {
         pool: &mut Pool,
         account: &Account,
         batch: &mut Batch,
-    ) -> Result<(), LinkDown> {
+    ) -> Result<Arrival, LinkDown> {
+        let mut bytes = 0;
         for _ in 0..batch.remaining_capacity().min(self.burst) {
+            if bytes >= RECEIVE_BYTES_MAX {
+                break;
+            }
             let Some(buffer) = pool.take() else {
                 if !self.discard().map_err(|source| self.down(source))? {
-                    break;
+                    return Ok(Arrival::Drained);
                 }
                 account.received.add(1);
                 account.drop_frame(DropReason::PoolEmpty);
@@ -304,7 +311,7 @@ impl Link for TunLink {
                 Ok(true) => {}
                 Ok(false) => {
                     pool.release(frame.into_buffer());
-                    break;
+                    return Ok(Arrival::Drained);
                 }
                 Err(source) => {
                     pool.release(frame.into_buffer());
@@ -314,6 +321,7 @@ impl Link for TunLink {
             account.received.add(1);
             match describe(&mut frame) {
                 Ok(()) => {
+                    bytes += frame.len();
                     account.received_bytes.add(frame.len() as u64);
                     batch.push(frame);
                 }
@@ -323,7 +331,7 @@ impl Link for TunLink {
                 }
             }
         }
-        Ok(())
+        Ok(Arrival::More)
     }
 
     fn transmit<const N: usize>(

@@ -7,7 +7,7 @@ use crate::pieces::{Merge, complete_checksum, count_forwarded};
 use crate::sys::address::SocketAddress;
 use crate::sys::udp::{MESSAGES_MAX, Message, Received, Socket};
 use crate::sys::wait_writable;
-use crate::{Health, Link, LinkDown};
+use crate::{Arrival, Health, Link, LinkDown};
 use arrayvec::ArrayVec;
 use join::{Joiner, Source};
 use plan::{Cursor, Plan, SCRATCH_LEN};
@@ -157,7 +157,7 @@ impl UdpLink {
     }
 
     /// Takes what is in the socket into `waiting`.
-    fn read(&mut self, pool: &mut Pool, account: &Account) -> Result<(), LinkDown> {
+    fn read(&mut self, pool: &mut Pool, account: &Account) -> Result<Arrival, LinkDown> {
         let mut frames = ArrayVec::<Frame, RECEIVE_MAX>::new();
         while frames.len() < self.ask
             && let Some(buffer) = pool.take()
@@ -165,8 +165,7 @@ impl UdpLink {
             frames.push(Frame::new(buffer));
         }
         if frames.is_empty() {
-            self.discard(account);
-            return Ok(());
+            return Ok(self.discard(account));
         }
         let mut received = ArrayVec::<Received, MESSAGES_MAX>::new();
         let result = {
@@ -201,27 +200,32 @@ impl UdpLink {
             let stride = came.segment.map_or(came.len, usize::from).max(1);
             self.waiting.push_back(Source::new(frame, stride));
         }
-        self.ask = if received.len() == asked {
-            (asked * 2).min(self.burst)
+        let arrival = if received.len() == asked {
+            self.ask = (asked * 2).min(self.burst);
+            Arrival::More
         } else {
-            received.len() + 1
-        }
-        .min(self.burst);
+            self.ask = (received.len() + 1).min(self.burst);
+            Arrival::Drained
+        };
         for frame in frames {
             pool.release(frame.into_buffer());
         }
-        result.map(drop).or_else(|source| self.judge(source))
+        if let Err(source) = result {
+            self.judge(source)?;
+        }
+        Ok(arrival)
     }
 
     /// Without a buffer: what has come is dropped, or the worker would wake for it again and again.
-    fn discard(&self, account: &Account) {
+    fn discard(&self, account: &Account) -> Arrival {
         for _ in 0..self.burst {
             if !self.socket.discard() {
-                break;
+                return Arrival::Drained;
             }
             account.received.add(1);
             account.drop_frame(DropReason::PoolEmpty);
         }
+        Arrival::More
     }
 
     fn judge(&self, source: io::Error) -> Result<(), LinkDown> {
@@ -354,10 +358,12 @@ impl Link for UdpLink {
         pool: &mut Pool,
         account: &Account,
         batch: &mut Batch,
-    ) -> Result<(), LinkDown> {
-        if self.waiting.is_empty() {
-            self.read(pool, account)?;
-        }
+    ) -> Result<Arrival, LinkDown> {
+        let read = if self.waiting.is_empty() {
+            self.read(pool, account)?
+        } else {
+            Arrival::More
+        };
         while batch.remaining_capacity() >= 2
             && let Some(source) = self.waiting.pop_front()
         {
@@ -367,7 +373,11 @@ impl Link for UdpLink {
             }
         }
         self.joiner.flush(pool, account, batch);
-        Ok(())
+        Ok(if self.waiting.is_empty() {
+            read
+        } else {
+            Arrival::More
+        })
     }
 
     fn transmit<const N: usize>(
