@@ -55,25 +55,35 @@ pub struct Account {
     pub forwarded_bytes: Counter,
     /// Copies between memory pools or out of multi-segment buffers. Not part of the identity.
     pub copied: Counter,
-    drops: [Counter; DropReason::COUNT],
+    drops: Drops,
+}
+
+/// One counter per reason.
+#[derive(Debug)]
+struct Drops([Counter; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 impl Account {
     /// Counts one dropped frame.
     #[inline]
     pub fn drop_frame(&self, reason: DropReason) {
-        self.drops[reason.index()].add(1);
+        self.drops.0[reason.index()].add(1);
     }
 
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops[reason.index()].value()
+        self.drops.0[reason.index()].value()
     }
 
     /// Left and right side of the identity; equal when the worker is quiescent.
     #[must_use]
     pub fn balance(&self) -> (u64, u64) {
-        let drops: u64 = self.drops.iter().map(Counter::value).sum();
+        let drops: u64 = self.drops.0.iter().map(Counter::value).sum();
         (
             self.received.value() + self.originated.value() + self.split.value(),
             self.forwarded.value() + self.held.value() + self.merged.value() + drops,

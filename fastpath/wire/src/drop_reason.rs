@@ -130,6 +130,9 @@ drop_reasons! {
     LinkFull "link-full"
         "The link accepted no more frames."
         "The receiver is slower than the sender; raise queue lengths and socket buffers.";
+    Injected "injected"
+        "A fault wrapper lost the frame on purpose."
+        "Only in tests and demonstrations: take the fault wrapper away.";
     LinkError "link-error"
         "The kernel refused the frame."
         "See the log line of the link; the underlay may be down or have no route.";
