@@ -9,9 +9,15 @@ mod pieces;
 pub mod mem;
 pub mod tun;
 pub mod udp;
+pub mod pcap;
+pub mod fault;
+#[cfg(test)]
+mod testing;
 
+pub use fault::{FaultLink, Faults};
 pub use health::Health;
 pub use mem::MemLink;
+pub use pcap::{PcapError, PcapLink};
 pub use pieces::Merge;
 pub use tun::{TunError, TunLink, TunSettings};
 pub use udp::{UdpError, UdpLink, UdpSettings};
