@@ -35,21 +35,26 @@ impl Accounts {
         self.drops.get(reason).copied().unwrap_or_default()
     }
 
-    fn parse(status: &Value) -> Option<Self> {
-        let account = status.get("account")?;
-        let of = |key: &str| account.get(key)?.as_u64();
+    fn parse(status: &Value, drops: &Value) -> Option<Self> {
+        let workers = status.get("workers")?.as_array()?;
+        let sum = |key: &str| -> Option<u64> {
+            workers.iter().map(|worker| worker.get(key)?.as_u64()).sum()
+        };
         Some(Self {
-            received: of("received")?,
-            originated: of("originated")?,
-            split: of("split")?,
-            forwarded: of("forwarded")?,
-            held: of("held")?,
-            merged: of("merged")?,
-            drops: account
-                .get("drops")?
-                .as_object()?
+            received: sum("received")?,
+            originated: sum("originated")?,
+            split: sum("split")?,
+            forwarded: sum("forwarded")?,
+            held: sum("held")?,
+            merged: sum("merged")?,
+            drops: drops
+                .as_array()?
                 .iter()
-                .filter_map(|(reason, count)| Some((reason.clone(), count.as_u64()?)))
+                .filter_map(|row| {
+                    let reason = row.get("reason")?.as_str()?.to_owned();
+                    let count = row.get("count")?.as_u64()?;
+                    (count > 0).then_some((reason, count))
+                })
                 .collect(),
         })
     }
@@ -61,8 +66,9 @@ impl Accounts {
 /// When the socket does not answer with an account.
 pub fn read(admin: &Path) -> Result<Accounts, LabError> {
     let status = http::json(admin, "/v1/status")?;
-    Accounts::parse(&status).ok_or_else(|| LabError::Reply {
-        what: format!("/v1/status on {}", admin.display()),
+    let drops = http::json(admin, "/v1/drops")?;
+    Accounts::parse(&status, &drops).ok_or_else(|| LabError::Reply {
+        what: format!("/v1/status and /v1/drops on {}", admin.display()),
         text: status.to_string(),
     })
 }

@@ -421,7 +421,7 @@ fn attached(text: &str) -> Option<Attached> {
         service: value.get("service")?.as_str()?.to_owned(),
         instance_number: value.get("instance_number")?.as_u64()?,
         instance_ip: addresses("instance_ip", "instance_ip_v6")?,
-        ns_address: addresses("ns_address", "ns_address_v6")?,
+        ns_address: addresses("ns_ip", "ns_ip_v6")?,
     })
 }
 
