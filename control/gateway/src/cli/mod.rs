@@ -6,6 +6,7 @@ mod trace;
 
 use crate::client::{Client, ClientError, Endpoint, Role};
 use crate::config::{self, Config, ConfigError};
+use crate::demo;
 use crate::output::{self, Format};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::json;
@@ -40,6 +41,8 @@ enum Command {
     Status(read::Status),
     /// Follow packets through the gateway's stages
     Trace(trace::Trace),
+    /// Show two sites on this machine, with real programs that talk across them
+    Demo(demo::Options),
     /// Look at configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -113,6 +116,8 @@ pub enum CliError {
     },
     #[error("`{0}` is no address of a root manager like http://10.0.0.1:10099")]
     Url(String),
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
     #[error("{0}")]
     Asked(String),
 }
@@ -131,6 +136,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Get(get) => get.run(&config()?).await,
         Command::Status(status) => status.run(&config()?).await,
         Command::Trace(trace) => trace.run(&config()?).await,
+        Command::Demo(options) => Ok(demo::run(&options)?),
         Command::Config(ConfigCommand::Check { file, output }) => {
             check(&Config::load(Some(&file))?, output);
             Ok(())

@@ -38,7 +38,7 @@ pub(super) fn until_interrupted(demo: &Demo, user_namespace: bool) {
         "  {client} ping {}",
         demo.web_service(Family::V4)
     ));
-    for command in ["status", "get flows", "get peers", "get drops"] {
+    for command in ["status --at gateway", "get flows", "get peers", "get drops"] {
         say(format_args!("  sluice {command} --socket {admin}"));
     }
     say(format_args!(

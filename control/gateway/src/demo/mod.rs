@@ -10,6 +10,7 @@ mod datagram;
 mod failure;
 mod keep;
 
+use clap::Args;
 use sites::Demo;
 use sluice_perf::lab::privilege::{self, Privilege};
 use sluice_perf::lab::scratch::{Scratch, on_interrupt};
@@ -20,12 +21,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// The command line's wishes.
-#[derive(Clone, Debug, Default)]
+/// `sluice demo`
+#[derive(Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Where to write the figures as JSON.
+    /// Write the figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Leave the sites up at the end until interrupted.
+    /// Leave the sites up at the end until Ctrl-C, and say how to enter them
+    #[arg(long)]
     pub keep: bool,
 }
 
