@@ -9,11 +9,13 @@ mod pieces;
 pub mod mem;
 pub mod tun;
 pub mod udp;
+pub mod choose;
 pub mod pcap;
 pub mod fault;
 #[cfg(test)]
 mod testing;
 
+pub use choose::{Chosen, Links, LinksError, LinksSettings};
 pub use fault::{FaultLink, Faults};
 pub use health::Health;
 pub use mem::MemLink;

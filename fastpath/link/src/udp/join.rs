@@ -313,3 +313,250 @@ impl Open {
         self.frame
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pieces::Pieces;
+    use crate::testing;
+    use sluice_memory::Endpoint;
+
+    const BOTH: Merge = Merge {
+        tcp: true,
+        udp: true,
+    };
+
+    struct Joined {
+        frames: Batch,
+        pool: Pool,
+        account: Account,
+    }
+
+    /// Each of `buffers` is what one receive gave: packets and, for a run, the bytes of each but the last.
+    fn join(merge: Merge, buffers: &[(&[Vec<u8>], Option<usize>)]) -> Joined {
+        let mut pool = Pool::new(128, 65_535).unwrap();
+        let account = Account::default();
+        let mut joiner = Joiner::new(merge);
+        let mut frames = Batch::new();
+        for (packets, stride) in buffers {
+            let bytes = packets.concat();
+            let mut frame = Frame::new(pool.take().unwrap());
+            frame.fill(&bytes);
+            frame.outer = Some(Endpoint {
+                ip: "192.0.2.1".parse().unwrap(),
+                port: 50103,
+            });
+            account.received.add(1);
+            let source = Source::new(frame, stride.unwrap_or(bytes.len()));
+            assert!(
+                joiner
+                    .take(source, &mut pool, &account, &mut frames)
+                    .is_none()
+            );
+        }
+        joiner.flush(&mut pool, &account, &mut frames);
+        account.forwarded.add(frames.len() as u64);
+        let (left, right) = account.balance();
+        assert_eq!(left, right, "{account:?}");
+        assert_eq!(pool.outstanding(), frames.len());
+        Joined {
+            frames,
+            pool,
+            account,
+        }
+    }
+
+    /// What the frame stands for, cut again.
+    fn packets(frame: &Frame) -> Vec<Vec<u8>> {
+        if frame.gso.is_none() {
+            return vec![frame.bytes().to_vec()];
+        }
+        let pieces = Pieces::of(frame).unwrap();
+        (0..pieces.len())
+            .map(|index| {
+                let mut header = [0; 128];
+                let len = pieces.header(index, &mut header).unwrap();
+                [&header[..len], pieces.payload(index)].concat()
+            })
+            .collect()
+    }
+
+    /// `count` packets of one TCP flow with `size` bytes of payload each, the last with `last`.
+    fn stream(v6: bool, port: u16, count: u32, size: usize, last: usize) -> Vec<Vec<u8>> {
+        let bytes = testing::payload(size * count as usize);
+        (0..count)
+            .map(|index| {
+                let at = index as usize * size;
+                let len = if index + 1 == count { last } else { size };
+                let sequence = 1000 + u32::try_from(at).unwrap();
+                let mut packet = testing::tcp(v6, port, sequence, &bytes[at..at + len]);
+                if !v6 {
+                    // Don't fragment, so that identifications mean nothing.
+                    packet[6] |= 0x40;
+                    let parsed = parse(&packet).unwrap();
+                    sluice_wire::checksum::complete_ipv4_header(&mut packet, &parsed);
+                }
+                packet
+            })
+            .collect()
+    }
+
+    fn without_identification(packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        let clear = |mut packet: Vec<u8>| {
+            if packet[0] >> 4 == 4 {
+                packet[4..6].fill(0);
+                packet[10..12].fill(0);
+            }
+            packet
+        };
+        packets.into_iter().map(clear).collect()
+    }
+
+    #[test]
+    fn a_run_in_one_buffer_becomes_a_train_without_a_copy() {
+        for v6 in [false, true] {
+            let sent = stream(v6, 4000, 20, 1300, 700);
+            let joined = join(BOTH, &[(&sent, Some(sent[0].len()))]);
+            assert_eq!(joined.frames.len(), 1);
+            let frame = &joined.frames[0];
+            assert_eq!(frame.gso.unwrap().segment_size, 1300);
+            assert_eq!(
+                frame.train.unwrap().stride as usize,
+                sent[0].len(),
+                "v6 {v6}"
+            );
+            assert_eq!(joined.account.copied.value(), 0);
+            assert_eq!(
+                without_identification(packets(frame)),
+                without_identification(sent)
+            );
+        }
+    }
+
+    #[test]
+    fn single_datagrams_of_one_flow_are_appended_and_counted_merged() {
+        let sent = stream(false, 4000, 10, 1300, 1300);
+        let buffers: Vec<_> = sent
+            .iter()
+            .map(|packet| (std::slice::from_ref(packet), None))
+            .collect();
+        let joined = join(BOTH, &buffers);
+        assert_eq!(joined.frames.len(), 1);
+        assert_eq!(joined.account.merged.value(), 9);
+        assert_eq!(
+            without_identification(packets(&joined.frames[0])),
+            without_identification(sent)
+        );
+    }
+
+    #[test]
+    fn flows_in_one_buffer_part_and_the_last_one_keeps_the_buffer() {
+        let (a, b) = (stream(false, 1, 3, 500, 500), stream(false, 2, 4, 500, 500));
+        let sent = [a.clone(), b.clone(), a.clone()].concat();
+        let joined = join(BOTH, &[(&sent, Some(sent[0].len()))]);
+        assert_eq!(joined.frames.len(), 3);
+        assert_eq!(joined.account.split.value(), 2);
+        assert_eq!(joined.account.copied.value(), 2);
+        let out: Vec<_> = joined.frames.iter().flat_map(packets).collect();
+        assert_eq!(without_identification(out), without_identification(sent));
+    }
+
+    #[test]
+    fn datagrams_of_one_flow_and_size_are_joined_only_for_who_takes_them() {
+        let sent: Vec<_> = (0..8_u8)
+            .map(|fill| testing::udp(true, 9, &[fill; 64]))
+            .collect();
+        let buffers = [(sent.as_slice(), Some(sent[0].len()))];
+        let joined = join(BOTH, &buffers);
+        assert_eq!(joined.frames.len(), 1);
+        assert_eq!(joined.frames[0].gso.unwrap().kind, GsoKind::Udp);
+        assert_eq!(packets(&joined.frames[0]), sent);
+        let tcp_only = Merge {
+            tcp: true,
+            udp: false,
+        };
+        let joined = join(tcp_only, &buffers);
+        assert_eq!(joined.frames.len(), 8);
+        let out: Vec<_> = joined.frames.iter().flat_map(packets).collect();
+        assert_eq!(out, sent);
+    }
+
+    #[test]
+    fn a_damaged_packet_in_a_run_is_dropped_wherever_it_is() {
+        for damaged in 0..5 {
+            let mut sent = stream(false, 4000, 5, 800, 800);
+            let last = sent[damaged].len() - 1;
+            sent[damaged][last] ^= 1;
+            for runs in [true, false] {
+                let joined = if runs {
+                    join(BOTH, &[(&sent, Some(sent[0].len()))])
+                } else {
+                    let buffers: Vec<_> = sent
+                        .iter()
+                        .map(|packet| (std::slice::from_ref(packet), None))
+                        .collect();
+                    join(BOTH, &buffers)
+                };
+                assert_eq!(joined.account.dropped(DropReason::BadChecksum), 1);
+                let out: Vec<_> = joined.frames.iter().flat_map(packets).collect();
+                let mut good = sent.clone();
+                good.remove(damaged);
+                assert_eq!(
+                    without_identification(out),
+                    without_identification(good),
+                    "packet {damaged}, runs {runs}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_batch_keeps_the_rest_of_a_buffer_for_later() {
+        let sent: Vec<_> = (0..100_u16)
+            .map(|port| testing::udp(false, port, &[7; 32]))
+            .collect();
+        let bytes = sent.concat();
+        let mut pool = Pool::new(128, 65_535).unwrap();
+        let account = Account::default();
+        let mut joiner = Joiner::new(BOTH);
+        let mut frame = Frame::new(pool.take().unwrap());
+        frame.fill(&bytes);
+        account.received.add(1);
+        let mut rest = Some(Source::new(frame, sent[0].len()));
+        let mut out = Vec::new();
+        while let Some(source) = rest {
+            let mut batch = Batch::new();
+            rest = joiner.take(source, &mut pool, &account, &mut batch);
+            joiner.flush(&mut pool, &account, &mut batch);
+            assert!(!batch.is_empty());
+            for frame in batch {
+                out.push(frame.bytes().to_vec());
+                account.forwarded.add(1);
+                pool.release(frame.into_buffer());
+            }
+        }
+        assert_eq!(out, sent);
+        let (left, right) = account.balance();
+        assert_eq!(left, right);
+        assert_eq!(pool.outstanding(), 0);
+    }
+
+    #[test]
+    fn any_bytes_come_out_as_they_went_in_or_are_dropped_by_name() {
+        bolero::check!()
+            .with_type::<(Vec<u8>, u8)>()
+            .for_each(|(bytes, stride)| {
+                if bytes.is_empty() {
+                    return;
+                }
+                let stride = usize::from(*stride).max(1).max(bytes.len() / 60 + 1);
+                let whole = [bytes.clone()];
+                let joined = join(BOTH, &[(&whole, Some(stride))]);
+                let out: usize = joined.frames.iter().map(Frame::len).sum();
+                assert!(out <= bytes.len());
+                assert!(joined.pool.outstanding() <= BATCH_LEN);
+            });
+    }
+
+    const BATCH_LEN: usize = sluice_memory::BATCH_MAX;
+}

@@ -2,6 +2,7 @@
 
 mod join;
 mod plan;
+pub mod self_test;
 
 use crate::pieces::{Merge, complete_checksum, count_forwarded};
 use crate::sys::address::SocketAddress;
@@ -420,3 +421,250 @@ impl Link for UdpLink {
 }
 
 const _: () = assert!(RECEIVE_MAX <= MESSAGES_MAX && RECEIVE_MAX <= BATCH_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::Packet;
+    use crate::pieces::Pieces;
+    use crate::sys::wait_readable;
+    use crate::testing;
+    use sluice_memory::{Checksum, Gso, GsoKind};
+    use sluice_wire::parse;
+
+    struct End {
+        link: UdpLink,
+        pool: Pool,
+        account: Account,
+    }
+
+    fn end(gso: bool, merge: Merge, one_packet_per_syscall: bool) -> End {
+        let settings = UdpSettings {
+            address: Some(Ip::v4([127, 0, 0, 1])),
+            port: 0,
+            workers: 1,
+            gso,
+            merge,
+            one_packet_per_syscall,
+        };
+        End {
+            link: open(&settings).unwrap().remove(0),
+            pool: Pool::new(256, FRAME_LEN_MAX).unwrap(),
+            account: Account::default(),
+        }
+    }
+
+    const MERGE: Merge = Merge {
+        tcp: true,
+        udp: true,
+    };
+
+    impl End {
+        fn send(&mut self, packets: &[Packet], to: &Self) {
+            let mut frames = ArrayVec::<Frame, 256>::new();
+            for packet in packets {
+                let mut frame = Frame::new(self.pool.take().unwrap());
+                frame.fill(&packet.bytes);
+                frame.checksum = packet.checksum;
+                frame.gso = packet.gso;
+                frame.outer = Some(to.link.local().unwrap());
+                frames.push(frame);
+                self.account.received.add(1);
+            }
+            self.link
+                .transmit(&mut frames, &mut self.pool, &self.account);
+            assert_eq!(self.pool.outstanding(), 0);
+            let (left, right) = self.account.balance();
+            assert_eq!(left, right, "{:?}", self.account);
+        }
+
+        /// Receives until `len` packet bytes have come, and cuts what was joined.
+        fn receive(&mut self, len: usize) -> Vec<Vec<u8>> {
+            let mut packets = Vec::new();
+            let mut batch = Batch::new();
+            while packets.iter().map(Vec::len).sum::<usize>() < len {
+                let readable =
+                    wait_readable(&[self.link.fd().unwrap()], Some(2_000_000_000)).unwrap();
+                assert!(
+                    readable != 0 || self.link.pending(),
+                    "{} packets came, {:?}",
+                    packets.len(),
+                    self.account
+                );
+                self.link
+                    .receive(&mut self.pool, &self.account, &mut batch)
+                    .unwrap();
+                for frame in batch.drain(..) {
+                    packets.extend(cut(&frame));
+                    count_forwarded(&self.account, frame.len());
+                    self.pool.release(frame.into_buffer());
+                }
+            }
+            assert_eq!(self.pool.outstanding(), 0);
+            let (left, right) = self.account.balance();
+            assert_eq!(left, right, "{:?}", self.account);
+            packets
+        }
+    }
+
+    fn cut(frame: &Frame) -> Vec<Vec<u8>> {
+        if frame.gso.is_none() {
+            return vec![frame.bytes().to_vec()];
+        }
+        let pieces = Pieces::of(frame).unwrap();
+        (0..pieces.len())
+            .map(|index| {
+                let mut header = [0; 128];
+                let len = pieces.header(index, &mut header).unwrap();
+                [&header[..len], pieces.payload(index)].concat()
+            })
+            .collect()
+    }
+
+    fn super_frame(payload_len: usize, segment_size: usize) -> Packet {
+        Packet {
+            bytes: testing::tcp4_super_frame(payload_len, segment_size),
+            checksum: Checksum::Partial {
+                start: 20,
+                offset: 16,
+            },
+            gso: Some(Gso {
+                kind: GsoKind::Tcp4,
+                segment_size: segment_size.try_into().unwrap(),
+                header_len: 40,
+            }),
+            ..Packet::default()
+        }
+    }
+
+    fn expected(packet: &Packet) -> Vec<Vec<u8>> {
+        let mut pool = Pool::new(1, FRAME_LEN_MAX).unwrap();
+        let mut frame = Frame::new(pool.take().unwrap());
+        frame.fill(&packet.bytes);
+        frame.gso = packet.gso;
+        cut(&frame)
+    }
+
+    #[test]
+    fn a_super_frame_crosses_as_complete_packets_in_every_mode() {
+        for (gso_here, gso_there, one) in [
+            (true, true, false),
+            (true, false, false),
+            (false, true, false),
+            (false, false, false),
+            (false, false, true),
+        ] {
+            for (payload_len, segment_size) in [(65_000, 1380), (64_000, 500), (3000, 1380)] {
+                let mut here = end(gso_here, MERGE, one);
+                let mut there = end(gso_there, MERGE, one);
+                let sent = super_frame(payload_len, segment_size);
+                let packets = expected(&sent);
+                here.send(&[sent], &there);
+                let came = there.receive(packets.concat().len());
+                assert!(
+                    came == packets,
+                    "{gso_here} {gso_there} {one} {payload_len}/{segment_size}"
+                );
+                for packet in came {
+                    let parsed = parse(&packet).unwrap();
+                    assert!(sluice_wire::checksum::verify_l4(&packet, &parsed));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn small_frames_to_one_endpoint_leave_in_one_send() {
+        let (mut here, mut there) = (end(true, MERGE, false), end(true, Merge::default(), false));
+        let sent: Vec<Packet> = (0..100)
+            .map(|port| testing::udp(false, port, &[1; 30]).into())
+            .collect();
+        here.send(&sent, &there);
+        // 64 in the first run, 36 in the second.
+        assert_eq!(here.account.merged.value(), 98);
+        assert_eq!(here.account.forwarded.value(), 2);
+        let bytes: Vec<Vec<u8>> = sent.into_iter().map(|packet| packet.bytes).collect();
+        assert_eq!(there.receive(bytes.concat().len()), bytes);
+    }
+
+    #[test]
+    fn an_empty_frame_is_never_sent() {
+        let (mut here, there) = (end(true, MERGE, false), end(true, MERGE, false));
+        here.send(&[vec![].into()], &there);
+        assert_eq!(here.account.dropped(DropReason::Empty), 1);
+        assert_eq!(here.account.forwarded.value(), 0);
+    }
+
+    #[test]
+    fn an_empty_datagram_and_one_without_a_buffer_are_dropped_by_name() {
+        let mut there = end(true, MERGE, false);
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = (
+            std::net::Ipv4Addr::LOCALHOST,
+            there.link.local().unwrap().port,
+        );
+        let mut batch = Batch::new();
+        for (bytes, reason) in [
+            (&b""[..], DropReason::Empty),
+            (&b"xx"[..], DropReason::PoolEmpty),
+        ] {
+            if reason == DropReason::PoolEmpty {
+                there.pool = Pool::new(1, 100).unwrap();
+                let _out = there.pool.take().unwrap();
+            }
+            sender.send_to(bytes, to).unwrap();
+            wait_readable(&[there.link.fd().unwrap()], Some(2_000_000_000)).unwrap();
+            there
+                .link
+                .receive(&mut there.pool, &there.account, &mut batch)
+                .unwrap();
+            assert!(batch.is_empty());
+            assert_eq!(there.account.dropped(reason), 1);
+        }
+        let (left, right) = there.account.balance();
+        assert_eq!(left, right);
+    }
+
+    #[test]
+    fn a_datagram_that_fits_no_path_is_dropped_by_name() {
+        let (mut here, there) = (end(true, MERGE, false), end(true, MERGE, false));
+        let mut big = testing::udp(false, 1, &[0; 1000]);
+        big.resize(FRAME_LEN_MAX, 0);
+        here.send(&[big.into()], &there);
+        assert_eq!(here.account.dropped(DropReason::TooBig), 1);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named() {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let settings = UdpSettings {
+            address: Some(Ip::v4([127, 0, 0, 1])),
+            port: taken.local_addr().unwrap().port(),
+            workers: 2,
+            gso: true,
+            merge: MERGE,
+            one_packet_per_syscall: false,
+        };
+        let error = open(&settings).unwrap_err();
+        assert!(matches!(error, UdpError::Taken { .. }), "{error}");
+    }
+
+    #[test]
+    fn any_cut_is_joined_to_the_same_bytes() {
+        bolero::check!()
+            .with_generator((1_usize..64_000, 1_usize..1400))
+            .with_iterations(200)
+            .for_each(|&(payload_len, segment_size)| {
+                let segment_size = segment_size.max(payload_len / 1000 + 1);
+                if segment_size >= payload_len {
+                    return;
+                }
+                let mut here = end(true, MERGE, false);
+                let mut there = end(true, MERGE, false);
+                let sent = super_frame(payload_len, segment_size);
+                let packets = expected(&sent);
+                here.send(&[sent], &there);
+                assert!(there.receive(packets.concat().len()) == packets);
+            });
+    }
+}
