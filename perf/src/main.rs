@@ -1,3 +1,90 @@
-//! The `sluice-perf` binary.
+//! The `sluice-perf` binary: runs one suite, prints its table, writes its JSON.
 
-fn main() {}
+use clap::{Args, Parser, Subcommand};
+use sluice_perf::lab::scratch::on_interrupt;
+use sluice_perf::lab::{LabError, privilege};
+use sluice_perf::report::{Report, ReportError};
+use sluice_perf::suites::{Settings, tun};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// Measures Sluice, beside others where there is something to compare with.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-perf", version)]
+struct Cli {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Suite {
+    /// The TUN data path beside kernel VXLAN with nft DNAT
+    Tun(Options),
+}
+
+/// A suite.
+type Run = fn(&Settings) -> Result<Report, LabError>;
+
+#[derive(Args, Debug)]
+struct Options {
+    /// Write the figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Fewer and shorter runs: under 50 seconds
+    #[arg(long)]
+    quick: bool,
+    /// The program to measure [default: `sluice` beside this program]
+    #[arg(long, value_name = "PATH")]
+    sluice: Option<PathBuf>,
+}
+
+#[derive(Debug, Error)]
+enum PerfError {
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("sluice-perf: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), PerfError> {
+    let (options, suite): (_, Run) = match &cli.suite {
+        Suite::Tun(options) => (options, tun::run),
+    };
+    privilege::acquire()?;
+    on_interrupt()?;
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.join("sluice")));
+    let report = suite(&Settings {
+        sluice: options
+            .sluice
+            .clone()
+            .or(beside)
+            .unwrap_or_else(|| "sluice".into()),
+        quick: options.quick,
+        say,
+    })?;
+    // Nobody reads when standard output is closed; the file is still written.
+    let _ = writeln!(std::io::stdout(), "\n{}", report.table());
+    if let Some(path) = &options.json {
+        report.write_json(path)?;
+    }
+    Ok(())
+}
+
+fn say(line: &str) {
+    // Progress is for a watcher; without one it is lost.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -5,7 +5,11 @@ use nix::sys::signal::{SigSet, Signal};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread;
+
+/// The directories there are, for [`on_interrupt`].
+static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// A private directory for sockets, configurations, logs and files of one laboratory.
 #[derive(Debug)]
@@ -25,6 +29,9 @@ impl Scratch {
             .mode(0o700)
             .create(&path)
             .map_err(LabError::file(&path))?;
+        if let Ok(mut made) = MADE.lock() {
+            made.push(path.clone());
+        }
         Ok(Self(path))
     }
 
@@ -61,12 +68,12 @@ impl Drop for Scratch {
     }
 }
 
-/// On Ctrl-C or SIGTERM calls `clean` and ends this process; namespaces and children end with it. Call once, before
-/// other threads start: they inherit the blocked signals, so that exactly one thread takes them.
+/// On Ctrl-C, SIGTERM or SIGHUP removes every [`Scratch`] and ends this process; namespaces and children end with it.
+/// Call once, before other threads start: they inherit the blocked signals, so that exactly one thread takes them.
 ///
 /// # Errors
 /// When signals cannot be blocked.
-pub fn on_interrupt(clean: impl FnOnce() + Send + 'static) -> Result<(), LabError> {
+pub fn on_interrupt() -> Result<(), LabError> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .into_iter()
         .collect();
@@ -75,7 +82,12 @@ pub fn on_interrupt(clean: impl FnOnce() + Send + 'static) -> Result<(), LabErro
     signals.thread_block().map_err(refused)?;
     thread::spawn(move || {
         let signal = signals.wait().unwrap_or(Signal::SIGTERM);
-        clean();
+        if let Ok(made) = MADE.lock() {
+            for path in made.iter() {
+                // It may have gone with its value.
+                let _ = fs::remove_dir_all(path);
+            }
+        }
         std::process::exit(128 + signal as i32);
     });
     Ok(())

@@ -1,1 +1,37 @@
 //! The suites of `sluice-perf`: each measures one thing and returns a report.
+
+pub mod tun;
+
+use crate::lab::tools;
+use crate::report::Environment;
+use std::path::{Path, PathBuf};
+
+/// What every suite is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The `sluice` program that is measured.
+    pub sluice: PathBuf,
+    /// Fewer and shorter runs: under 50 seconds.
+    pub quick: bool,
+    /// Say what is being measured, on standard error.
+    pub say: fn(&str),
+}
+
+/// This machine, with the versions of the programs a suite uses.
+fn environment(programs: &[&str]) -> Environment {
+    let found: Vec<(PathBuf, &[&str])> = programs
+        .iter()
+        .filter_map(|name| {
+            let argument: &[&str] = match *name {
+                "ip" => &["-V"],
+                _ => &["--version"],
+            };
+            Some((tools::find(name).ok()?, argument))
+        })
+        .collect();
+    let found: Vec<(&Path, &[&str])> = found
+        .iter()
+        .map(|(path, arguments)| (path.as_path(), *arguments))
+        .collect();
+    Environment::of_this_machine(&found)
+}

@@ -51,12 +51,8 @@ pub enum DemoError {
 /// When something cannot be built, and when a check fails.
 pub fn run(options: &Options) -> Result<(), DemoError> {
     let privilege = privilege::acquire()?;
+    on_interrupt()?;
     let scratch = Scratch::new("sluice-demo")?;
-    let directory = scratch.path().to_owned();
-    on_interrupt(move || {
-        // Namespaces and processes end with this one; only the directory is left to remove.
-        let _ = std::fs::remove_dir_all(&directory);
-    })?;
     let exe = std::env::current_exe().map_err(DemoError::Exe)?;
     let mut report = Report::new("demo", environment());
     say("two sites with two gateways each, three web servers, clients ...");
