@@ -76,7 +76,7 @@ pub const fn fold(sum: u32) -> u16 {
     clippy::cast_possible_truncation,
     reason = "the first steps bring any 64-bit value below 2^18"
 )]
-const fn fold64(sum: u64) -> u16 {
+pub(crate) const fn fold64(sum: u64) -> u16 {
     let halves = (sum >> 32) + (sum & 0xffff_ffff);
     let quarters = (halves >> 32) + (halves & 0xffff_ffff);
     fold(quarters as u32)

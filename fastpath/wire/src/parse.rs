@@ -169,8 +169,9 @@ impl Parsed {
     /// These headers after [`crate::rewrite::rewrite`] with the same argument.
     #[must_use]
     pub fn rewritten(mut self, to: &Rewrite) -> Self {
-        self.src = to.src.unwrap_or(self.src);
-        self.dst = to.dst.unwrap_or(self.dst);
+        let ours = |ip: &Ip| ip.family() == self.family;
+        self.src = to.src.filter(ours).unwrap_or(self.src);
+        self.dst = to.dst.filter(ours).unwrap_or(self.dst);
         if let Some(identifier) = to.identifier(self.icmp) {
             (self.src_port, self.dst_port) = (identifier, identifier);
         } else if self.has_ports() {
@@ -236,56 +237,40 @@ fn read_ipv4(bytes: &[u8], quote: bool) -> Result<Parsed, DropReason> {
         return Err(DropReason::Malformed);
     }
     let packet = bytes.get(..usize::from(stated_len)).unwrap_or(bytes);
-    let Some(l4) = packet.get(usize::from(l3_len)..) else {
+    let Some(l4_bytes) = packet.get(usize::from(l3_len)..) else {
         return Err(DropReason::Malformed);
     };
-    let id = u32::from(be16([header[4], header[5]]));
     let flags_offset = be16([header[6], header[7]]);
-    let more = flags_offset & 0x2000 != 0;
-    let fragment = match (flags_offset << 3, more) {
-        (0, false) => Fragment::Whole,
-        (0, true) => Fragment::First { id },
-        (offset, more) => Fragment::Later { id, offset, more },
+    let fragment = if flags_offset & 0x3fff == 0 {
+        Fragment::Whole
+    } else {
+        let id = u32::from(be16([header[4], header[5]]));
+        match (flags_offset << 3, flags_offset & 0x2000 != 0) {
+            (0, _) => Fragment::First { id },
+            (offset, more) => Fragment::Later { id, offset, more },
+        }
     };
-    let [
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        hop_limit,
-        number,
-        _,
-        _,
-        src @ ..,
-        _,
-        _,
-        _,
-        _,
-    ] = *header;
-    let dst = [header[16], header[17], header[18], header[19]];
-    let parsed = Parsed {
-        src: Ip::v4(src),
-        dst: Ip::v4(dst),
+    let protocol = Protocol::from_number(header[9], Family::V4);
+    let l4 = read_layer4(protocol, Family::V4, fragment, l4_bytes, quote)?;
+    Ok(Parsed {
+        src: Ip::v4([header[12], header[13], header[14], header[15]]),
+        dst: Ip::v4([header[16], header[17], header[18], header[19]]),
         total_len: len32(packet),
         l3_len,
-        l4_len: 0,
-        src_port: 0,
-        dst_port: 0,
+        l4_len: l4.len,
+        src_port: l4.src_port,
+        dst_port: l4.dst_port,
         family: Family::V4,
-        protocol: Protocol::from_number(number, Family::V4),
-        hop_limit,
-        tcp_flags: 0,
+        protocol,
+        hop_limit: header[8],
+        tcp_flags: l4.tcp_flags,
         dont_fragment: flags_offset & 0x4000 != 0,
         fragment,
-        icmp: None,
-    };
-    read_layer4(parsed, l4, quote)
+        icmp: l4.icmp,
+    })
 }
 
+#[inline]
 fn read_ipv6(bytes: &[u8], quote: bool) -> Result<Parsed, DropReason> {
     let Some((header, rest)) = bytes.split_first_chunk::<40>() else {
         return Err(DropReason::Malformed);
@@ -295,10 +280,7 @@ fn read_ipv6(bytes: &[u8], quote: bool) -> Result<Parsed, DropReason> {
         return Err(DropReason::Malformed);
     }
     let payload = rest.get(..stated_len).unwrap_or(rest);
-    let (number, l4, fragment) = skip_extensions(header[6], payload)?;
-    let Some((_, addresses)) = header.split_first_chunk::<8>() else {
-        return Err(DropReason::Malformed);
-    };
+    let (_, addresses) = header.split_at(8);
     let (Some(src), Some(dst)) = (addresses.first_chunk(), addresses.last_chunk()) else {
         return Err(DropReason::Malformed);
     };
@@ -307,36 +289,48 @@ fn read_ipv6(bytes: &[u8], quote: bool) -> Result<Parsed, DropReason> {
     if src.is_v4() || dst.is_v4() {
         return Err(DropReason::Malformed);
     }
+    let (number, l4_bytes, fragment) = if is_extension(header[6]) {
+        skip_extensions(header[6], payload)?
+    } else {
+        (header[6], payload, Fragment::Whole)
+    };
     // At most EXTENSIONS_MAX extensions of at most 2,048 bytes each, so it fits.
-    let Ok(l3_len) = u16::try_from(40 + payload.len() - l4.len()) else {
+    let Ok(l3_len) = u16::try_from(40 + payload.len() - l4_bytes.len()) else {
         return Err(DropReason::Malformed);
     };
-    let parsed = Parsed {
+    let protocol = Protocol::from_number(number, Family::V6);
+    let l4 = read_layer4(protocol, Family::V6, fragment, l4_bytes, quote)?;
+    Ok(Parsed {
         src,
         dst,
         total_len: 40 + len32(payload),
         l3_len,
-        l4_len: 0,
-        src_port: 0,
-        dst_port: 0,
+        l4_len: l4.len,
+        src_port: l4.src_port,
+        dst_port: l4.dst_port,
         family: Family::V6,
-        protocol: Protocol::from_number(number, Family::V6),
+        protocol,
         hop_limit: header[7],
-        tcp_flags: 0,
+        tcp_flags: l4.tcp_flags,
         dont_fragment: true,
         fragment,
-        icmp: None,
-    };
-    read_layer4(parsed, l4, quote)
+        icmp: l4.icmp,
+    })
 }
 
-/// Follows hop-by-hop (0), routing (43), fragment (44), authentication (51) and destination options (60) headers
-/// (RFC 8200 section 4). Returns the number that ends the chain, the bytes after it, and which fragment this is.
+/// Hop-by-hop (0), routing (43), fragment (44), authentication (51) and destination options (60) headers
+/// (RFC 8200 section 4).
 #[inline]
+const fn is_extension(number: u8) -> bool {
+    matches!(number, 0 | 43 | 44 | 51 | 60)
+}
+
+/// Follows extension headers. Returns the number that ends the chain, the bytes after it, and which fragment this is.
+#[cold]
 fn skip_extensions(mut number: u8, mut rest: &[u8]) -> Result<(u8, &[u8], Fragment), DropReason> {
     let mut fragment = Fragment::Whole;
     for _ in 0..=EXTENSIONS_MAX {
-        if !matches!(number, 0 | 43 | 44 | 51 | 60) || matches!(fragment, Fragment::Later { .. }) {
+        if !is_extension(number) || matches!(fragment, Fragment::Later { .. }) {
             return Ok((number, rest, fragment));
         }
         let Some(&[next, len, b2, b3, b4, b5, b6, b7]) = rest.first_chunk::<8>() else {
@@ -367,56 +361,72 @@ fn skip_extensions(mut number: u8, mut rest: &[u8]) -> Result<(u8, &[u8], Fragme
     Err(DropReason::Malformed)
 }
 
+/// What [`Parsed`] takes from the layer-4 header.
+#[derive(Default)]
+struct Layer4 {
+    len: u16,
+    src_port: u16,
+    dst_port: u16,
+    tcp_flags: u8,
+    icmp: Option<IcmpKind>,
+}
+
 #[inline]
-fn read_layer4(mut parsed: Parsed, l4: &[u8], quote: bool) -> Result<Parsed, DropReason> {
-    if matches!(parsed.fragment, Fragment::Later { .. })
-        || matches!(parsed.protocol, Protocol::Other(_))
-    {
-        return Ok(parsed);
+fn read_layer4(
+    protocol: Protocol,
+    family: Family,
+    fragment: Fragment,
+    bytes: &[u8],
+    quote: bool,
+) -> Result<Layer4, DropReason> {
+    if matches!(fragment, Fragment::Later { .. }) || matches!(protocol, Protocol::Other(_)) {
+        return Ok(Layer4::default());
     }
     // RFC 792 and RFC 4443 promise 8 bytes in a quote; every header here has at least as many.
-    let Some(&[b0, b1, b2, b3, b4, b5, b6, b7]) = l4.first_chunk::<8>() else {
+    let Some(&[b0, b1, b2, b3, b4, b5, b6, b7]) = bytes.first_chunk::<8>() else {
         return Err(DropReason::Malformed);
     };
-    parsed.l4_len = 8;
-    match parsed.protocol {
+    let mut l4 = Layer4 {
+        len: 8,
+        src_port: be16([b0, b1]),
+        dst_port: be16([b2, b3]),
+        tcp_flags: 0,
+        icmp: None,
+    };
+    match protocol {
         Protocol::Tcp => {
-            (parsed.src_port, parsed.dst_port) = (be16([b0, b1]), be16([b2, b3]));
-            if let Some(header) = l4.first_chunk::<20>() {
-                parsed.tcp_flags = header[13];
-                parsed.l4_len = u16::from(header[12] >> 4) * 4;
-                if parsed.l4_len < 20 {
+            if let Some(header) = bytes.first_chunk::<20>() {
+                l4.tcp_flags = header[13];
+                l4.len = u16::from(header[12] >> 4) * 4;
+                if l4.len < 20 || (!quote && usize::from(l4.len) > bytes.len()) {
                     return Err(DropReason::Malformed);
                 }
-                if usize::from(parsed.l4_len) > l4.len() {
-                    if !quote {
-                        return Err(DropReason::Malformed);
-                    }
-                    parsed.l4_len = 20;
+                if usize::from(l4.len) > bytes.len() {
+                    l4.len = 20;
                 }
             } else if !quote {
                 return Err(DropReason::Malformed);
             }
         }
         Protocol::Udp => {
-            (parsed.src_port, parsed.dst_port) = (be16([b0, b1]), be16([b2, b3]));
             let stated_len = usize::from(be16([b4, b5]));
-            let whole = !quote && parsed.fragment == Fragment::Whole;
-            if stated_len < 8 || (whole && stated_len > l4.len()) {
+            let whole = !quote && matches!(fragment, Fragment::Whole);
+            if stated_len < 8 || (whole && stated_len > bytes.len()) {
                 return Err(DropReason::Malformed);
             }
         }
         Protocol::Icmp => {
-            let kind = icmp_kind(parsed.family, b0, b1, [b4, b5, b6, b7]);
-            if matches!(kind, IcmpKind::EchoRequest | IcmpKind::EchoReply) {
-                let identifier = be16([b4, b5]);
-                (parsed.src_port, parsed.dst_port) = (identifier, identifier);
-            }
-            parsed.icmp = Some(kind);
+            let kind = icmp_kind(family, b0, b1, [b4, b5, b6, b7]);
+            let identifier = match kind {
+                IcmpKind::EchoRequest | IcmpKind::EchoReply => be16([b4, b5]),
+                IcmpKind::Error(_) | IcmpKind::Other(_) => 0,
+            };
+            (l4.src_port, l4.dst_port) = (identifier, identifier);
+            l4.icmp = Some(kind);
         }
         Protocol::Other(_) => {}
     }
-    Ok(parsed)
+    Ok(l4)
 }
 
 /// RFC 792 and RFC 4443; `rest` is the second word of the header.

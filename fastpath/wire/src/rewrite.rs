@@ -2,7 +2,7 @@
 
 use crate::addr::{Family, Ip};
 use crate::checksum::{
-    address_sum, delta, fold, read_u16, sum, udp_checksum, update, update_partial, write_u16,
+    delta, fold64, read_u16, sum, udp_checksum, update, update_partial, write_u16,
 };
 use crate::flow_key::Protocol;
 use crate::parse::{IcmpKind, Parsed};
@@ -53,28 +53,35 @@ impl Rewrite {
 #[inline]
 pub fn rewrite(bytes: &mut [u8], parsed: &Parsed, complete: bool, to: &Rewrite) {
     let addresses = rewrite_addresses(bytes, parsed, to);
-    let ports = rewrite_ports(bytes, parsed, to);
-    let mut change = if parsed.has_pseudo_header() {
-        addresses
-    } else {
-        0
+    let Some(l4) = bytes.get_mut(usize::from(parsed.l3_len)..) else {
+        return;
     };
-    if complete {
-        change += ports;
+    match parsed.protocol {
+        _ if parsed.l4_len == 0 => {}
+        Protocol::Tcp => {
+            let change = rewrite_ports(l4, parsed, complete, to) + addresses;
+            update_field::<16>(l4, complete, change, false);
+        }
+        Protocol::Udp => {
+            let change = rewrite_ports(l4, parsed, complete, to) + addresses;
+            update_field::<6>(l4, complete, change, true);
+        }
+        Protocol::Icmp => {
+            let mut change = if parsed.has_pseudo_header() {
+                addresses
+            } else {
+                0
+            };
+            if let Some(identifier) = to.identifier(parsed.icmp) {
+                write_u16(l4, 4, identifier);
+                if complete {
+                    change += delta(u32::from(parsed.src_port), u32::from(identifier));
+                }
+            }
+            update_field::<2>(l4, complete, change, false);
+        }
+        Protocol::Other(_) => {}
     }
-    let Some(offset) = parsed.checksum_offset() else {
-        return;
-    };
-    let Some(field) = read_u16(bytes, offset) else {
-        return;
-    };
-    let updated = match (complete, parsed.protocol) {
-        (false, _) => update_partial(field, change),
-        (true, Protocol::Udp) if field == 0 => return,
-        (true, Protocol::Udp) => udp_checksum(update(field, change)),
-        (true, Protocol::Tcp | Protocol::Icmp | Protocol::Other(_)) => update(field, change),
-    };
-    write_u16(bytes, offset, updated);
 }
 
 /// Rewrites the packet quoted in the ICMP error `bytes`, its checksums as far as they are quoted, and the ICMP
@@ -111,52 +118,88 @@ pub fn rewrite_quote(
 /// Writes the addresses and the IPv4 header checksum; returns what that changed in a pseudo-header sum.
 #[inline]
 fn rewrite_addresses(bytes: &mut [u8], parsed: &Parsed, to: &Rewrite) -> u32 {
-    let mut change = 0;
-    for (new, old, is_dst) in [(to.src, parsed.src, false), (to.dst, parsed.dst, true)] {
-        let Some(new) = new.filter(|new| new.family() == parsed.family) else {
-            continue;
-        };
-        change += delta(address_sum(old), address_sum(new));
-        match parsed.family {
-            Family::V4 => write_at(bytes, if is_dst { 16 } else { 12 }, new.octets_v4()),
-            Family::V6 => write_at(bytes, if is_dst { 24 } else { 8 }, new.octets_v6()),
+    let src = to.src.filter(|ip| ip.family() == parsed.family);
+    let dst = to.dst.filter(|ip| ip.family() == parsed.family);
+    let change = fold64(address_change(parsed.src, src) + address_change(parsed.dst, dst));
+    match parsed.family {
+        Family::V4 => {
+            let Some(header) = bytes.first_chunk_mut::<20>() else {
+                return 0;
+            };
+            if let Some(src) = src {
+                header[12..16].copy_from_slice(&src.octets_v4());
+            }
+            if let Some(dst) = dst {
+                header[16..20].copy_from_slice(&dst.octets_v4());
+            }
+            let field = u16::from_be_bytes([header[10], header[11]]);
+            [header[10], header[11]] = update(field, u32::from(change)).to_be_bytes();
+        }
+        Family::V6 => {
+            let Some(header) = bytes.first_chunk_mut::<40>() else {
+                return 0;
+            };
+            if let Some(src) = src {
+                header[8..24].copy_from_slice(&src.octets_v6());
+            }
+            if let Some(dst) = dst {
+                header[24..40].copy_from_slice(&dst.octets_v6());
+            }
         }
     }
-    if parsed.family == Family::V4
-        && let Some(field) = read_u16(bytes, 10)
-    {
-        write_u16(bytes, 10, update(field, change));
-    }
-    u32::from(fold(change))
+    u32::from(change)
 }
 
-/// Writes ports, or the identifier of an echo; returns what that changed in a complete checksum.
+/// The change of a sum by an address, unfolded. The mapped prefix of an IPv4 address takes itself out again.
 #[inline]
-fn rewrite_ports(bytes: &mut [u8], parsed: &Parsed, to: &Rewrite) -> u32 {
-    let start = usize::from(parsed.l3_len);
-    if let Some(identifier) = to.identifier(parsed.icmp) {
-        write_u16(bytes, start + 4, identifier);
-        return delta(u32::from(parsed.src_port), u32::from(identifier));
-    }
-    if !parsed.has_ports() {
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "addresses are cut into 32-bit words"
+)]
+fn address_change(old: Ip, new: Option<Ip>) -> u64 {
+    let Some(new) = new else {
         return 0;
-    }
-    let mut change = 0;
-    for (new, old, offset) in [
-        (to.src_port, parsed.src_port, start),
-        (to.dst_port, parsed.dst_port, start + 2),
-    ] {
-        if let Some(new) = new {
-            write_u16(bytes, offset, new);
-            change += delta(u32::from(old), u32::from(new));
-        }
-    }
-    change
+    };
+    let words = |bits: u128| {
+        let (high, low) = ((bits >> 64) as u64, bits as u64);
+        (high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff)
+    };
+    words(!old.to_bits()) + words(new.to_bits())
 }
 
+/// Writes TCP or UDP ports; returns what that changed in the checksum.
 #[inline]
-fn write_at<const N: usize>(bytes: &mut [u8], offset: usize, value: [u8; N]) {
-    if let Some(field) = bytes.get_mut(offset..).and_then(<[u8]>::first_chunk_mut) {
-        *field = value;
+fn rewrite_ports(l4: &mut [u8], parsed: &Parsed, complete: bool, to: &Rewrite) -> u32 {
+    let Some(ports) = l4.first_chunk_mut::<4>() else {
+        return 0;
+    };
+    let mut change = 0;
+    if let Some(port) = to.src_port {
+        [ports[0], ports[1]] = port.to_be_bytes();
+        change += delta(u32::from(parsed.src_port), u32::from(port));
     }
+    if let Some(port) = to.dst_port {
+        [ports[2], ports[3]] = port.to_be_bytes();
+        change += delta(u32::from(parsed.dst_port), u32::from(port));
+    }
+    if complete { change } else { 0 }
+}
+
+/// Updates the checksum field at `OFFSET` of a layer-4 header; a quote may end before it.
+#[inline]
+fn update_field<const OFFSET: usize>(l4: &mut [u8], complete: bool, change: u32, is_udp: bool) {
+    let Some(field) = l4.get_mut(OFFSET..).and_then(<[u8]>::first_chunk_mut::<2>) else {
+        return;
+    };
+    let old = u16::from_be_bytes(*field);
+    let new = if !complete {
+        update_partial(old, change)
+    } else if is_udp && old == 0 {
+        0
+    } else if is_udp {
+        udp_checksum(update(old, change))
+    } else {
+        update(old, change)
+    };
+    *field = new.to_be_bytes();
 }
