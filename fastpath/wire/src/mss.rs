@@ -1,7 +1,7 @@
 //! The MSS option of TCP: lowered so that full-size segments fit the tunnel (RFC 9293 section 3.7.1, RFC 4459 section 3.2).
 
 use crate::addr::Family;
-use crate::checksum::{delta, read_u16, update, write_u16};
+use crate::checksum::{read_u16, update, word_delta, write_u16};
 use crate::flow_key::Protocol;
 use crate::parse::{Fragment, Parsed, tcp_flag};
 
@@ -32,9 +32,9 @@ pub fn clamp(bytes: &mut [u8], parsed: &Parsed, mss_max: u16, complete: bool) ->
         // At an odd offset the value straddles two words of the sum: both contribute with bytes swapped (RFC 1071
         // section 2 (B)).
         let change = if offset % 2 == 0 {
-            delta(u32::from(old), u32::from(mss_max))
+            word_delta(old, mss_max)
         } else {
-            delta(u32::from(old.swap_bytes()), u32::from(mss_max.swap_bytes()))
+            word_delta(old.swap_bytes(), mss_max.swap_bytes())
         };
         write_u16(bytes, at, update(field, change));
     }

@@ -2,7 +2,7 @@
 
 use crate::addr::{Family, Ip};
 use crate::checksum::{
-    delta, fold64, read_u16, sum, udp_checksum, update, update_partial, write_u16,
+    delta, fold64, read_u16, sum, udp_checksum, update, update_partial, word_delta, write_u16,
 };
 use crate::flow_key::Protocol;
 use crate::parse::{IcmpKind, Parsed};
@@ -75,7 +75,7 @@ pub fn rewrite(bytes: &mut [u8], parsed: &Parsed, complete: bool, to: &Rewrite) 
             if let Some(identifier) = to.identifier(parsed.icmp) {
                 write_u16(l4, 4, identifier);
                 if complete {
-                    change += delta(u32::from(parsed.src_port), u32::from(identifier));
+                    change += word_delta(parsed.src_port, identifier);
                 }
             }
             update_field::<2>(l4, complete, change, false);
@@ -176,11 +176,11 @@ fn rewrite_ports(l4: &mut [u8], parsed: &Parsed, complete: bool, to: &Rewrite) -
     let mut change = 0;
     if let Some(port) = to.src_port {
         [ports[0], ports[1]] = port.to_be_bytes();
-        change += delta(u32::from(parsed.src_port), u32::from(port));
+        change += word_delta(parsed.src_port, port);
     }
     if let Some(port) = to.dst_port {
         [ports[2], ports[3]] = port.to_be_bytes();
-        change += delta(u32::from(parsed.dst_port), u32::from(port));
+        change += word_delta(parsed.dst_port, port);
     }
     if complete { change } else { 0 }
 }
