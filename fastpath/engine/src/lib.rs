@@ -1,1 +1,4 @@
-//! The path of a packet: parse, policy, flow, select, translate, locate, encap and back.
+//! The path of a packet: parse, policy, flow, select, locate, translate, encap and back.
+#![forbid(unsafe_code)]
+
+pub mod flow;

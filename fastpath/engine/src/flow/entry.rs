@@ -1,0 +1,415 @@
+//! One flow as 16 plain words: identities and slot hints, never a location, and one word of state.
+
+use sluice_tables::slots::Slot;
+use sluice_tables::{InstanceSlot, PeerSlot, ServiceSlot};
+use sluice_wire::{FlowKey, InstanceIp, Ip, Protocol};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// Words of an entry: 128 bytes, two cache lines that the prefetcher fetches together.
+pub(crate) const ENTRY_WORDS: usize = 16;
+
+// Where things are. The first line holds what a lookup compares, the second what a hit needs.
+const FORWARD: usize = 0;
+const REMOTE_IP: usize = 5;
+const WIRE_PORTS: usize = 7;
+const LOCAL: usize = 8;
+const REMOTE: usize = 9;
+/// [`State`].
+pub(crate) const STATE: usize = 10;
+const SERVICE_PEER: usize = 11;
+const CREATED: usize = 12;
+/// The next free entry, while this one is free.
+pub(crate) const LINK: usize = 13;
+
+/// An instance as a flow remembers it: good while the slot still has that epoch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pin {
+    pub slot: InstanceSlot,
+    pub epoch: u32,
+}
+
+impl Pin {
+    fn word(self) -> u64 {
+        u64::from(self.slot.index()) << 32 | u64::from(self.epoch)
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self {
+            slot: InstanceSlot::from_index(high(word)),
+            epoch: low(word),
+        }
+    }
+}
+
+/// A flow between a local instance and another one, as one worker read it.
+///
+/// Outbound packets match `forward` and leave as `InstanceIP of local : wire_src_port -> NsIP of remote :
+/// wire_dst_port`. Inbound packets match [`Flow::reverse`] and are delivered as `forward` reversed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Flow {
+    /// Local NsIP and port, the address dialled and its port.
+    pub forward: FlowKey,
+    /// The remote instance's identity.
+    pub remote_ip: InstanceIp,
+    /// The local port as the wire carries it; differs from `forward.src_port` only after a collision.
+    pub wire_src_port: u16,
+    /// The remote port as the wire carries it; differs from `forward.dst_port` only after a collision.
+    pub wire_dst_port: u16,
+    pub local: Pin,
+    pub remote: Pin,
+    /// The service that was dialled, when it was a ServiceIP.
+    pub service: Option<ServiceSlot>,
+    /// Where the remote instance was when the flow began: whom its quota is charged to. Never used to send.
+    pub peer: Option<PeerSlot>,
+    pub created_s: u32,
+    pub state: State,
+    /// The entry's position.
+    pub index: u32,
+}
+
+impl Flow {
+    /// What an inbound packet of this flow looks like on the wire.
+    #[must_use]
+    pub fn reverse(&self) -> FlowKey {
+        FlowKey {
+            src: self.remote_ip.ip(),
+            dst: self.forward.src,
+            src_port: self.wire_dst_port,
+            dst_port: self.wire_src_port,
+            protocol: self.forward.protocol,
+        }
+    }
+
+    pub(crate) fn load(entry: &[AtomicU64; ENTRY_WORDS], index: u32, state: State) -> Self {
+        let word = |at: usize| entry[at].load(Relaxed);
+        let ports = word(WIRE_PORTS);
+        let service_peer = word(SERVICE_PEER);
+        Self {
+            forward: FlowKey::from_words([word(0), word(1), word(2), word(3), word(4)]),
+            remote_ip: InstanceIp::new(Ip::from_bits(
+                u128::from(word(REMOTE_IP)) << 64 | u128::from(word(REMOTE_IP + 1)),
+            )),
+            wire_src_port: port(ports >> 16),
+            wire_dst_port: port(ports),
+            local: Pin::from_word(word(LOCAL)),
+            remote: Pin::from_word(word(REMOTE)),
+            service: high(service_peer).checked_sub(1).map(ServiceSlot::from_index),
+            peer: low(service_peer).checked_sub(1).map(PeerSlot::from_index),
+            created_s: low(word(CREATED)),
+            state,
+            index,
+        }
+    }
+
+    /// Writes all but the state into an entry that nobody can reach.
+    pub(crate) fn store(&self, entry: &[AtomicU64; ENTRY_WORDS]) {
+        for (at, word) in (FORWARD..).zip(self.forward.words()) {
+            entry[at].store(word, Relaxed);
+        }
+        let [high, low, ..] = FlowKey {
+            src: self.remote_ip.ip(),
+            ..self.forward
+        }
+        .words();
+        entry[REMOTE_IP].store(high, Relaxed);
+        entry[REMOTE_IP + 1].store(low, Relaxed);
+        entry[WIRE_PORTS].store(wire_ports(self.wire_src_port, self.wire_dst_port), Relaxed);
+        entry[LOCAL].store(self.local.word(), Relaxed);
+        entry[REMOTE].store(self.remote.word(), Relaxed);
+        let service = self.service.map_or(0, |slot| u64::from(slot.index()) + 1);
+        let peer = self.peer.map_or(0, |slot| u64::from(slot.index()) + 1);
+        entry[SERVICE_PEER].store(service << 32 | peer, Relaxed);
+        entry[CREATED].store(u64::from(self.created_s), Relaxed);
+    }
+}
+
+/// Whether the entry's outbound packets have these [`FlowKey::words`].
+#[inline]
+pub(crate) fn matches_forward(entry: &[AtomicU64; ENTRY_WORDS], key: &[u64; 5]) -> bool {
+    (0..5).all(|at| entry[FORWARD + at].load(Relaxed) == key[at])
+}
+
+/// Whether the entry's inbound packets have these [`FlowKey::words`].
+#[inline]
+pub(crate) fn matches_reverse(entry: &[AtomicU64; ENTRY_WORDS], key: &[u64; 5]) -> bool {
+    let [src_high, src_low, dst_high, dst_low, rest] = *key;
+    entry[REMOTE_IP].load(Relaxed) == src_high
+        && entry[REMOTE_IP + 1].load(Relaxed) == src_low
+        && entry[FORWARD].load(Relaxed) == dst_high
+        && entry[FORWARD + 1].load(Relaxed) == dst_low
+        && entry[WIRE_PORTS].load(Relaxed) == wire_ports(port(rest), port(rest >> 16))
+        && entry[FORWARD + 4].load(Relaxed) >> 32 == rest >> 32
+}
+
+fn wire_ports(src: u16, dst: u16) -> u64 {
+    u64::from(src) << 16 | u64::from(dst)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the field is the low 16 bits")]
+const fn port(word: u64) -> u16 {
+    word as u16
+}
+
+const fn high(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the field is the low 32 bits")]
+const fn low(word: u64) -> u32 {
+    word as u32
+}
+
+/// How long idle flows live, in seconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// RFC 5382 REQ-5: at least 2 hours 4 minutes.
+    pub tcp_established_s: u32,
+    /// Half-open or half-closed for which RFC 5382 REQ-5 asks 4 minutes.
+    pub tcp_transitory_s: u32,
+    /// Only a SYN seen. Linux gives up connecting after 127 s, and repeats the SYN at least every 64 s.
+    pub tcp_embryonic_s: u32,
+    /// Both sides closed: two maximum segment lifetimes (RFC 9293 section 3.4.2) as Linux counts them.
+    pub tcp_closed_s: u32,
+    /// Reset: nothing but a repeated segment can follow.
+    pub tcp_reset_s: u32,
+    /// RFC 4787 REQ-5: at least 2, better 5 minutes.
+    pub udp_s: u32,
+    /// RFC 5508 REQ-1: at least 60 seconds.
+    pub icmp_s: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established_s: 2 * 3600 + 4 * 60,
+            tcp_transitory_s: 240,
+            tcp_embryonic_s: 70,
+            tcp_closed_s: 60,
+            tcp_reset_s: 10,
+            udp_s: 300,
+            icmp_s: 60,
+        }
+    }
+}
+
+/// The one word of a flow that changes: `last seen (s) << 32 | generation << 16 | flags`. Changed by compare and swap, so
+/// that a worker that holds an old reading cannot touch the entry's next flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct State(u64);
+
+const LIVE: u64 = 1;
+/// The side that did not begin has sent something.
+const ANSWERED: u64 = 1 << 1;
+/// No longer embryonic.
+const ESTABLISHED: u64 = 1 << 2;
+const FIN_OUT: u64 = 1 << 3;
+const FIN_IN: u64 = 1 << 4;
+const RESET: u64 = 1 << 5;
+/// The remote side began.
+const PASSIVE: u64 = 1 << 6;
+const UDP: u64 = 1 << 7;
+const ICMP: u64 = 1 << 8;
+const FLAGS: u64 = 0xffff;
+
+impl State {
+    /// A flow that begins now; not yet in an entry.
+    #[must_use]
+    pub fn new(protocol: Protocol, passive: bool, now_s: u32) -> Self {
+        let kind = match protocol {
+            Protocol::Tcp | Protocol::Other(_) => 0,
+            Protocol::Udp => UDP,
+            Protocol::Icmp => ICMP,
+        };
+        let passive = if passive { PASSIVE } else { 0 };
+        Self(u64::from(now_s) << 32 | LIVE | kind | passive)
+    }
+
+    pub(crate) const fn generation(self) -> u16 {
+        port(self.0 >> 16)
+    }
+
+    pub(crate) fn with_generation(self, generation: u16) -> Self {
+        Self(self.0 & !(0xffff << 16) | u64::from(generation) << 16)
+    }
+
+    pub(crate) const fn is_live(self) -> bool {
+        self.0 & LIVE != 0
+    }
+
+    /// The entry's state between two flows.
+    pub(crate) fn dead(self) -> Self {
+        Self(u64::from(self.generation().wrapping_add(1)) << 16)
+    }
+
+    #[must_use]
+    pub const fn last_s(self) -> u32 {
+        high(self.0)
+    }
+
+    #[must_use]
+    pub const fn is_established(self) -> bool {
+        self.0 & ESTABLISHED != 0
+    }
+
+    #[must_use]
+    pub const fn is_passive(self) -> bool {
+        self.0 & PASSIVE != 0
+    }
+
+    #[must_use]
+    pub const fn is_tcp(self) -> bool {
+        self.0 & (UDP | ICMP) == 0
+    }
+
+    /// Both sides said FIN, or one said RST: a SYN begins something new.
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        self.0 & RESET != 0 || self.0 & (FIN_IN | FIN_OUT) == FIN_IN | FIN_OUT
+    }
+
+    /// A name for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match (self.is_closed(), self.0 & (FIN_IN | FIN_OUT) != 0) {
+            (true, _) => "closed",
+            (false, true) => "closing",
+            (false, false) if self.is_established() => "established",
+            (false, false) if self.0 & ANSWERED != 0 => "opening",
+            (false, false) => "embryonic",
+        }
+    }
+
+    /// The state after a packet. Equal to `self` in all but one packet a second of an established flow.
+    #[must_use]
+    #[inline]
+    pub fn after(self, outbound: bool, tcp_flags: u8, now_s: u32) -> Self {
+        use sluice_wire::tcp_flag::{FIN, RST};
+        let mut flags = self.0 & FLAGS;
+        let by_beginner = outbound != self.is_passive();
+        if self.is_tcp() {
+            if tcp_flags & FIN != 0 {
+                flags |= if outbound { FIN_OUT } else { FIN_IN };
+            }
+            if tcp_flags & RST != 0 {
+                flags |= RESET;
+            }
+        }
+        if flags & ESTABLISHED == 0 {
+            if !by_beginner {
+                flags |= ANSWERED;
+            }
+            // A handshake takes three packets. Of other protocols an answer is enough, and so is being used again in
+            // another second: a stream that is never answered must not be evicted like a scan.
+            let established = if self.is_tcp() {
+                by_beginner && flags & ANSWERED != 0
+            } else {
+                flags & ANSWERED != 0 || now_s > self.last_s()
+            };
+            if established {
+                flags |= ESTABLISHED;
+            }
+        }
+        Self(u64::from(now_s.max(self.last_s())) << 32 | self.0 & !FLAGS & 0xffff_ffff | flags)
+    }
+
+    /// Whether the flow has been idle for longer than its state allows.
+    #[must_use]
+    pub fn is_expired(self, timeouts: &Timeouts, now_s: u32) -> bool {
+        let timeout_s = if self.0 & UDP != 0 {
+            timeouts.udp_s
+        } else if self.0 & ICMP != 0 {
+            timeouts.icmp_s
+        } else if self.0 & RESET != 0 {
+            timeouts.tcp_reset_s
+        } else if self.is_closed() {
+            timeouts.tcp_closed_s
+        } else if self.0 & (FIN_IN | FIN_OUT) != 0 {
+            timeouts.tcp_transitory_s
+        } else if self.is_established() {
+            timeouts.tcp_established_s
+        } else if self.0 & ANSWERED != 0 {
+            timeouts.tcp_transitory_s
+        } else {
+            timeouts.tcp_embryonic_s
+        };
+        now_s.saturating_sub(self.last_s()) > timeout_s
+    }
+
+    pub(crate) fn read(word: &AtomicU64) -> Self {
+        Self(word.load(Acquire))
+    }
+
+    pub(crate) fn publish(self, word: &AtomicU64) {
+        word.store(self.0, Release);
+    }
+
+    /// Changes the word from `self` to `to`, unless somebody else changed it.
+    pub(crate) fn swap(self, word: &AtomicU64, to: Self) -> Result<(), Self> {
+        word.compare_exchange(self.0, to.0, Release, Acquire)
+            .map(|_| ())
+            .map_err(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_wire::tcp_flag::{ACK, FIN, RST, SYN};
+
+    /// What the flow is called after each packet: direction (true is outbound) and flags.
+    #[test]
+    fn tcp_flows_open_and_close() {
+        let names = |passive, packets: &[(bool, u8)]| {
+            let mut state = State::new(Protocol::Tcp, passive, 5);
+            packets
+                .iter()
+                .map(|&(outbound, flags)| {
+                    state = state.after(outbound, flags, 5);
+                    state.name()
+                })
+                .collect::<Vec<_>>()
+        };
+        let opening = ["embryonic", "opening", "established"];
+        assert_eq!(
+            names(false, &[(true, SYN), (false, SYN | ACK), (true, ACK)]),
+            opening
+        );
+        assert_eq!(
+            names(true, &[(false, SYN), (true, SYN | ACK), (false, ACK)]),
+            opening
+        );
+        assert_eq!(
+            names(
+                false,
+                &[(true, ACK), (false, ACK), (true, ACK), (true, FIN | ACK), (false, FIN | ACK)]
+            ),
+            ["embryonic", "opening", "established", "closing", "closed"]
+        );
+        assert_eq!(names(false, &[(true, SYN), (false, RST)]), ["embryonic", "closed"]);
+    }
+
+    #[test]
+    fn a_datagram_flow_is_established_by_an_answer_or_by_lasting() {
+        let state = State::new(Protocol::Udp, false, 5);
+        assert!(!state.after(true, 0, 5).is_established());
+        assert!(state.after(true, 0, 6).is_established());
+        assert!(state.after(false, 0, 5).is_established());
+    }
+
+    #[test]
+    fn each_state_has_its_own_patience() {
+        let timeouts = Timeouts::default();
+        let idle = |state: State, s: u32| {
+            !state.is_expired(&timeouts, s) && state.is_expired(&timeouts, s + 1)
+        };
+        let tcp = State::new(Protocol::Tcp, false, 0);
+        assert!(idle(tcp, timeouts.tcp_embryonic_s));
+        assert!(idle(tcp.after(false, SYN | ACK, 0), timeouts.tcp_transitory_s));
+        let established = tcp.after(false, SYN | ACK, 0).after(true, ACK, 0);
+        assert!(idle(established, 7440));
+        assert!(idle(established.after(true, RST, 0), timeouts.tcp_reset_s));
+        assert!(idle(State::new(Protocol::Udp, false, 0), 300));
+        assert!(idle(State::new(Protocol::Icmp, false, 0), 60));
+    }
+}

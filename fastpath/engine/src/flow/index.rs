@@ -1,0 +1,261 @@
+//! The compact index of the flow table: cache-line buckets of ten slots, two choices per key.
+//!
+//! A bucket is 8 words: ten 32-bit entry numbers (words 0 to 4), ten 16-bit tags (words 5, 6 and the upper half of
+//! word 7) and a 32-bit sequence (the lower half of word 7) that is odd while somebody writes. Tag 0 is an empty slot.
+//! Nothing ever moves from slot to slot.
+
+use arrayvec::ArrayVec;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::fence;
+
+pub(crate) const BUCKET_WORDS: usize = 8;
+pub(crate) const BUCKET_SLOTS: usize = 10;
+/// A writer holds a bucket for some hundred nanoseconds; this many looks take some ten microseconds.
+const LOCK_TRIES: usize = 2_000;
+
+const ALL_SLOTS: u32 = (1 << BUCKET_SLOTS) - 1;
+const LANES: u64 = 0x0001_0001_0001_0001;
+
+/// Where a key may be: two buckets and its tag.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) buckets: [u32; 2],
+    pub(crate) tag: u16,
+}
+
+/// Keys of the hash. Random per table, so that nobody outside can aim at a bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct HashKeys([u64; 6]);
+
+impl HashKeys {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut state = seed;
+        // splitmix64
+        Self(std::array::from_fn(|_| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ mixed >> 31
+        }))
+    }
+
+    /// A keyed multiply-mix over a flow key's words, as in wyhash: three multiplications whose operands are hidden
+    /// by the keys. Not a MAC; a caller that sees neither hashes nor timing of single buckets cannot aim.
+    #[inline]
+    pub(crate) fn hash(&self, key: &[u64; 5], outbound: bool) -> u64 {
+        let [a, b, c, d, e] = *key;
+        let k = &self.0;
+        let addresses = fold(a ^ k[0], b ^ k[1]) ^ fold(c ^ k[2], d ^ k[3]).rotate_left(23);
+        fold(addresses ^ k[4], e ^ k[5] ^ u64::from(outbound) << 48)
+    }
+
+    #[inline]
+    pub(crate) fn place(&self, key: &[u64; 5], outbound: bool, buckets: u32) -> Place {
+        let hash = self.hash(key, outbound);
+        let range = |part: u64| ((part & 0xffff_ffff) * u64::from(buckets) >> 32) as u32;
+        #[expect(clippy::cast_possible_truncation, reason = "14 low bits of each half, the ones `range` uses least")]
+        let tag = ((hash & 0x3fff) | (hash >> 32) << 14) as u16;
+        Place {
+            buckets: [range(hash), range(hash >> 32)],
+            tag: tag.max(1),
+        }
+    }
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of the product")]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// One bucket, by its words.
+#[derive(Clone, Copy)]
+pub(crate) struct Bucket<'a>(pub(crate) &'a [AtomicU64; BUCKET_WORDS]);
+
+impl Bucket<'_> {
+    /// The sequence; odd while somebody writes.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    pub(crate) fn sequence(self) -> u32 {
+        self.0[7].load(Acquire) as u32
+    }
+
+    /// Whether nothing was written since `sequence` was read.
+    #[inline]
+    pub(crate) fn unchanged_since(self, sequence: u32) -> bool {
+        fence(Acquire);
+        sequence.is_multiple_of(2) && self.sequence() == sequence
+    }
+
+    /// The slots whose tag is `tag`, as bits; a rare slot more, which the caller's comparison rejects.
+    #[inline]
+    pub(crate) fn slots_tagged(self, tag: u16) -> u32 {
+        let pattern = u64::from(tag) * LANES;
+        let equal = |word: u64| {
+            let difference = word ^ pattern;
+            let zero = difference.wrapping_sub(LANES) & !difference & LANES << 15;
+            // Bits 15, 31, 47, 63 to bits 0 to 3.
+            ((zero >> 15).wrapping_mul(0x1000_2000_4000_8000) >> 60) as u32
+        };
+        let tags = |at: usize| self.0[at].load(Relaxed);
+        (equal(tags(5)) | equal(tags(6)) << 4 | equal(tags(7) >> 32) << 8) & ALL_SLOTS
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "one half of the word")]
+    pub(crate) fn entry(self, slot: usize) -> u32 {
+        (self.0[slot / 2].load(Relaxed) >> (slot % 2 * 32)) as u32
+    }
+
+    /// An empty slot.
+    pub(crate) fn empty(self) -> Option<usize> {
+        // Borrows reach only lanes above a real match, so the lowest one is exact.
+        let slot = self.slots_tagged(0).trailing_zeros() as usize;
+        (slot < BUCKET_SLOTS).then_some(slot)
+    }
+
+    /// Slots in use.
+    pub(crate) fn len(self) -> usize {
+        (0..BUCKET_SLOTS).filter(|&slot| self.tag(slot) != 0).count()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits of the word")]
+    fn tag(self, slot: usize) -> u16 {
+        let (word, shift) = tag_at(slot);
+        (self.0[word].load(Relaxed) >> shift) as u16
+    }
+
+    /// Fills or, with tag 0, empties a slot. The caller holds the bucket.
+    pub(crate) fn set(self, slot: usize, tag: u16, entry: u32) {
+        let store = |word: usize, shift: usize, mask: u64, value: u64| {
+            let old = self.0[word].load(Relaxed);
+            self.0[word].store(old & !(mask << shift) | value << shift, Relaxed);
+        };
+        store(slot / 2, slot % 2 * 32, 0xffff_ffff, u64::from(entry));
+        let (word, shift) = tag_at(slot);
+        store(word, shift, 0xffff, u64::from(tag));
+    }
+
+    /// Empties the slot of `entry`. The caller holds the bucket.
+    pub(crate) fn clear(self, entry: u32) {
+        for slot in 0..BUCKET_SLOTS {
+            if self.tag(slot) != 0 && self.entry(slot) == entry {
+                self.set(slot, 0, 0);
+            }
+        }
+    }
+
+    fn lock(self) -> bool {
+        for _ in 0..LOCK_TRIES {
+            let word = self.0[7].load(Relaxed);
+            if word.is_multiple_of(2)
+                && self.0[7]
+                    .compare_exchange(word, next(word), Acquire, Relaxed)
+                    .is_ok()
+            {
+                // The odd sequence is visible before anything written under it.
+                fence(Release);
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    fn unlock(self) {
+        self.0[7].store(next(self.0[7].load(Relaxed)), Release);
+    }
+}
+
+const fn tag_at(slot: usize) -> (usize, usize) {
+    match slot {
+        0..=3 => (5, slot * 16),
+        4..=7 => (6, slot % 4 * 16),
+        _ => (7, 32 + slot % 4 * 16),
+    }
+}
+
+/// The word with the next sequence; the tags in its upper half stay.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+const fn next(word: u64) -> u64 {
+    word & !0xffff_ffff | (word as u32).wrapping_add(1) as u64
+}
+
+/// Buckets held for writing, in ascending order so that two writers never wait for each other in a circle.
+pub(crate) struct Held<'a>(ArrayVec<Bucket<'a>, 4>);
+
+impl<'a> Held<'a> {
+    /// Holds the buckets of two keys; `None` when another writer keeps one for too long.
+    pub(crate) fn new(
+        keys: [Place; 2],
+        bucket: impl Fn(u32) -> Option<Bucket<'a>>,
+    ) -> Option<Self> {
+        let [one, two] = keys;
+        let mut order = [one.buckets[0], one.buckets[1], two.buckets[0], two.buckets[1]];
+        order.sort_unstable();
+        let mut held = Self(ArrayVec::new());
+        let mut last = None;
+        for number in order {
+            if last.replace(number) == Some(number) {
+                continue;
+            }
+            let bucket = bucket(number)?;
+            if !bucket.lock() {
+                return None;
+            }
+            held.0.push(bucket);
+        }
+        Some(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|bucket| bucket.unlock());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words() -> [AtomicU64; BUCKET_WORDS] {
+        std::array::from_fn(|_| AtomicU64::new(0))
+    }
+
+    #[test]
+    fn a_bucket_keeps_ten_slots() {
+        let words = words();
+        let bucket = Bucket(&words);
+        for entry in 0..10 {
+            let slot = bucket.empty().unwrap();
+            bucket.set(slot, 0x8000 + entry, 1000 + u32::from(entry));
+        }
+        assert_eq!((bucket.empty(), bucket.len()), (None, 10));
+        for entry in 0..10 {
+            let slots = bucket.slots_tagged(0x8000 + entry);
+            assert_ne!(slots & 1 << entry, 0);
+            assert_eq!(bucket.entry(usize::from(entry)), 1000 + u32::from(entry));
+        }
+        bucket.clear(1009);
+        assert_eq!(bucket.empty(), Some(9));
+        assert_eq!(bucket.sequence(), 0);
+    }
+
+    #[test]
+    fn a_held_bucket_reads_as_being_written_and_keeps_its_tags() {
+        let words = words();
+        let bucket = Bucket(&words);
+        bucket.set(9, 0xffff, 7);
+        let before = bucket.sequence();
+        let place = Place { buckets: [0, 0], tag: 1 };
+        let held = Held::new([place, place], |_| Some(Bucket(&words))).unwrap();
+        assert!(!bucket.unchanged_since(before));
+        assert!(!bucket.unchanged_since(before + 1));
+        drop(held);
+        assert!(bucket.unchanged_since(before + 2));
+        assert_eq!(bucket.slots_tagged(0xffff), 1 << 9);
+    }
+}

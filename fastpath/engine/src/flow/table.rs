@@ -1,0 +1,624 @@
+//! The flow table: shared by all workers, lock-free to read, written when a flow begins, changes state or ends.
+//!
+//! All of it lives in plain words without pointers, so that it can outlive the process:
+//! header | index buckets | entries | embryonic ring | quotas. Entries are taken densely, so that memory no flow has
+//! used stays untouched.
+//!
+//! A reader finds an entry through the index and trusts it when its key matches and its generation is the same after
+//! reading as before. It trusts an absence when no bucket was being written meanwhile. A writer holds the buckets of both
+//! keys, so that forward and reverse key appear together and only if both are absent.
+
+use super::entry::{
+    ENTRY_WORDS, Flow, LINK, STATE, State, Timeouts, matches_forward, matches_reverse,
+};
+use super::index::{BUCKET_SLOTS, BUCKET_WORDS, Bucket, HashKeys, Held, Place};
+use super::quota::{Charge, Quotas};
+use sluice_memory::Words;
+use sluice_wire::FlowKey;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, fence};
+use thiserror::Error;
+
+/// How often a reader that meets a writer looks again before it gives up.
+const READ_TRIES: usize = 8;
+/// Slots of the index in use when the table is full, in percent. Two choices of ten slots overflow only above this.
+const INDEX_LOAD_PERCENT: u64 = 76;
+/// Places of the embryonic ring a new flow tries before it evicts.
+const EMBRYONIC_TRIES: u64 = 4;
+/// The most flows a table can have: entries are numbered by 32 bits, and 256 M of them are 32 GiB.
+pub const FLOWS_MAX: u32 = 1 << 28;
+
+// Header words, each on a cache line of its own.
+const FREE: usize = 0;
+const USED: usize = 8;
+const LIVE: usize = 16;
+const EMBRYONIC: usize = 24;
+const SWEEP: usize = 32;
+const EVICTED: usize = 40;
+const HEADER_WORDS: usize = 64;
+
+/// Sizes of what all workers share.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Flows at once, embryonic ones included; 1..=[`FLOWS_MAX`].
+    pub flows_max: u32,
+    /// Embryonic flows at once; 0 means an eighth of `flows_max`.
+    pub embryonic_max: u32,
+    /// Embryonic flows one instance may have begun at once, and one peer; 0 means a quarter of `embryonic_max`.
+    pub embryonic_per_owner_max: u32,
+    /// Flows one instance may have begun at once, and one peer; 0 means seven eighths of `flows_max`.
+    pub flows_per_owner_max: u32,
+    /// Fragmented datagrams on their way at once.
+    pub fragments_max: u32,
+    /// Seed of the keyed hashes; `None` takes one from the operating system.
+    pub seed: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows_max: 1 << 20,
+            embryonic_max: 0,
+            embryonic_per_owner_max: 0,
+            flows_per_owner_max: 0,
+            fragments_max: 4096,
+            seed: None,
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum SharedError {
+    #[error("`flows_max` of {0} is out of range 1..={FLOWS_MAX}")]
+    FlowsMax(u32),
+    #[error("`fragments_max` of {0} is out of range 1..=1048576")]
+    FragmentsMax(u32),
+    #[error("mapping {words} words for {what} failed: {source}; lower its limit or free memory")]
+    Map {
+        what: &'static str,
+        words: usize,
+        source: std::io::Error,
+    },
+}
+
+/// What [`Table::insert`] did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Inserted {
+    Created(Flow),
+    /// The forward key is there already.
+    ForwardTaken,
+    /// Another flow uses the reverse key.
+    ReverseTaken,
+    /// No entry or index slot is left.
+    Full,
+    /// Whoever began it has too many flows.
+    Quota,
+    /// Another writer held a bucket for too long.
+    Busy,
+}
+
+/// A lookup that met a writer at every try.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Busy;
+
+#[derive(Debug)]
+pub struct Table {
+    words: Words,
+    keys: HashKeys,
+    buckets: u32,
+    flows_max: u32,
+    embryonic_max: u32,
+    entries_at: usize,
+    embryonic_at: usize,
+    quotas: Quotas,
+}
+
+/// A key's place in the index, computed once per packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe {
+    place: Place,
+    words: [u64; 5],
+    outbound: bool,
+}
+
+impl Probe {
+    /// For lanes that look nothing up.
+    pub(crate) const NONE: Self = Self {
+        place: Place {
+            buckets: [0, 0],
+            tag: 0,
+        },
+        words: [0; 5],
+        outbound: false,
+    };
+}
+
+impl Table {
+    /// # Errors
+    /// When a limit is out of range or memory cannot be mapped.
+    pub fn new(limits: &Limits) -> Result<Self, SharedError> {
+        let flows_max = limits.flows_max;
+        if !(1..=FLOWS_MAX).contains(&flows_max) {
+            return Err(SharedError::FlowsMax(flows_max));
+        }
+        let or = |value: u32, default: u32| if value == 0 { default } else { value };
+        let embryonic_max = or(limits.embryonic_max, flows_max / 8).clamp(1, flows_max);
+        let quotas = Quotas::new(
+            or(limits.embryonic_per_owner_max, embryonic_max / 4).max(1),
+            or(limits.flows_per_owner_max, flows_max - flows_max / 8).max(1),
+        );
+        let slots = u64::from(flows_max) * 2 * 100 / INDEX_LOAD_PERCENT;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most 2^28 flows, so at most 2^27 buckets"
+        )]
+        let buckets = (slots / BUCKET_SLOTS as u64 + 4) as u32;
+        let index_words = (buckets as usize * BUCKET_WORDS).next_multiple_of(ENTRY_WORDS);
+        let entries_at = HEADER_WORDS + index_words;
+        let embryonic_at = entries_at + flows_max as usize * ENTRY_WORDS;
+        let quotas_at = embryonic_at + embryonic_max as usize;
+        let len = quotas_at + Quotas::WORDS;
+        let words = Words::anonymous(len).map_err(|source| SharedError::Map {
+            what: "the flow table",
+            words: len,
+            source,
+        })?;
+        Ok(Self {
+            words,
+            keys: HashKeys::new(seed_of(limits)),
+            buckets,
+            flows_max,
+            embryonic_max,
+            entries_at,
+            embryonic_at,
+            quotas: quotas.at(quotas_at),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn probe(&self, key: &FlowKey, outbound: bool) -> Probe {
+        let words = key.words();
+        Probe {
+            place: self.keys.place(&words, outbound, self.buckets),
+            words,
+            outbound,
+        }
+    }
+
+    /// First pass of a batched lookup: asks for the index lines.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, probe: &Probe) {
+        for bucket in probe.place.buckets {
+            self.words.prefetch(Self::bucket_at(bucket));
+        }
+    }
+
+    /// Second pass: asks for the lines of the entry the key most likely has.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, probe: &Probe) {
+        for number in probe.place.buckets {
+            let Some(bucket) = self.bucket(number) else {
+                return;
+            };
+            let slots = bucket.slots_tagged(probe.place.tag);
+            if slots != 0 {
+                let at = self.entry_at(bucket.entry(slots.trailing_zeros() as usize));
+                self.words.prefetch(at);
+                self.words.prefetch(at + ENTRY_WORDS / 2);
+                return;
+            }
+        }
+    }
+
+    /// Third pass: the flow of the key.
+    ///
+    /// # Errors
+    /// When a writer was met at every try.
+    #[inline]
+    pub(crate) fn find(&self, probe: &Probe) -> Result<Option<Flow>, Busy> {
+        'bucket: for number in probe.place.buckets {
+            let Some(bucket) = self.bucket(number) else {
+                return Ok(None);
+            };
+            for _ in 0..READ_TRIES {
+                let sequence = bucket.sequence();
+                if let Some(flow) = self.find_in(bucket, probe) {
+                    return Ok(Some(flow));
+                }
+                if bucket.unchanged_since(sequence) {
+                    continue 'bucket;
+                }
+                std::hint::spin_loop();
+            }
+            return Err(Busy);
+        }
+        Ok(None)
+    }
+
+    /// The flow whose outbound packets have this key.
+    ///
+    /// # Errors
+    /// When a writer was met at every try.
+    pub fn find_forward(&self, key: &FlowKey) -> Result<Option<Flow>, Busy> {
+        self.find(&self.probe(key, true))
+    }
+
+    /// The flow whose inbound packets have this key.
+    ///
+    /// # Errors
+    /// When a writer was met at every try.
+    pub fn find_reverse(&self, key: &FlowKey) -> Result<Option<Flow>, Busy> {
+        self.find(&self.probe(key, false))
+    }
+
+    /// The flow in entry `index`, if it is still the one of that generation.
+    pub(crate) fn at(&self, index: u32, generation: u16) -> Option<Flow> {
+        self.read(index, |_| true)
+            .filter(|flow| flow.state.generation() == generation)
+    }
+
+    /// Adds a flow; `flow.index` is ignored and its generation is the entry's. `random` chooses its place among the
+    /// embryonic ones.
+    pub fn insert(&self, flow: &Flow, random: u64) -> Inserted {
+        let charge = Charge::of(flow);
+        if !self.quotas.charge(&self.words, charge) {
+            return Inserted::Quota;
+        }
+        let inserted = self.insert_charged(flow);
+        if let Inserted::Created(created) = inserted {
+            self.count(LIVE).fetch_add(1, Relaxed);
+            self.count(EMBRYONIC).fetch_add(1, Relaxed);
+            self.enter_embryonic(&created, random);
+        } else {
+            self.quotas.release(&self.words, charge, true);
+        }
+        inserted
+    }
+
+    fn insert_charged(&self, flow: &Flow) -> Inserted {
+        let forward = self.probe(&flow.forward, true);
+        let reverse = self.probe(&flow.reverse(), false);
+        let Some(_held) = self.hold([forward.place, reverse.place]) else {
+            return Inserted::Busy;
+        };
+        if self.find_held(&forward).is_some() {
+            return Inserted::ForwardTaken;
+        }
+        if self.find_held(&reverse).is_some() {
+            return Inserted::ReverseTaken;
+        }
+        let Some(index) = self.take_entry() else {
+            return Inserted::Full;
+        };
+        let Some(entry) = self.entry(index) else {
+            return Inserted::Full;
+        };
+        let generation = State::read(&entry[STATE]).generation();
+        let created = Flow {
+            index,
+            state: flow.state.with_generation(generation),
+            ..*flow
+        };
+        // Whoever still reads the entry's last flow sees its state change before its words.
+        fence(Release);
+        created.store(entry);
+        created.state.publish(&entry[STATE]);
+        if !self.add_slot(&forward, index) {
+            self.retire(index, entry, created.state);
+            return Inserted::Full;
+        }
+        if !self.add_slot(&reverse, index) {
+            self.clear_slots(&forward, index);
+            self.retire(index, entry, created.state);
+            return Inserted::Full;
+        }
+        Inserted::Created(created)
+    }
+
+    /// Moves the flow to another state; does nothing when it changed meanwhile, which the flow's next packet makes up for.
+    pub fn update(&self, flow: &Flow, state: State) {
+        let Some(entry) = self.entry(flow.index) else {
+            return;
+        };
+        if flow.state.swap(&entry[STATE], state).is_ok()
+            && state.is_established()
+            && !flow.state.is_established()
+        {
+            self.count(EMBRYONIC).fetch_sub(1, Relaxed);
+            self.quotas.establish(&self.words, Charge::of(flow));
+        }
+    }
+
+    /// Ends the flow. Returns false when it is gone already, or a writer held a bucket for too long.
+    pub fn remove(&self, flow: &Flow) -> bool {
+        let Some(entry) = self.entry(flow.index) else {
+            return false;
+        };
+        let forward = self.probe(&flow.forward, true);
+        let reverse = self.probe(&flow.reverse(), false);
+        let Some(held) = self.hold([forward.place, reverse.place]) else {
+            return false;
+        };
+        let mut state = State::read(&entry[STATE]);
+        loop {
+            if !state.is_live() || state.generation() != flow.state.generation() {
+                return false;
+            }
+            match state.swap(&entry[STATE], state.dead()) {
+                Ok(()) => break,
+                Err(changed) => state = changed,
+            }
+        }
+        self.clear_slots(&forward, flow.index);
+        self.clear_slots(&reverse, flow.index);
+        drop(held);
+        self.give_entry(flow.index, entry);
+        self.count(LIVE).fetch_sub(1, Relaxed);
+        if !state.is_established() {
+            self.count(EMBRYONIC).fetch_sub(1, Relaxed);
+        }
+        self.quotas
+            .release(&self.words, Charge::of(flow), !state.is_established());
+        true
+    }
+
+    /// Looks at the next `entries` entries and ends the idle flows among them. Workers share the position.
+    pub fn sweep(&self, entries: u32, timeouts: &Timeouts, now_s: u32) -> u32 {
+        let used = self.used();
+        let mut ended = 0;
+        if used == 0 {
+            return 0;
+        }
+        let start = self.count(SWEEP).fetch_add(u64::from(entries), Relaxed);
+        for offset in 0..u64::from(entries.min(used)) {
+            #[expect(clippy::cast_possible_truncation, reason = "below `used`")]
+            let index = (start.wrapping_add(offset) % u64::from(used)) as u32;
+            let Some(entry) = self.entry(index) else {
+                continue;
+            };
+            let state = State::read(&entry[STATE]);
+            if state.is_live()
+                && state.is_expired(timeouts, now_s)
+                && let Some(flow) = self.at(index, state.generation())
+                && self.remove(&flow)
+            {
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// Entries that were ever used: what a full sweep looks at.
+    #[must_use]
+    pub fn used(&self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "at most `flows_max`")]
+        let used = self.count(USED).load(Relaxed) as u32;
+        used
+    }
+
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.count(LIVE).load(Relaxed)
+    }
+
+    #[must_use]
+    pub fn embryonic(&self) -> u64 {
+        self.count(EMBRYONIC).load(Relaxed)
+    }
+
+    /// Embryonic flows that made room for newer ones.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.count(EVICTED).load(Relaxed)
+    }
+
+    /// So many flows are embryonic that some will be evicted: choices must be repeatable from here on.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.embryonic() >= u64::from(self.embryonic_max) / 2
+    }
+
+    #[must_use]
+    pub const fn flows_max(&self) -> u32 {
+        self.flows_max
+    }
+
+    /// Live flows that began towards, or from, that peer. Peers whose slots share a counter count together.
+    #[must_use]
+    pub fn live_of_peer(&self, peer: sluice_tables::PeerSlot) -> u32 {
+        self.quotas.live_of_peer(&self.words, peer)
+    }
+
+    /// The live flows from entry `start` on, for status: each as it was when read.
+    pub fn iter_from(&self, start: u32) -> impl Iterator<Item = Flow> {
+        (start..self.used()).filter_map(|index| self.read(index, |_| true))
+    }
+
+    /// Notes a new flow in the embryonic ring. When all places tried are taken, the flow in one of them ends.
+    fn enter_embryonic(&self, flow: &Flow, random: u64) {
+        let value = 1 << 63 | u64::from(flow.state.generation()) << 32 | u64::from(flow.index);
+        let place = |try_: u64| {
+            let spread = random.wrapping_add(try_.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let at = ((spread >> 32) * u64::from(self.embryonic_max)) >> 32;
+            &self.words[self.embryonic_at + at as usize]
+        };
+        let occupant = |word: u64| {
+            #[expect(clippy::cast_possible_truncation, reason = "the fields of the word")]
+            let (index, generation) = (word as u32, (word >> 32) as u16);
+            (word != 0)
+                .then(|| self.at(index, generation))
+                .flatten()
+                .filter(|flow| !flow.state.is_established())
+        };
+        for try_ in 0..EMBRYONIC_TRIES {
+            let place = place(try_);
+            let word = place.load(Relaxed);
+            if occupant(word).is_none()
+                && place.compare_exchange(word, value, Relaxed, Relaxed).is_ok()
+            {
+                return;
+            }
+        }
+        if let Some(victim) = occupant(place(0).swap(value, Relaxed))
+            && self.remove(&victim)
+        {
+            self.count(EVICTED).fetch_add(1, Relaxed);
+        }
+    }
+
+    fn find_in(&self, bucket: Bucket<'_>, probe: &Probe) -> Option<Flow> {
+        let mut slots = bucket.slots_tagged(probe.place.tag);
+        while slots != 0 {
+            let index = bucket.entry(slots.trailing_zeros() as usize);
+            let found = self.read(index, |entry| {
+                if probe.outbound {
+                    matches_forward(entry, &probe.words)
+                } else {
+                    matches_reverse(entry, &probe.words)
+                }
+            });
+            if found.is_some() {
+                return found;
+            }
+            slots &= slots - 1;
+        }
+        None
+    }
+
+    /// As [`Table::find`], by a writer that holds the buckets.
+    fn find_held(&self, probe: &Probe) -> Option<Flow> {
+        probe
+            .place
+            .buckets
+            .iter()
+            .find_map(|&number| self.find_in(self.bucket(number)?, probe))
+    }
+
+    #[inline]
+    fn read(
+        &self,
+        index: u32,
+        matches: impl Fn(&[AtomicU64; ENTRY_WORDS]) -> bool,
+    ) -> Option<Flow> {
+        let entry = self.entry(index)?;
+        let state = State::read(&entry[STATE]);
+        if !state.is_live() || !matches(entry) {
+            return None;
+        }
+        let flow = Flow::load(entry, index, state);
+        fence(Acquire);
+        let after = State::read(&entry[STATE]);
+        (after.is_live() && after.generation() == state.generation()).then_some(flow)
+    }
+
+    fn hold(&self, places: [Place; 2]) -> Option<Held<'_>> {
+        // `bucket` has every number below `buckets`, and places are made of those.
+        Held::new(places, |number| self.bucket(number))
+    }
+
+    /// Puts the entry into the emptier of the key's two buckets.
+    fn add_slot(&self, probe: &Probe, index: u32) -> bool {
+        let [one, two] = probe.place.buckets.map(|number| self.bucket(number));
+        let emptier = [one, two]
+            .into_iter()
+            .flatten()
+            .min_by_key(|bucket| bucket.len());
+        let Some((bucket, slot)) = emptier.and_then(|bucket| Some((bucket, bucket.empty()?)))
+        else {
+            return false;
+        };
+        bucket.set(slot, probe.place.tag, index);
+        true
+    }
+
+    fn clear_slots(&self, probe: &Probe, index: u32) {
+        for number in probe.place.buckets {
+            if let Some(bucket) = self.bucket(number) {
+                bucket.clear(index);
+            }
+        }
+    }
+
+    /// Undoes the publishing of an entry that found no slot.
+    fn retire(&self, index: u32, entry: &[AtomicU64; ENTRY_WORDS], state: State) {
+        state.dead().publish(&entry[STATE]);
+        self.give_entry(index, entry);
+    }
+
+    /// Takes the entry freed last, or one never used. The head is `tag << 32 | index + 1`; the tag makes a head that came
+    /// back in between look different.
+    fn take_entry(&self) -> Option<u32> {
+        let head = self.count(FREE);
+        let mut word = head.load(Acquire);
+        loop {
+            #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+            let Some(index) = (word as u32).checked_sub(1) else {
+                break;
+            };
+            let next = self.entry(index)?[LINK].load(Relaxed);
+            let new = ((word >> 32).wrapping_add(1) << 32) | next & 0xffff_ffff;
+            match head.compare_exchange_weak(word, new, Acquire, Acquire) {
+                Ok(_) => return Some(index),
+                Err(changed) => word = changed,
+            }
+        }
+        let max = u64::from(self.flows_max);
+        #[expect(clippy::cast_possible_truncation, reason = "below `flows_max`")]
+        let index = self
+            .count(USED)
+            .fetch_update(Relaxed, Relaxed, |used| (used < max).then_some(used + 1))
+            .ok()? as u32;
+        Some(index)
+    }
+
+    fn give_entry(&self, index: u32, entry: &[AtomicU64; ENTRY_WORDS]) {
+        let head = self.count(FREE);
+        let mut word = head.load(Relaxed);
+        loop {
+            entry[LINK].store(word & 0xffff_ffff, Relaxed);
+            let new = ((word >> 32).wrapping_add(1) << 32) | (u64::from(index) + 1);
+            match head.compare_exchange_weak(word, new, Release, Relaxed) {
+                Ok(_) => return,
+                Err(changed) => word = changed,
+            }
+        }
+    }
+
+    fn count(&self, word: usize) -> &AtomicU64 {
+        &self.words[word]
+    }
+
+    #[inline]
+    const fn bucket_at(number: u32) -> usize {
+        HEADER_WORDS + number as usize * BUCKET_WORDS
+    }
+
+    #[inline]
+    fn bucket(&self, number: u32) -> Option<Bucket<'_>> {
+        self.words
+            .get(Self::bucket_at(number)..)?
+            .first_chunk()
+            .map(Bucket)
+    }
+
+    #[inline]
+    const fn entry_at(&self, index: u32) -> usize {
+        self.entries_at + index as usize * ENTRY_WORDS
+    }
+
+    /// A torn index slot may name any entry; what is outside is nobody's.
+    #[inline]
+    fn entry(&self, index: u32) -> Option<&[AtomicU64; ENTRY_WORDS]> {
+        if index >= self.flows_max {
+            return None;
+        }
+        self.words.get(self.entry_at(index)..)?.first_chunk()
+    }
+}
+
+pub(crate) fn seed_of(limits: &Limits) -> u64 {
+    limits
+        .seed
+        .unwrap_or_else(|| RandomState::new().hash_one(0_u8))
+}
