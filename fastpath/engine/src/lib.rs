@@ -1,4 +1,31 @@
-//! The path of a packet: parse, policy, flow, select, locate, translate, encap and back.
+//! The path of a packet, as one worker runs it. No socket, no clock, no thread: frames in, frames out.
+//!
+//! Modules are in packet order: [`outbound`] and [`inbound`] each read as one screen, the stages they call follow.
+//! `fastpath/README.md` tells a packet's life.
 #![forbid(unsafe_code)]
 
+pub mod engine;
+pub mod batch;
+mod outbound;
+mod inbound;
+mod decap;
+mod parse;
+mod policy;
 pub mod flow;
+mod admit;
+mod select;
+mod locate;
+mod fragment;
+mod translate;
+mod icmp;
+mod encap;
+mod hold;
+mod limit;
+mod random;
+pub mod counters;
+pub mod trace;
+
+pub use batch::Now;
+pub use counters::Counters;
+pub use engine::{Engine, HELD_FRAMES_MAX, OUTPUT_MAX, Output, Settings, Shared};
+pub use flow::{Flow, Limits, SharedError, State, Table, Timeouts};

@@ -94,7 +94,9 @@ impl Flow {
             wire_dst_port: port(ports),
             local: Pin::from_word(word(LOCAL)),
             remote: Pin::from_word(word(REMOTE)),
-            service: high(service_peer).checked_sub(1).map(ServiceSlot::from_index),
+            service: high(service_peer)
+                .checked_sub(1)
+                .map(ServiceSlot::from_index),
             peer: low(service_peer).checked_sub(1).map(PeerSlot::from_index),
             created_s: low(word(CREATED)),
             state,
@@ -146,7 +148,10 @@ fn wire_ports(src: u16, dst: u16) -> u64 {
     u64::from(src) << 16 | u64::from(dst)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the field is the low 16 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the field is the low 16 bits"
+)]
 const fn port(word: u64) -> u16 {
     word as u16
 }
@@ -155,7 +160,10 @@ const fn high(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the field is the low 32 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the field is the low 32 bits"
+)]
 const fn low(word: u64) -> u32 {
     word as u32
 }
@@ -382,11 +390,20 @@ mod tests {
         assert_eq!(
             names(
                 false,
-                &[(true, ACK), (false, ACK), (true, ACK), (true, FIN | ACK), (false, FIN | ACK)]
+                &[
+                    (true, ACK),
+                    (false, ACK),
+                    (true, ACK),
+                    (true, FIN | ACK),
+                    (false, FIN | ACK)
+                ]
             ),
             ["embryonic", "opening", "established", "closing", "closed"]
         );
-        assert_eq!(names(false, &[(true, SYN), (false, RST)]), ["embryonic", "closed"]);
+        assert_eq!(
+            names(false, &[(true, SYN), (false, RST)]),
+            ["embryonic", "closed"]
+        );
     }
 
     #[test]
@@ -405,7 +422,10 @@ mod tests {
         };
         let tcp = State::new(Protocol::Tcp, false, 0);
         assert!(idle(tcp, timeouts.tcp_embryonic_s));
-        assert!(idle(tcp.after(false, SYN | ACK, 0), timeouts.tcp_transitory_s));
+        assert!(idle(
+            tcp.after(false, SYN | ACK, 0),
+            timeouts.tcp_transitory_s
+        ));
         let established = tcp.after(false, SYN | ACK, 0).after(true, ACK, 0);
         assert!(idle(established, 7440));
         assert!(idle(established.after(true, RST, 0), timeouts.tcp_reset_s));

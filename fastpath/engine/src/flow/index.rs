@@ -54,7 +54,10 @@ impl HashKeys {
     pub(crate) fn place(&self, key: &[u64; 5], outbound: bool, buckets: u32) -> Place {
         let hash = self.hash(key, outbound);
         let range = |part: u64| ((part & 0xffff_ffff) * u64::from(buckets) >> 32) as u32;
-        #[expect(clippy::cast_possible_truncation, reason = "14 low bits of each half, the ones `range` uses least")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "14 low bits of each half, the ones `range` uses least"
+        )]
         let tag = ((hash & 0x3fff) | (hash >> 32) << 14) as u16;
         Place {
             buckets: [range(hash), range(hash >> 32)],
@@ -64,7 +67,10 @@ impl HashKeys {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the two halves of the product")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the two halves of the product"
+)]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
@@ -118,7 +124,9 @@ impl Bucket<'_> {
 
     /// Slots in use.
     pub(crate) fn len(self) -> usize {
-        (0..BUCKET_SLOTS).filter(|&slot| self.tag(slot) != 0).count()
+        (0..BUCKET_SLOTS)
+            .filter(|&slot| self.tag(slot) != 0)
+            .count()
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "16 bits of the word")]
@@ -193,7 +201,12 @@ impl<'a> Held<'a> {
         bucket: impl Fn(u32) -> Option<Bucket<'a>>,
     ) -> Option<Self> {
         let [one, two] = keys;
-        let mut order = [one.buckets[0], one.buckets[1], two.buckets[0], two.buckets[1]];
+        let mut order = [
+            one.buckets[0],
+            one.buckets[1],
+            two.buckets[0],
+            two.buckets[1],
+        ];
         order.sort_unstable();
         let mut held = Self(ArrayVec::new());
         let mut last = None;
@@ -250,7 +263,10 @@ mod tests {
         let bucket = Bucket(&words);
         bucket.set(9, 0xffff, 7);
         let before = bucket.sequence();
-        let place = Place { buckets: [0, 0], tag: 1 };
+        let place = Place {
+            buckets: [0, 0],
+            tag: 1,
+        };
         let held = Held::new([place, place], |_| Some(Bucket(&words))).unwrap();
         assert!(!bucket.unchanged_since(before));
         assert!(!bucket.unchanged_since(before + 1));

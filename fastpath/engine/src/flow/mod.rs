@@ -1,4 +1,4 @@
-//! The flow table and the stage that looks a batch up in it.
+//! Does the packet belong to a flow? The stage; the table it asks has its own files.
 
 pub mod entry;
 pub(crate) mod index;
@@ -7,3 +7,127 @@ pub mod table;
 
 pub use entry::{Flow, Pin, State, Timeouts};
 pub use table::{Inserted, Limits, SharedError, Table};
+
+use crate::batch::{Answer, Kind, Lane, Step, Stop, Turn, drop_as};
+use crate::engine::Engine;
+use crate::trace::Decision;
+use sluice_memory::Frame;
+use sluice_tables::{Instance, Placement, Tables};
+use sluice_wire::tcp_flag::{ACK, FIN, RST, SYN};
+use sluice_wire::{DropReason, NsIp, Parsed, Protocol};
+
+impl Engine {
+    /// The live flow of a packet from a local instance; `None` when one may begin.
+    #[inline]
+    pub(crate) fn known_outbound(
+        &mut self,
+        frame: &Frame,
+        lane: &Lane,
+        turn: &Turn<'_>,
+    ) -> Step<Option<Flow>> {
+        let Some(flow) = self.find(lane, turn)? else {
+            return missing(lane);
+        };
+        if local(&flow, turn.tables).is_none() {
+            self.shared.flows.remove(&flow);
+            return missing(lane);
+        }
+        if remote(&flow, turn.tables).is_none() {
+            self.shared.flows.remove(&flow);
+            return match lane.kind {
+                // Nothing but a SYN can go to another instance: the rest is in the middle of a conversation.
+                Kind::Own if lane.packet.protocol == Protocol::Tcp && !is_syn(&lane.packet) => {
+                    Err(Stop::Refuse(DropReason::InstanceWithdrawn, Answer::Reset))
+                }
+                Kind::Own => Ok(None),
+                Kind::Error(_) | Kind::Later(_) => drop_as(DropReason::InstanceWithdrawn),
+            };
+        }
+        self.go_on(frame, lane, flow, true, turn)
+    }
+
+    /// The flow the caches were asked for.
+    #[inline]
+    pub(crate) fn find(&self, lane: &Lane, turn: &Turn<'_>) -> Step<Option<Flow>> {
+        match lane.kind {
+            Kind::Own | Kind::Error(_) => self
+                .shared
+                .flows
+                .find(&lane.probe)
+                .map_err(|table::Busy| Stop::Drop(DropReason::FlowBusy)),
+            Kind::Later(key) => self.bound_flow(&key, turn).map(Some),
+        }
+    }
+
+    /// A packet of a flow whose both ends are there: notes what it changes, or says that it begins another one.
+    #[inline]
+    pub(crate) fn go_on(
+        &mut self,
+        frame: &Frame,
+        lane: &Lane,
+        flow: Flow,
+        outbound: bool,
+        turn: &Turn<'_>,
+    ) -> Step<Option<Flow>> {
+        if matches!(lane.kind, Kind::Own) {
+            if flow.state.is_tcp() && flow.state.is_closed() && is_syn(&lane.packet) {
+                self.shared.flows.remove(&flow);
+                return Ok(None);
+            }
+            let flags = lane.packet.tcp_flags;
+            let after = flow.state.after(outbound, flags, turn.now_s);
+            if after != flow.state {
+                self.shared.flows.update(&flow, outbound, flags, turn.now_s);
+                if after.last_s() != flow.state.last_s() {
+                    touch(&flow, turn);
+                }
+            }
+        }
+        self.note(frame, Decision::Known(flow.index));
+        Ok(Some(flow))
+    }
+}
+
+/// A packet without a flow: errors have nothing to be about.
+pub(crate) fn missing(lane: &Lane) -> Step<Option<Flow>> {
+    match lane.kind {
+        Kind::Own => Ok(None),
+        Kind::Error(_) => drop_as(DropReason::IcmpUnmatched),
+        Kind::Later(key) => Err(Stop::AwaitFirst(key)),
+    }
+}
+
+/// The flow's local instance, while it lives here with the NsIP that the flow was made for.
+#[inline]
+pub(crate) fn local<'a>(flow: &Flow, tables: &'a Tables) -> Option<&'a Instance> {
+    let family = flow.forward.src.family();
+    tables
+        .instance_at(flow.local.slot, flow.local.epoch)
+        .filter(|row| {
+            row.placement == Placement::Local
+                && row.ns_ip.of(family).map(NsIp::ip) == Some(flow.forward.src)
+        })
+}
+
+/// The flow's remote instance, unless it was withdrawn. One that is merely not a candidate any more stays.
+#[inline]
+pub(crate) fn remote<'a>(flow: &Flow, tables: &'a Tables) -> Option<&'a Instance> {
+    tables.instance_at(flow.remote.slot, flow.remote.epoch)
+}
+
+/// Notes the use of both instances and of the service.
+pub(crate) fn touch(flow: &Flow, turn: &Turn<'_>) {
+    for row in [local(flow, turn.tables), remote(flow, turn.tables)] {
+        if let Some(row) = row {
+            row.used.touch(turn.now_s);
+        }
+    }
+    if let Some(service) = flow.service.and_then(|slot| turn.tables.service(slot)) {
+        service.used.touch(turn.now_s);
+    }
+}
+
+/// Opens a connection and does nothing else.
+pub(crate) const fn is_syn(packet: &Parsed) -> bool {
+    packet.tcp_flags & (SYN | ACK | RST | FIN) == SYN
+}

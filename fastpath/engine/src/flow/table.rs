@@ -316,17 +316,25 @@ impl Table {
         Inserted::Created(created)
     }
 
-    /// Moves the flow to another state; does nothing when it changed meanwhile, which the flow's next packet makes up for.
-    pub fn update(&self, flow: &Flow, state: State) {
+    /// Notes a packet of the flow; does nothing when the flow ended meanwhile.
+    pub fn update(&self, flow: &Flow, outbound: bool, tcp_flags: u8, now_s: u32) {
         let Some(entry) = self.entry(flow.index) else {
             return;
         };
-        if flow.state.swap(&entry[STATE], state).is_ok()
-            && state.is_established()
-            && !flow.state.is_established()
-        {
-            self.count(EMBRYONIC).fetch_sub(1, Relaxed);
-            self.quotas.establish(&self.words, Charge::of(flow));
+        let mut state = flow.state;
+        // Another worker's packet of the same flow may come between; what this one says must not be lost.
+        while state.is_live() && state.generation() == flow.state.generation() {
+            let after = state.after(outbound, tcp_flags, now_s);
+            match state.swap(&entry[STATE], after) {
+                Ok(()) => {
+                    if after.is_established() && !state.is_established() {
+                        self.count(EMBRYONIC).fetch_sub(1, Relaxed);
+                        self.quotas.establish(&self.words, Charge::of(flow));
+                    }
+                    return;
+                }
+                Err(changed) => state = changed,
+            }
         }
     }
 
@@ -455,7 +463,9 @@ impl Table {
             let place = place(try_);
             let word = place.load(Relaxed);
             if occupant(word).is_none()
-                && place.compare_exchange(word, value, Relaxed, Relaxed).is_ok()
+                && place
+                    .compare_exchange(word, value, Relaxed, Relaxed)
+                    .is_ok()
             {
                 return;
             }

@@ -1,0 +1,124 @@
+//! What the stages pass to each other: the turn's surroundings, a packet on its way, and how its way ends.
+
+use crate::engine::Output;
+use crate::flow::table::Probe;
+use arrayvec::ArrayVec;
+use sluice_memory::{Account, Endpoint, Frame, Pool};
+use sluice_tables::{Question, Tables};
+use sluice_wire::icmp_error::Unreachable;
+use sluice_wire::{DropReason, FragmentKey, Ip, Parsed};
+
+/// The worker's monotonic clock, read once per turn.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Now {
+    pub ns: u64,
+}
+
+impl Now {
+    #[must_use]
+    pub const fn from_s(s: u32) -> Self {
+        Self {
+            ns: s as u64 * 1_000_000_000,
+        }
+    }
+
+    /// Whole seconds; enough for 136 years.
+    #[must_use]
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "136 years")]
+    pub const fn s(self) -> u32 {
+        (self.ns / 1_000_000_000) as u32
+    }
+
+    #[must_use]
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self {
+            ns: self.ns.saturating_add(ms.saturating_mul(1_000_000)),
+        }
+    }
+}
+
+/// Pieces one packet may be cut into: a 64 KB datagram in pieces of 1,280 bytes.
+pub(crate) const PIECES_MAX: usize = 64;
+
+/// What a turn works with.
+pub(crate) struct Turn<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) now: Now,
+    pub(crate) now_s: u32,
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) account: &'a Account,
+    pub(crate) out: &'a mut Output,
+    /// Pieces that follow the frame at hand.
+    pub(crate) after: ArrayVec<Frame, PIECES_MAX>,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(
+        tables: &'a Tables,
+        now: Now,
+        pool: &'a mut Pool,
+        account: &'a Account,
+        out: &'a mut Output,
+    ) -> Self {
+        Self {
+            tables,
+            now,
+            now_s: now.s(),
+            pool,
+            account,
+            out,
+            after: ArrayVec::new(),
+        }
+    }
+}
+
+/// How a packet finds its flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// By its own addresses and ports.
+    Own,
+    /// An ICMP error: by the packet it quotes.
+    Error(Parsed),
+    /// A later fragment: by the binding that its first fragment left.
+    Later(FragmentKey),
+}
+
+/// A parsed packet whose flow has been looked for in the caches, but not yet read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lane {
+    pub(crate) packet: Parsed,
+    pub(crate) kind: Kind,
+    pub(crate) probe: Probe,
+}
+
+/// A packet's way ends here, or is interrupted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stop {
+    Drop(DropReason),
+    /// Dropped, and its sender is told.
+    Refuse(DropReason, Answer),
+    /// Held until control has answered.
+    Ask(Question),
+    /// A later fragment, held until its first one has been here.
+    AwaitFirst(FragmentKey),
+}
+
+/// What the sender of a dropped packet is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Answer {
+    /// To the local caller.
+    Unreachable(Unreachable),
+    /// To the local caller: the packet size that fits.
+    TooBig { mtu: u16 },
+    /// To the local caller: its TCP connection is gone.
+    Reset,
+    /// To the remote instance with that NsIP, through the tunnel.
+    Remote { ns_ip: Ip, outer: Endpoint },
+}
+
+pub(crate) type Step<T> = Result<T, Stop>;
+
+pub(crate) const fn drop_as<T>(reason: DropReason) -> Step<T> {
+    Err(Stop::Drop(reason))
+}

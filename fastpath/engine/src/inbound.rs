@@ -1,0 +1,65 @@
+//! The way in to a local instance: decap, parse, flow, admit, accept, translate, deliver.
+
+use crate::batch::{Lane, Now, Step, Turn};
+use crate::engine::{Engine, Output, Side};
+use crate::trace::Decision;
+use crate::{decap, translate};
+use arrayvec::ArrayVec;
+use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
+use sluice_tables::Tables;
+
+impl Engine {
+    /// Takes all frames of `batch`, which came through the tunnel from `frame.outer`, and leaves them in `out` or
+    /// holds them.
+    pub fn inbound(
+        &mut self,
+        batch: &mut Batch,
+        tables: &Tables,
+        now: Now,
+        pool: &mut Pool,
+        account: &Account,
+        out: &mut Output,
+    ) {
+        self.shared.tracer.mark(batch);
+        self.inbound_turn(batch, &mut Turn::new(tables, now, pool, account, out));
+    }
+
+    /// The same for packets of the tunnel and for those of an instance beside, which have no outer source.
+    pub(crate) fn inbound_turn(&mut self, batch: &mut Batch, turn: &mut Turn<'_>) {
+        if batch.is_empty() {
+            return;
+        }
+        let flows = &self.shared.flows;
+        let lanes: ArrayVec<Step<Lane>, BATCH_MAX> = batch
+            .iter()
+            .map(|frame| decap::inbound(frame, turn.tables, flows))
+            .collect();
+        for lane in lanes.iter().flatten() {
+            flows.prefetch_entry(&lane.probe);
+        }
+        for (mut frame, lane) in batch.drain(..).zip(&lanes) {
+            let delivered = match lane {
+                Ok(lane) => self.inbound_packet(&mut frame, lane, turn),
+                Err(stop) => Err(*stop),
+            };
+            match delivered {
+                Ok(()) => turn.out.to_service.push(frame),
+                Err(stop) => self.stop(frame, lane.as_ref().ok(), stop, Side::Inbound, turn),
+            }
+        }
+        self.release_fragments(turn);
+    }
+
+    fn inbound_packet(&mut self, frame: &mut Frame, lane: &Lane, turn: &mut Turn<'_>) -> Step<()> {
+        // The flow is looked up before admission because its slot hint spares admission a search by address.
+        let known = self.known_inbound(frame, lane, turn)?;
+        let sender = self.admit(frame, lane, known.as_ref(), turn)?;
+        let flow = self.accept(frame, lane, known, sender, turn)?;
+        self.suspect_unreachable(lane, &flow, turn);
+        self.bind_first(lane, &flow, turn)?;
+        translate::inbound(frame, lane, &flow, self.settings.inner_mtu);
+        self.note(frame, Decision::Delivered(flow.local.slot));
+        frame.outer = None;
+        Ok(())
+    }
+}

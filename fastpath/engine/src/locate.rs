@@ -1,0 +1,91 @@
+//! Where is the instance now? Read from its slot for every packet, so that flows follow it.
+//!
+//! Comes before translation, because the NsIP is part of the location, and so that a packet too big for the place is
+//! quoted to its sender as it was sent.
+
+use crate::batch::{Answer, Step, Stop, drop_as};
+use crate::flow::{self, Flow};
+use sluice_memory::{Endpoint, Frame};
+use sluice_tables::{PeerSlot, Placement, Question, Tables};
+use sluice_wire::{DropReason, InstanceIp, Ip, NsIp, Parsed};
+
+/// Where a packet goes, and under which addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Location {
+    /// The sender's InstanceIP.
+    pub(crate) src: Ip,
+    /// The receiver's NsIP.
+    pub(crate) dst: Ip,
+    pub(crate) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    Beside,
+    Peer {
+        peer: PeerSlot,
+        epoch: u32,
+        outer: Endpoint,
+        mtu: u16,
+    },
+}
+
+/// The remote instance's location.
+#[inline]
+pub(crate) fn remote(flow: &Flow, tables: &Tables) -> Step<Location> {
+    let (Some(local), Some(remote)) = (flow::local(flow, tables), flow::remote(flow, tables))
+    else {
+        // Only a flow that another worker made from an older snapshot gets here.
+        return drop_as(DropReason::InstanceWithdrawn);
+    };
+    let family = flow.forward.src.family();
+    let (Some(src), Some(dst)) = (local.instance_ip.of(family), remote.ns_ip.of(family)) else {
+        return drop_as(DropReason::NoTunnel);
+    };
+    let place = match remote.placement {
+        Placement::Local => Place::Beside,
+        Placement::Peer(slot) => {
+            let Some(peer) = tables.peer(slot) else {
+                return drop_as(DropReason::NoTunnel);
+            };
+            if peer.port == 0 || peer.ip == Ip::UNSPECIFIED {
+                return drop_as(DropReason::NoTunnel);
+            }
+            Place::Peer {
+                peer: slot,
+                epoch: peer.epoch,
+                outer: Endpoint {
+                    ip: peer.ip,
+                    port: peer.port,
+                },
+                mtu: peer.mtu,
+            }
+        }
+        Placement::Nowhere => {
+            return Err(Stop::Ask(Question::Dialled(flow.remote_ip.ip())));
+        }
+    };
+    Ok(Location {
+        src: InstanceIp::ip(src),
+        dst: NsIp::ip(dst),
+        place,
+    })
+}
+
+/// Whether the packet, or each segment of a super-frame, fits the peer. What may be fragmented is, later.
+///
+/// The limit is what the peer takes (1,450 for legacy peers), not the 1,420 of the services' routes: that is advice.
+#[inline]
+pub(crate) fn check_size(frame: &Frame, packet: &Parsed, location: &Location) -> Step<()> {
+    let Place::Peer { mtu, .. } = location.place else {
+        return Ok(());
+    };
+    let len = match frame.gso {
+        Some(gso) => usize::from(gso.header_len) + usize::from(gso.segment_size),
+        None => packet.total_len as usize,
+    };
+    if len > usize::from(mtu) && (packet.dont_fragment || frame.gso.is_some()) {
+        return Err(Stop::Refuse(DropReason::TooBig, Answer::TooBig { mtu }));
+    }
+    Ok(())
+}
