@@ -9,14 +9,13 @@ use crate::config::{self, Config, ConfigError};
 use crate::demo;
 use crate::output::{self, Format};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use serde_json::json;
 use sluice_managers::{Token, TokenError};
 use std::path::PathBuf;
 use thiserror::Error;
 
 /// Services call each other by ServiceIP; this is the gateway beside them, and the managers it asks.
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, about, max_term_width = 120)]
+#[command(name = "sluice", version, max_term_width = 120)]
 pub struct Cli {
     /// Configuration file of all roles [default: /etc/sluice/sluice.toml if it is there, else built-in defaults]
     #[arg(long, global = true, value_name = "FILE")]
@@ -116,26 +115,22 @@ pub enum CliError {
     },
     #[error("`{0}` is no address of a root manager like http://10.0.0.1:10099")]
     Url(String),
-    #[error(transparent)]
-    Demo(#[from] demo::DemoError),
     #[error("{0}")]
     Asked(String),
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
+    #[error("the runtime cannot start: {0}")]
+    Runtime(std::io::Error),
 }
 
 /// Runs one command.
 ///
 /// # Errors
 /// Whatever the command says; the text is for the user.
-pub async fn run(cli: Cli) -> Result<(), CliError> {
+pub fn run(cli: Cli) -> Result<(), CliError> {
     let config = || Config::load(cli.config.as_deref());
     match cli.command {
-        Command::Apply(apply) => apply.run(&config()?).await,
-        Command::Delete(delete) => delete.run(&config()?).await,
-        Command::Attach(attach) => attach.run(&config()?).await,
-        Command::Detach(detach) => detach.run(&config()?).await,
-        Command::Get(get) => get.run(&config()?).await,
-        Command::Status(status) => status.run(&config()?).await,
-        Command::Trace(trace) => trace.run(&config()?).await,
+        // Before any runtime: an ordinary user's demo moves into a user namespace, which takes one thread.
         Command::Demo(options) => Ok(demo::run(&options)?),
         Command::Config(ConfigCommand::Check { file, output }) => {
             check(&Config::load(Some(&file))?, output);
@@ -147,7 +142,23 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
             output::print(&String::from_utf8_lossy(&script));
             Ok(())
         }
+        Command::Apply(apply) => block_on(apply.run(&config()?)),
+        Command::Delete(delete) => block_on(delete.run(&config()?)),
+        Command::Attach(attach) => block_on(attach.run(&config()?)),
+        Command::Detach(detach) => block_on(detach.run(&config()?)),
+        Command::Get(get) => block_on(get.run(&config()?)),
+        Command::Status(status) => block_on(status.run(&config()?)),
+        Command::Trace(trace) => block_on(trace.run(&config()?)),
     }
+}
+
+/// Every command and role is one thread of control; workers are threads of their own.
+fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?
+        .block_on(work)
 }
 
 /// Shows a valid configuration.
@@ -157,15 +168,12 @@ fn check(config: &Config, format: Format) {
         Format::Table => {
             let rows: Vec<Vec<String>> = rows
                 .into_iter()
-                .map(|(key, value)| vec![key, value])
+                .map(|(key, value)| vec![key, output::plain(&value)])
                 .collect();
             output::print(&output::table(&["KEY", "VALUE"], &rows));
         }
         Format::Json => {
-            let object: serde_json::Map<_, _> = rows
-                .into_iter()
-                .map(|(key, value)| (key, json!(value)))
-                .collect();
+            let object: serde_json::Map<_, _> = rows.into_iter().collect();
             output::print_json(&object.into());
         }
     }

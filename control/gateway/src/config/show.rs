@@ -1,12 +1,13 @@
 //! A resolved configuration as rows of key and value, for `sluice config check`.
 
 use super::{Broker, Config, LogFormat};
+use serde_json::Value;
 use std::fmt::Display;
 use std::path::PathBuf;
 
 /// Every key with the value in force, in the order of the example file.
 #[must_use]
-pub fn rows(config: &Config) -> Vec<(String, String)> {
+pub fn rows(config: &Config) -> Vec<(String, Value)> {
     let mut rows = Rows(Vec::new());
     rows.plan(config);
     rows.log(config);
@@ -16,11 +17,22 @@ pub fn rows(config: &Config) -> Vec<(String, String)> {
     rows.0
 }
 
-struct Rows(Vec<(String, String)>);
+struct Rows(Vec<(String, Value)>);
 
 impl Rows {
+    /// A text.
     fn add(&mut self, key: &str, value: impl Display) {
-        self.0.push((key.to_owned(), value.to_string()));
+        self.0.push((key.to_owned(), value.to_string().into()));
+    }
+
+    /// A number, a switch or a list of numbers.
+    fn put(&mut self, key: &str, value: impl Into<Value>) {
+        self.0.push((key.to_owned(), value.into()));
+    }
+
+    fn list<T: Display>(&mut self, key: &str, values: &[T]) {
+        let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+        self.put(key, texts);
     }
 
     fn path(&mut self, key: &str, value: Option<&PathBuf>) {
@@ -43,8 +55,8 @@ impl Rows {
                 range.map_or_else(|| "none".to_owned(), |range| range.to_string()),
             );
         }
-        self.add("plan.node_length_v4", plan.node_length_v4);
-        self.add("plan.node_length_v6", plan.node_length_v6);
+        self.put("plan.node_length_v4", plan.node_length_v4);
+        self.put("plan.node_length_v6", plan.node_length_v6);
     }
 
     fn log(&mut self, config: &Config) {
@@ -64,7 +76,7 @@ impl Rows {
         self.path("root.data_dir", Some(&root.data_dir));
         self.path("root.admin_socket", Some(&root.admin_socket));
         self.path("root.token_file", root.token_file.as_ref());
-        self.add("root.allow_without_token", list(&root.allow_without_token));
+        self.list("root.allow_without_token", &root.allow_without_token);
         let cluster = &config.cluster;
         self.add("cluster.id", &cluster.id);
         self.add("cluster.listen", cluster.listen);
@@ -79,10 +91,7 @@ impl Rows {
         self.path("cluster.data_dir", Some(&cluster.data_dir));
         self.path("cluster.admin_socket", Some(&cluster.admin_socket));
         self.path("cluster.token_file", cluster.token_file.as_ref());
-        self.add(
-            "cluster.allow_without_token",
-            list(&cluster.allow_without_token),
-        );
+        self.list("cluster.allow_without_token", &cluster.allow_without_token);
         match &cluster.broker {
             Broker::Embedded { listen, token_file } => {
                 self.add("cluster.broker.mode", "embedded");
@@ -132,7 +141,7 @@ impl Rows {
                 |address| address.to_string(),
             ),
         );
-        self.add("gateway.exposed_port", gateway.exposed_port);
+        self.put("gateway.exposed_port", gateway.exposed_port);
         self.add("gateway.bridge", &gateway.bridge);
         self.add("gateway.uplink", &gateway.uplink);
         self.add("gateway.tun", &gateway.tun);
@@ -140,29 +149,21 @@ impl Rows {
 
     fn fastpath(&mut self, config: &Config) {
         let fastpath = &config.fastpath;
-        self.add("fastpath.workers", fastpath.workers);
-        self.add("fastpath.cores", list(&fastpath.cores));
-        self.add("fastpath.spin_us", fastpath.spin_us);
-        self.add("fastpath.buffers", fastpath.buffers);
-        self.add("fastpath.flows_max", fastpath.flows_max);
-        self.add("fastpath.fragments_max", fastpath.fragments_max);
-        self.add("fastpath.tunnel_port", fastpath.tunnel_port);
-        self.add("fastpath.tunnels_max", fastpath.tunnels_max);
-        self.add("fastpath.tunnel_idle_s", fastpath.tunnel_idle_s);
-        self.add("fastpath.inner_mtu", fastpath.inner_mtu);
-        self.add("fastpath.tun_offload", fastpath.tun_offload);
-        self.add("fastpath.udp_gso", fastpath.udp_gso);
-        self.add(
+        self.put("fastpath.workers", fastpath.workers);
+        self.put("fastpath.cores", fastpath.cores.clone());
+        self.put("fastpath.spin_us", fastpath.spin_us);
+        self.put("fastpath.buffers", fastpath.buffers);
+        self.put("fastpath.flows_max", fastpath.flows_max);
+        self.put("fastpath.fragments_max", fastpath.fragments_max);
+        self.put("fastpath.tunnel_port", fastpath.tunnel_port);
+        self.put("fastpath.tunnels_max", fastpath.tunnels_max);
+        self.put("fastpath.tunnel_idle_s", fastpath.tunnel_idle_s);
+        self.put("fastpath.inner_mtu", fastpath.inner_mtu);
+        self.put("fastpath.tun_offload", fastpath.tun_offload);
+        self.put("fastpath.udp_gso", fastpath.udp_gso);
+        self.put(
             "fastpath.one_packet_per_syscall",
             fastpath.one_packet_per_syscall,
         );
     }
-}
-
-fn list<T: Display>(values: &[T]) -> String {
-    values
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
 }
