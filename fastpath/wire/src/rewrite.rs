@@ -120,7 +120,7 @@ pub fn rewrite_quote(
 fn rewrite_addresses(bytes: &mut [u8], parsed: &Parsed, to: &Rewrite) -> u32 {
     let src = to.src.filter(|ip| ip.family() == parsed.family);
     let dst = to.dst.filter(|ip| ip.family() == parsed.family);
-    let change = fold64(address_change(parsed.src, src) + address_change(parsed.dst, dst));
+    let mut change = 0;
     match parsed.family {
         Family::V4 => {
             let Some(header) = bytes.first_chunk_mut::<20>() else {
@@ -128,12 +128,16 @@ fn rewrite_addresses(bytes: &mut [u8], parsed: &Parsed, to: &Rewrite) -> u32 {
             };
             if let Some(src) = src {
                 header[12..16].copy_from_slice(&src.octets_v4());
+                change += address_change_v4(parsed.src, src);
             }
             if let Some(dst) = dst {
                 header[16..20].copy_from_slice(&dst.octets_v4());
+                change += address_change_v4(parsed.dst, dst);
             }
+            let change = u32::from(fold64(change));
             let field = u16::from_be_bytes([header[10], header[11]]);
-            [header[10], header[11]] = update(field, u32::from(change)).to_be_bytes();
+            [header[10], header[11]] = update(field, change).to_be_bytes();
+            change
         }
         Family::V6 => {
             let Some(header) = bytes.first_chunk_mut::<40>() else {
@@ -141,25 +145,31 @@ fn rewrite_addresses(bytes: &mut [u8], parsed: &Parsed, to: &Rewrite) -> u32 {
             };
             if let Some(src) = src {
                 header[8..24].copy_from_slice(&src.octets_v6());
+                change += address_change_v6(parsed.src, src);
             }
             if let Some(dst) = dst {
                 header[24..40].copy_from_slice(&dst.octets_v6());
+                change += address_change_v6(parsed.dst, dst);
             }
+            u32::from(fold64(change))
         }
     }
-    u32::from(change)
 }
 
-/// The change of a sum by an address, unfolded. The mapped prefix of an IPv4 address takes itself out again.
+/// The change of a sum by an address, unfolded: complement of the old words plus the new ones, 32 bits at a time.
+#[inline]
+fn address_change_v4(old: Ip, new: Ip) -> u64 {
+    let (old, new) = (old.octets_v4(), new.octets_v4());
+    u64::from(!u32::from_be_bytes(old)) + u64::from(u32::from_be_bytes(new))
+}
+
+/// As [`address_change_v4`].
 #[inline]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "addresses are cut into 32-bit words"
 )]
-fn address_change(old: Ip, new: Option<Ip>) -> u64 {
-    let Some(new) = new else {
-        return 0;
-    };
+fn address_change_v6(old: Ip, new: Ip) -> u64 {
     let words = |bits: u128| {
         let (high, low) = ((bits >> 64) as u64, bits as u64);
         (high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff)

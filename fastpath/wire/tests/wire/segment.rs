@@ -340,6 +340,19 @@ fn a_run_ends_where_its_header_ends_to_be_true() {
 }
 
 #[test]
+fn nothing_follows_a_first_packet_with_psh_or_fin() {
+    for psh in [true, false] {
+        let mut first = Spec::new(Family::V4, L4::Tcp);
+        (first.tcp.psh, first.tcp.fin) = (psh, !psh);
+        let mut next = first.clone();
+        next.tcp.sequence_number += first.payload.len() as u32;
+        let bytes = first.build();
+        assert!(Run::start(&bytes, &parse(&bytes).unwrap()).is_some_and(|run| run.is_closed()));
+        assert!(join(&[bytes, next.build()]).is_none());
+    }
+}
+
+#[test]
 fn what_cannot_begin_a_run() {
     let start = |bytes: &[u8]| Run::start(bytes, &parse(bytes).unwrap()).is_some();
     for family in FAMILIES {
