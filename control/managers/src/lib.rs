@@ -1,8 +1,22 @@
 //! Root and cluster managers: shells around the protocol values of `sluice-proto`.
+//!
+//! They own sockets, files and time, and decide nothing about addresses, interests or routes. `control/README.md`
+//! follows a table query through both.
 #![forbid(unsafe_code)]
 
 mod access;
 mod config;
+mod log_limit;
+mod clock;
+mod store;
+mod reply;
+mod http;
+mod admin;
+pub mod root;
+#[cfg(test)]
+mod testing;
 
 pub use access::{Access, Token, TokenError, Unprotected};
 pub use config::{BrokerConfig, ClusterConfig, ConfigError, RootConfig};
+pub use http::ListenError;
+pub use store::StoreError;

@@ -1,0 +1,133 @@
+//! The cluster manager's REST interface: Oakestra's `/api/net` paths with its texts and codes, and `/v1` for people.
+
+use crate::reply::Reply;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{delete, get, post};
+use sluice_proto::ServiceName;
+use sluice_proto::message::{self, JobUpdate, NetDeployment};
+use tokio::sync::{mpsc, oneshot};
+
+/// What a handler asks of the task that owns the state.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// A job was scheduled here; the answer comes when the root has said what it is.
+    Deployment(ServiceName, oneshot::Sender<Resolution>),
+    Remove(ServiceName),
+    Update(JobUpdate),
+    Look(View, oneshot::Sender<serde_json::Value>),
+}
+
+/// What came of a deployment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Resolution {
+    Stored,
+    /// The root does not know the job, or does not answer.
+    Failed,
+}
+
+/// A list that `/v1` shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum View {
+    Nodes,
+    Jobs,
+    Status,
+}
+
+/// Handlers that wait for the task; more than that many wait in their sockets.
+pub(crate) const ASKS_MAX: usize = 256;
+
+type Asks = State<mpsc::Sender<Ask>>;
+
+/// The paths of Oakestra and `/v1`.
+pub(crate) fn routes(asks: mpsc::Sender<Ask>) -> Router {
+    Router::new()
+        .route("/api/net/deployment", post(deployment))
+        .route("/api/net/deployment/{job}", delete(remove))
+        .route("/api/net/job/update", post(update))
+        .with_state(asks.clone())
+        .merge(views(asks))
+}
+
+/// `/v1` alone, for the admin socket.
+pub(crate) fn views(asks: mpsc::Sender<Ask>) -> Router {
+    Router::new()
+        .route(
+            "/v1/nodes",
+            get(async |asks: Asks| look(asks, View::Nodes).await),
+        )
+        .route(
+            "/v1/jobs",
+            get(async |asks: Asks| look(asks, View::Jobs).await),
+        )
+        .route(
+            "/v1/status",
+            get(async |asks: Asks| look(asks, View::Status).await),
+        )
+        .with_state(asks)
+}
+
+async fn deployment(State(asks): Asks, body: Bytes) -> Reply {
+    let deployment: NetDeployment = match message::read("deployment", &body) {
+        Ok(deployment) => deployment,
+        Err(error) => return Reply::bad_request(error.to_string()),
+    };
+    let (sender, resolution) = oneshot::channel();
+    if asks
+        .send(Ask::Deployment(deployment.job_name, sender))
+        .await
+        .is_err()
+    {
+        return stopping();
+    }
+    match resolution.await {
+        // Spelled as Oakestra spells it.
+        Ok(Resolution::Stored) => Reply::ok("job stored succesfully"),
+        Ok(Resolution::Failed) => Reply::text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Service resolution failed",
+        ),
+        Err(_) => stopping(),
+    }
+}
+
+async fn remove(State(asks): Asks, Path(job): Path<String>) -> Reply {
+    let Ok(job) = job.parse() else {
+        return Reply::bad_request("Invalid job name");
+    };
+    match asks.send(Ask::Remove(job)).await {
+        Ok(()) => Reply::ok("job removed succesfully"),
+        Err(_) => stopping(),
+    }
+}
+
+async fn update(State(asks): Asks, body: Bytes) -> Reply {
+    let update: JobUpdate = match message::read("job update", &body) {
+        Ok(update) => update,
+        Err(error) => return Reply::bad_request(error.to_string()),
+    };
+    if update.instance_number < -1 {
+        return Reply::bad_request("instance_number is below -1");
+    }
+    match asks.send(Ask::Update(update)).await {
+        Ok(()) => Reply::ok("update notification received"),
+        Err(_) => stopping(),
+    }
+}
+
+async fn look(State(asks): Asks, view: View) -> Reply {
+    let (sender, list) = oneshot::channel();
+    if asks.send(Ask::Look(view, sender)).await.is_err() {
+        return stopping();
+    }
+    match list.await {
+        Ok(list) => Reply::json(&list),
+        Err(_) => stopping(),
+    }
+}
+
+fn stopping() -> Reply {
+    Reply::text(StatusCode::SERVICE_UNAVAILABLE, "stopping")
+}

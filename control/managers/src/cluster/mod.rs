@@ -1,0 +1,5 @@
+//! The cluster manager.
+mod api;
+mod bus;
+mod calls;
+mod pool;

@@ -1,0 +1,151 @@
+//! The root's REST interface towards system manager and clusters (`/api/net`), paths, texts and codes as in Oakestra.
+
+use super::identity::{Named, registered_address};
+use super::shared::Shared;
+use crate::reply::Reply;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::HeaderName;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde::de::DeserializeOwned;
+use sluice_proto::ServiceName;
+use sluice_proto::message::{self, ClusterRegistration};
+use sluice_proto::table_query::Key;
+use sluice_proto::table_query::root::Command;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+type Root = State<Arc<Shared>>;
+type Peer = ConnectInfo<SocketAddr>;
+
+/// With the answer to a registration: changes with every start of the root.
+pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("sluice-incarnation");
+
+pub(super) fn routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/api/net/cluster", post(register_cluster))
+        .route("/api/net/interest/{job}", delete(remove_interest))
+        .route("/api/net/service/net_deploy_status", post(deploy_status))
+        .route("/api/net/service/deploy", post(deploy_service))
+        .route("/api/net/service/{id}", delete(remove_service))
+        .route("/api/net/instance/deploy", post(deploy_instance))
+        .route("/api/net/{id}/{instance}", delete(remove_instance))
+        .route("/api/net/service/{name}/instances", get(query_by_name))
+        .route("/api/net/service/ip/{ip}/instances", get(query_by_address))
+        .route("/api/net/subnet", get(subnet))
+        .with_state(shared)
+}
+
+async fn register_cluster(
+    State(root): Root,
+    ConnectInfo(peer): Peer,
+    body: Bytes,
+) -> Result<Response, Reply> {
+    let mut registration: ClusterRegistration = read("cluster registration", &body)?;
+    registration.cluster_address = registered_address(&registration.cluster_address, peer.ip());
+    let reply = root
+        .answer(|_| Command::ClusterRegister(registration))
+        .await;
+    Ok(([(INCARNATION, root.incarnation.to_string())], reply).into_response())
+}
+
+async fn remove_interest(
+    State(root): Root,
+    ConnectInfo(peer): Peer,
+    Query(named): Query<Named>,
+    Path(job): Path<String>,
+) -> Reply {
+    let Ok(job) = job.parse::<ServiceName>() else {
+        return Reply::bad_request("Invalid job name");
+    };
+    root.answer(|root| Command::InterestRemove {
+        job,
+        caller: named.caller(root, peer.ip()),
+    })
+    .await
+}
+
+async fn deploy_status(State(root): Root, body: Bytes) -> Result<Reply, Reply> {
+    let status = read("deploy status", &body)?;
+    Ok(root.answer(|_| Command::Status(status)).await)
+}
+
+async fn deploy_service(State(root): Root, body: Bytes) -> Result<Reply, Reply> {
+    let service = read("service", &body)?;
+    Ok(root.answer(|_| Command::ServiceDeploy(service)).await)
+}
+
+async fn remove_service(State(root): Root, Path(id): Path<String>) -> Reply {
+    root.answer(|_| Command::ServiceDelete { id }).await
+}
+
+async fn deploy_instance(State(root): Root, body: Bytes) -> Result<Reply, Reply> {
+    let instance = read("instance", &body)?;
+    Ok(root.answer(|_| Command::InstanceDeploy(instance)).await)
+}
+
+async fn remove_instance(State(root): Root, Path((id, instance)): Path<(String, String)>) -> Reply {
+    let Ok(number) = instance.parse() else {
+        return Reply::bad_request("Invalid instance number");
+    };
+    root.answer(|_| Command::InstanceDelete { id, number })
+        .await
+}
+
+/// In paths of Oakestra the dots of names are underscores, which no name contains.
+async fn query_by_name(
+    State(root): Root,
+    peer: Peer,
+    named: Query<Named>,
+    Path(name): Path<String>,
+) -> Reply {
+    let key = name.replace('_', ".").parse().ok().map(Key::Name);
+    query(&root, peer, named, key).await
+}
+
+/// The same for the dots of IPv4 addresses; IPv6 addresses come as they are.
+async fn query_by_address(
+    State(root): Root,
+    peer: Peer,
+    named: Query<Named>,
+    Path(ip): Path<String>,
+) -> Reply {
+    let key = ip.replace('_', ".").parse().ok().map(Key::Address);
+    query(&root, peer, named, key).await
+}
+
+/// A key that breaks the grammar is the key of nothing.
+async fn query(
+    root: &Shared,
+    ConnectInfo(peer): Peer,
+    Query(named): Query<Named>,
+    key: Option<Key>,
+) -> Reply {
+    let Some(key) = key else {
+        return Reply::json(&serde_json::Map::new());
+    };
+    root.answer(|root| Command::Query {
+        key,
+        caller: named.caller(root, peer.ip()),
+    })
+    .await
+}
+
+async fn subnet(
+    State(root): Root,
+    ConnectInfo(peer): Peer,
+    Query(mut named): Query<Named>,
+) -> Reply {
+    let request_id = named.request_id.take();
+    root.answer(|root| Command::Subnet {
+        caller: named.caller(root, peer.ip()),
+        request_id,
+    })
+    .await
+}
+
+fn read<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, Reply> {
+    message::read(what, body).map_err(|error| Reply::bad_request(error.to_string()))
+}

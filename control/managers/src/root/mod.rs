@@ -1,0 +1,138 @@
+//! The root manager: knows every service, gives every address, and tells clusters what they asked for.
+
+mod api;
+mod identity;
+mod notices;
+mod shared;
+mod v1;
+
+use crate::admin;
+use crate::config::{ConfigError, RootConfig};
+use crate::http::{self, AdminSocket, Client, ListenError};
+use crate::store::{Store, StoreError};
+use shared::Shared;
+use sluice_proto::record::RestoreError;
+use sluice_proto::table_query::root::Root;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// How long a cluster may take to accept a connection.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Error)]
+pub enum RootError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store holds something that no root manager wrote, or the address plan was changed.
+    #[error("{path}: {source}")]
+    Restore { path: PathBuf, source: RestoreError },
+}
+
+/// Runs the root manager until `shutdown` completes.
+///
+/// # Errors
+/// When the configuration cannot be used, an address is taken, or the store cannot be read or written. After a
+/// failed write nothing more is acknowledged; start again once the disk is well.
+pub async fn run(config: RootConfig, shutdown: impl Future<Output = ()>) -> Result<(), RootError> {
+    Server::bind(config).await?.run(shutdown).await
+}
+
+/// A root manager whose sockets are open and whose state is read: connections wait until [`Server::run`].
+pub struct Server {
+    config: RootConfig,
+    listener: TcpListener,
+    address: SocketAddr,
+    admin: Option<AdminSocket>,
+    store: Store,
+    root: Root,
+}
+
+impl Server {
+    /// Opens everything.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn bind(config: RootConfig) -> Result<Self, RootError> {
+        config.check()?;
+        // Before anything is counted, or the first counts would be lost.
+        admin::recorder();
+        let path = config.data_dir.join("root.redb");
+        let (store, records) = Store::open(&path)?;
+        let records = records
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_slice()));
+        let root = Root::restore(&config.plan, records)
+            .map_err(|source| RootError::Restore { path, source })?;
+        let listener = http::bind(config.listen).await?;
+        let address = listener.local_addr().map_err(|source| ListenError::Tcp {
+            listen: config.listen,
+            source,
+        })?;
+        let admin = match &config.admin_socket {
+            Some(path) => Some(AdminSocket::bind(path).await?),
+            None => None,
+        };
+        Ok(Self {
+            config,
+            listener,
+            address,
+            admin,
+            store,
+            root,
+        })
+    }
+
+    /// Where it listens; tells the port when the configuration left the choice to the kernel (port 0).
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` completes.
+    ///
+    /// # Errors
+    /// When a write to the store fails.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RootError> {
+        let (stop, stopped) = watch::channel(false);
+        let (ready, readiness) = watch::channel(true);
+        let shared = Arc::new(Shared::new(self.root, self.store));
+        let client = Client::new(self.config.access.token.clone(), CONNECT_WAIT);
+        tracing::info!(listen = %self.address, "root manager runs");
+
+        let admin_routes = admin::routes(readiness).merge(v1::routes(Arc::clone(&shared)));
+        let public_routes = api::routes(Arc::clone(&shared)).merge(v1::routes(Arc::clone(&shared)));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(http::serve(
+            self.listener,
+            public_routes,
+            vec![self.config.access],
+            stopped.clone(),
+        ));
+        if let Some(socket) = self.admin {
+            tasks.spawn(http::serve_admin(socket, admin_routes, stopped.clone()));
+        }
+        tasks.spawn(notices::deliver(Arc::clone(&shared), client, stopped));
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            error = shared.failed() => Err(RootError::Store(error)),
+        };
+        ready.send_replace(false);
+        stop.send_replace(true);
+        while tasks.join_next().await.is_some() {}
+        tracing::info!("root manager stopped");
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests;

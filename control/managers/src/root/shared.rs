@@ -1,0 +1,149 @@
+//! The root's state behind its lock, and the rule that an answer waits for the disk.
+
+use crate::clock::{Clock, incarnation, wall_clock};
+use crate::reply::Reply;
+use crate::store::{Batch, Store, StoreError, Ticket, Waiter};
+use axum::http::StatusCode;
+use sluice_proto::message::{JobUpdate, UpdateKind};
+use sluice_proto::record::Change;
+use sluice_proto::table_query::notifier::Notifier;
+use sluice_proto::table_query::root::{self, Applied, Command, Effect, Root};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// See the module.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    waiter: Waiter,
+    /// Another number in every life: a cluster that sees it change asks again for what it may have missed.
+    pub(super) incarnation: u64,
+    /// Wakes the task that tells clusters (see [`super::notices`]).
+    pub(super) told: Notify,
+    pub(super) clock: Clock,
+}
+
+pub(super) struct State {
+    pub(super) root: Root,
+    pub(super) notifier: Notifier,
+    store: Store,
+    /// The last write that answers have to wait for.
+    awaited: Ticket,
+}
+
+impl Shared {
+    /// Every interest of an earlier life is told once: a notice may have been lost with that process.
+    pub(super) fn new(root: Root, store: Store) -> Self {
+        let incarnation = incarnation();
+        let mut notifier = Notifier::new(incarnation);
+        for (job, cluster) in root.interests() {
+            let update = JobUpdate {
+                job_name: job.clone(),
+                instance_number: -1,
+                kind: UpdateKind::Deployment,
+            };
+            notifier.handle_update(cluster, &update);
+        }
+        Self {
+            waiter: store.waiter(),
+            state: Mutex::new(State {
+                root,
+                notifier,
+                awaited: store.written(),
+                store,
+            }),
+            incarnation,
+            told: Notify::new(),
+            clock: Clock::start(),
+        }
+    }
+
+    /// Does what a request says and returns the answer once everything it may show is on disk: what this request
+    /// changed, and what earlier ones changed and are still writing.
+    pub(super) async fn answer(&self, command: impl FnOnce(&Root) -> Command) -> Reply {
+        self.answer_all(|state| {
+            let command = command(&state.root);
+            let reply = state.apply(&command);
+            Reply::from(reply)
+        })
+        .await
+    }
+
+    /// The same for a request that takes several commands; they become durable one after the other.
+    pub(super) async fn answer_all(&self, decide: impl FnOnce(&mut State) -> Reply) -> Reply {
+        let (reply, ticket) = {
+            let mut state = self.lock();
+            let reply = decide(&mut state);
+            (reply, state.awaited)
+        };
+        self.told.notify_one();
+        match self.waiter.durable(ticket).await {
+            Ok(()) => reply,
+            Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+
+    /// Returns when a write has failed.
+    pub(super) async fn failed(&self) -> StoreError {
+        self.waiter.failed().await
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    pub(super) fn apply(&mut self, command: &Command) -> root::Reply {
+        let Applied {
+            reply,
+            effects,
+            changes,
+        } = self.root.apply(command, wall_clock().as_secs());
+        // A new interest need not be on disk before the answer: a root that dies in between starts with another
+        // incarnation, and the cluster asks again. It would cost every first packet a sync.
+        let waits = changes
+            .iter()
+            .any(|change| !change.key().starts_with("interest/"));
+        let ticket = self.store.write(batch(changes));
+        if waits {
+            self.awaited = ticket;
+        }
+        for effect in effects {
+            match effect {
+                Effect::Notify { cluster, update } => {
+                    self.notifier.handle_update(&cluster, &update);
+                }
+                Effect::NoInstanceLeft { job } => {
+                    metrics::counter!("sluice_root_no_instance_left_total").increment(1);
+                    tracing::warn!(%job, "no instance of a service is left");
+                }
+            }
+        }
+        if let (Command::ClusterRegister(registration), 200) = (command, reply.status) {
+            self.notifier.handle_registered(&registration.cluster_id);
+        }
+        reply
+    }
+}
+
+fn batch(changes: Vec<Change>) -> Batch {
+    let mut batch = Batch::default();
+    for change in changes {
+        match change {
+            Change::Put { key, value } => batch.put(key, value),
+            Change::Delete { key } => batch.delete(key),
+        }
+    }
+    batch
+}
+
+impl From<root::Reply> for Reply {
+    fn from(reply: root::Reply) -> Self {
+        let status =
+            StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        match reply.body {
+            root::Body::Text(text) => Self::text(status, text),
+            root::Body::Json(value) => Self::json_with(status, &value),
+        }
+    }
+}
