@@ -378,8 +378,8 @@ impl Engine {
 
     #[inline]
     pub(crate) fn note(&self, frame: &Frame, decision: Decision) {
-        if frame.traced {
-            self.shared.tracer.record(decision);
+        if frame.trace != 0 {
+            self.shared.tracer.record(frame.trace, decision);
         }
     }
 }

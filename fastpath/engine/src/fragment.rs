@@ -335,7 +335,7 @@ pub(crate) fn cut(frame: &mut Frame, mtu: u16, turn: &mut Turn<'_>) -> Step<()> 
         piece.fill(frame.bytes().get(..header_len).unwrap_or_default());
         piece.append(part);
         piece.outer = frame.outer;
-        piece.traced = frame.traced;
+        piece.trace = frame.trace;
         mark(&mut piece, header_len, number * step, number + 1 < pieces);
         rest.push(piece);
     }

@@ -2,7 +2,7 @@
 
 use crate::batch::{Lane, Now, Step, Turn};
 use crate::engine::{Engine, Output, Side};
-use crate::trace::Decision;
+use crate::trace::{Decision, Entry};
 use crate::{decap, translate};
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
@@ -20,7 +20,7 @@ impl Engine {
         account: &Account,
         out: &mut Output,
     ) {
-        self.shared.tracer.mark(batch);
+        self.shared.tracer.mark(batch, Entry::Inbound);
         self.inbound_turn(batch, &mut Turn::new(tables, now, pool, account, out));
     }
 

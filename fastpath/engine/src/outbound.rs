@@ -1,6 +1,7 @@
 //! The way out of a local instance: parse, policy, flow, select, locate, translate, encap.
 
 use crate::batch::{Lane, Now, Step, Turn};
+use crate::trace::Entry;
 use crate::engine::{Engine, Output, Side};
 use crate::{locate, parse, translate};
 use arrayvec::ArrayVec;
@@ -27,7 +28,7 @@ impl Engine {
         account: &Account,
         out: &mut Output,
     ) {
-        self.shared.tracer.mark(batch);
+        self.shared.tracer.mark(batch, Entry::Outbound);
         self.outbound_turn(batch, &mut Turn::new(tables, now, pool, account, out));
     }
 

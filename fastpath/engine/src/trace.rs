@@ -11,7 +11,7 @@ use sluice_tables::{InstanceSlot, Question};
 use sluice_wire::{DropReason, Ip, Parsed, Protocol, parse};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Records kept until somebody reads them; when it is full, new ones are lost and counted.
 const RECORDS_MAX: usize = 4096;
@@ -19,8 +19,11 @@ const RECORDS_MAX: usize = 4096;
 /// Which packets to follow. What is `None` matches everything.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Filter {
-    /// Source or destination, as the packet carries it where it enters the gateway.
-    pub address: Option<Ip>,
+    /// One end, as the packet carries it where it enters the gateway. With [`Filter::dst`] the packets of one
+    /// conversation, both ways.
+    pub src: Option<Ip>,
+    /// The other end.
+    pub dst: Option<Ip>,
     /// Source or destination port, or ICMP echo identifier.
     pub port: Option<u16>,
     pub protocol: Option<Protocol>,
@@ -30,8 +33,10 @@ pub struct Filter {
 
 impl Filter {
     fn matches(&self, packet: &Parsed) -> bool {
-        self.address
-            .is_none_or(|ip| packet.src == ip || packet.dst == ip)
+        let is = |wanted: Option<Ip>, ip: Ip| wanted.is_none_or(|wanted| wanted == ip);
+        let forth = is(self.src, packet.src) && is(self.dst, packet.dst);
+        let back = is(self.src, packet.dst) && is(self.dst, packet.src);
+        (forth || back)
             && self
                 .port
                 .is_none_or(|port| packet.src_port == port || packet.dst_port == port)
@@ -41,11 +46,37 @@ impl Filter {
     }
 }
 
+/// Where a packet entered the gateway.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Entry {
+    /// From a local instance.
+    Outbound,
+    /// Through the tunnel.
+    Inbound,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        })
+    }
+}
+
+/// One decision about one packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Record {
+    /// Numbers the followed packets, from 1.
+    pub packet: u32,
+    pub decision: Decision,
+}
+
 /// What a stage decided about a traced packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Decision {
-    /// The packet as it entered: the first record of each.
-    Entered(Parsed),
+    /// The packet as it entered from that side: the first record of each.
+    Entered(Entry, Parsed),
     /// It belongs to the flow in that entry.
     Known(u32),
     /// A new flow to that instance, by the service's policy.
@@ -70,11 +101,28 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// The packet's way ends here, or leaves the gateway.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        match self {
+            Self::Tunnelled(_) | Self::Delivered(_) | Self::Dropped(_) | Self::Refused(_) => true,
+            Self::Entered(..)
+            | Self::Known(_)
+            | Self::Chosen(_)
+            | Self::ChosenByAddress(_)
+            | Self::Admitted(_)
+            | Self::Accepted(_)
+            | Self::Beside
+            | Self::Held(_)
+            | Self::AwaitsFirst => false,
+        }
+    }
+
     /// The stage that decides so.
     #[must_use]
     pub const fn stage(&self) -> &'static str {
         match self {
-            Self::Entered(_) => "parse",
+            Self::Entered(..) => "parse",
             Self::Known(_) => "flow",
             Self::Chosen(_) | Self::ChosenByAddress(_) => "select",
             Self::Admitted(_) => "admit",
@@ -102,9 +150,9 @@ impl From<Stop> for Decision {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Entered(packet) => write!(
+            Self::Entered(entry, packet) => write!(
                 f,
-                "{}:{} -> {}:{} {:?}, {} bytes",
+                "{entry}: {}:{} -> {}:{} {:?}, {} bytes",
                 packet.src,
                 packet.src_port,
                 packet.dst,
@@ -143,7 +191,8 @@ pub struct Tracer {
     on: AtomicBool,
     filter: ArcSwapOption<Filter>,
     left: AtomicU64,
-    records: ArrayQueue<Decision>,
+    packets: AtomicU32,
+    records: ArrayQueue<Record>,
     lost: AtomicU64,
 }
 
@@ -153,6 +202,7 @@ impl Default for Tracer {
             on: AtomicBool::new(false),
             filter: ArcSwapOption::empty(),
             left: AtomicU64::new(0),
+            packets: AtomicU32::new(0),
             records: ArrayQueue::new(RECORDS_MAX),
             lost: AtomicU64::new(0),
         }
@@ -173,7 +223,7 @@ impl Tracer {
     }
 
     /// The oldest record not yet read. Records of packets on different workers may alternate.
-    pub fn pop(&self) -> Option<Decision> {
+    pub fn pop(&self) -> Option<Record> {
         self.records.pop()
     }
 
@@ -191,14 +241,14 @@ impl Tracer {
 
     /// Marks the frames to follow.
     #[inline]
-    pub(crate) fn mark(&self, batch: &mut Batch) {
+    pub(crate) fn mark(&self, batch: &mut Batch, entry: Entry) {
         if self.on.load(Relaxed) {
-            self.mark_matching(batch);
+            self.mark_matching(batch, entry);
         }
     }
 
     #[cold]
-    fn mark_matching(&self, batch: &mut Batch) {
+    fn mark_matching(&self, batch: &mut Batch, entry: Entry) {
         let filter = self.filter.load();
         let Some(filter) = filter.as_ref() else {
             return;
@@ -212,8 +262,8 @@ impl Tracer {
                 filter.matches(&packet) || quoted.is_some_and(|quote| filter.matches(&quote));
             let spend = |left: u64| left.checked_sub(1);
             if matches && self.left.fetch_update(Relaxed, Relaxed, spend).is_ok() {
-                frame.traced = true;
-                self.record(Decision::Entered(packet));
+                frame.trace = self.packets.fetch_add(1, Relaxed).wrapping_add(1).max(1);
+                self.record(frame.trace, Decision::Entered(entry, packet));
             }
         }
         if self.left() == 0 {
@@ -222,8 +272,8 @@ impl Tracer {
     }
 
     #[cold]
-    pub(crate) fn record(&self, decision: Decision) {
-        if self.records.push(decision).is_err() {
+    pub(crate) fn record(&self, packet: u32, decision: Decision) {
+        if self.records.push(Record { packet, decision }).is_err() {
             self.lost.fetch_add(1, Relaxed);
         }
     }

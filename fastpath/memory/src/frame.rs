@@ -71,8 +71,8 @@ pub struct Frame {
     pub train: Option<Train>,
     /// Received from an underlay: the outer source. To be sent to an underlay: the outer destination.
     pub outer: Option<Endpoint>,
-    /// Following this frame through the stages (`sluice trace`).
-    pub traced: bool,
+    /// The number under which this frame is followed through the stages (`sluice trace`); 0 when it is not.
+    pub trace: u32,
 }
 
 impl Frame {
@@ -88,7 +88,7 @@ impl Frame {
             gso: None,
             train: None,
             outer: None,
-            traced: false,
+            trace: 0,
         }
     }
 
@@ -193,7 +193,7 @@ impl Frame {
         self.buffer
     }
 
-    /// Replaces the packet by a copy of `bytes` at the usual headroom and forgets all metadata but `outer` and `traced`.
+    /// Replaces the packet by a copy of `bytes` at the usual headroom and forgets all metadata but `outer` and `trace`.
     ///
     /// # Panics
     /// When `bytes` do not fit the buffer.
@@ -215,7 +215,7 @@ impl Frame {
         self.gso = other.gso;
         self.train = other.train;
         self.outer = other.outer;
-        self.traced = other.traced;
+        self.trace = other.trace;
     }
 }
 

@@ -80,7 +80,8 @@ pub struct FlowRow {
     pub idle_s: u32,
 }
 
-/// Which packets to follow; all that is set must match. `src` and `dst` match either end as dialled or as translated.
+/// Which packets to follow; all that is set must match, as the packet carries it where it enters
+/// the gateway. Packets of the other direction, from `dst` to `src`, match too.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TraceFilter {
@@ -101,7 +102,6 @@ pub struct TraceFilter {
 pub struct TraceRecord {
     /// Numbers the followed packets from 1.
     pub packet: u64,
-    pub worker: usize,
     /// Nanoseconds of the worker's clock.
     pub at_ns: u64,
     /// `outbound` or `inbound`.

@@ -83,8 +83,8 @@ fn stage(record: &TraceRecord, packet: &mut u64) -> String {
     } else {
         *packet = record.packet;
         format!(
-            "packet {}  {}  worker {}\n",
-            record.packet, record.direction, record.worker
+            "packet {}  {}\n",
+            record.packet, record.direction
         )
     };
     format!("{heading}  {:<10}  {}\n", record.stage, record.decided)
@@ -98,7 +98,6 @@ mod tests {
     fn a_heading_begins_each_packet() {
         let record = |packet, stage: &str| TraceRecord {
             packet,
-            worker: 0,
             at_ns: 0,
             direction: "outbound".into(),
             stage: stage.into(),
@@ -112,7 +111,7 @@ mod tests {
             .collect();
         assert_eq!(
             text,
-            "packet 1  outbound  worker 0\n  parse       ok\n  flow        ok\npacket 2  outbound  worker 0\n  parse       ok\n"
+            "packet 1  outbound\n  parse       ok\n  flow        ok\npacket 2  outbound\n  parse       ok\n"
         );
     }
 
