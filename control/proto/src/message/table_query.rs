@@ -78,10 +78,6 @@ pub struct TableQueryResult {
     /// withdrawn. Absent: nothing is said about instances that are not listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Vec<(u32, u64)>>,
-    /// Extension: the manager could not reach the root and knows nothing itself. Ask again later; this is no
-    /// statement about the service.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub undecided: bool,
 }
 
 /// One instance. Fields of the placement are missing while it is scheduled but not deployed.

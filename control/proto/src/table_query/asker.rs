@@ -47,7 +47,7 @@ impl Default for Settings {
             retry_max: Duration::from_secs(8),
             answer_max: Duration::from_secs(10),
             absent_first: Duration::from_secs(1),
-            absent_max: Duration::from_secs(30),
+            absent_max: Duration::from_secs(8),
             questions_max: 4096,
             absent_keys_max: 4096,
         }
@@ -327,10 +327,6 @@ impl Asker {
     ) -> Result<(), NameError> {
         self.heard_at = Some(now);
         let key = Key::parse(&result.query_key);
-        if result.undecided {
-            // The query stays and is repeated: the manager will know when it reaches the root.
-            return Ok(());
-        }
         let exists = !result.instance_list.is_empty()
             || result.service_ip_list.is_some()
             || (result.live.is_none() && self.is_confirmed(&result.app_name));
@@ -480,7 +476,6 @@ impl Asker {
             service_ip_list: Some(job.service_ips.iter().map(ServiceAddress::entry).collect()),
             revision: job.revision,
             live: None,
-            undecided: false,
         };
         self.jobs
             .values()

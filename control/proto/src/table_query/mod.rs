@@ -5,6 +5,7 @@
 //! is pushed down.
 
 pub mod asker;
+pub mod answerer;
 pub mod root;
 pub mod notifier;
 mod backoff;

@@ -1,0 +1,841 @@
+//! The cluster manager's side of the table query: answers nodes at once from what it knows, asks the root for the rest,
+//! and pushes every change to the nodes that are interested.
+//!
+//! What nodes say about their own instances is passed up and shown down at once; the root's answers are laid under it.
+//! The shell writes the [`Change`]s it polls before it sends anything else it polls.
+//!
+//! Timers, in words: a request to the root is repeated with back-off until it is answered. An *absent* key is
+//! asked again only after its answer expired. The *interest* of a Sluice node ends when it was not renewed; that of a
+//! legacy node when it says so. The *registration* at the root is repeated, which also finds a root that came back.
+
+mod answer;
+mod store;
+mod upward;
+
+pub use answer::INSTANCES_MAX_DEFAULT;
+pub use upward::{Method, RootRequest};
+
+use super::Key;
+use super::backoff::{Backoff, Random};
+use super::timers::Timers;
+use crate::message::{
+    Deployed, InstanceRequest, InstanceResult, InstanceStatus, InterestRemove, Job, JobUpdate,
+    MessageError, NodeId, SubnetGrant, SubnetRequest, SubnetResult, TableQueryRequest,
+    TableQueryResult, Topic, TopicError, Undeployed, UpdateKind, UpdatesAvailable, Verb, read,
+    write,
+};
+use crate::names::{NameError, ServiceName};
+use crate::record::Change;
+use sluice_wire::Ip;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use thiserror::Error;
+use upward::Asked;
+
+/// Identity, times and limits of an [`Answerer`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub cluster_id: String,
+    /// Where the root calls this manager.
+    pub address: String,
+    pub port: u16,
+    /// One life of the process; never used twice, for instance the start in milliseconds since 1970.
+    pub incarnation: u64,
+    /// Rows per answer (thesis 3.6.6: "in the order of the dozens").
+    pub instances_max: usize,
+    /// Subnets kept in reserve, so that nodes can join while the root is away.
+    pub subnets_spare: usize,
+    /// First repetition of an unanswered request to the root; doubles up to `retry_max`.
+    pub retry_first: Duration,
+    pub retry_max: Duration,
+    /// How long "there is no such thing" is believed at first; doubles up to `absent_max`.
+    pub absent_first: Duration,
+    pub absent_max: Duration,
+    /// How often a job is asked again although the root said nothing: bounds how long a lost notice can matter.
+    pub refresh_every: Duration,
+    /// How often the registration is repeated.
+    pub register_every: Duration,
+    /// Absent keys that are remembered, and keys that are asked at a time: a scan must not fill the memory.
+    pub keys_max: usize,
+}
+
+impl Settings {
+    /// Defaults for everything but the identity.
+    #[must_use]
+    pub fn new(cluster_id: &str, address: &str, port: u16, incarnation: u64) -> Self {
+        Self {
+            cluster_id: cluster_id.to_owned(),
+            address: address.to_owned(),
+            port,
+            incarnation,
+            instances_max: INSTANCES_MAX_DEFAULT,
+            subnets_spare: 4,
+            retry_first: Duration::from_millis(500),
+            retry_max: Duration::from_secs(4),
+            absent_first: Duration::from_secs(1),
+            absent_max: Duration::from_secs(4),
+            refresh_every: Duration::from_secs(60),
+            register_every: Duration::from_secs(15),
+            keys_max: 4096,
+        }
+    }
+}
+
+/// After so long without an instance the node is told to try again later.
+const INSTANCE_WAIT: Duration = Duration::from_secs(8);
+/// An answer of the root that says "no instance runs" is believed for so long without asking again.
+const UNAVAILABLE_FRESH: Duration = Duration::from_secs(1);
+/// The interest of a restored or re-attached node before its first renewal.
+const INTEREST_DEFAULT: Duration = Duration::from_secs(180);
+
+/// What to send.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Transmit {
+    /// To the broker, QoS 1, not retained.
+    Publish { topic: String, payload: Vec<u8> },
+    /// To the root; the answer goes to [`Answerer::handle_root_reply`].
+    Root(RootRequest),
+}
+
+/// What somebody outside waits for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// A POST `/api/net/deployment` can be answered: 200 when `stored`, else 500.
+    Deployment { ticket: u64, stored: bool },
+}
+
+/// Why a message of a node was refused. Nothing changed.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("node {node} says that instance {number} of {job} runs, but not at which address")]
+    NoPlace {
+        node: NodeId,
+        job: ServiceName,
+        number: u32,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Interest {
+    /// `None`: until the node says so (legacy).
+    until: Option<Duration>,
+    /// Instances that the node asked for by address; never pruned for it.
+    asked: BTreeSet<u32>,
+}
+
+/// What a node said about one of its instances.
+#[derive(Clone, Debug, PartialEq)]
+struct Placement {
+    status: InstanceStatus,
+    node: NodeId,
+    /// The epoch that the instance had when the root first named it to us; 0 before.
+    epoch: u64,
+    /// The last request to the root before this was said: answers up to there do not know it.
+    after: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    /// As the root said it.
+    job: Job,
+    /// Grows with everything that shows in an answer.
+    revision: u64,
+    fetched_at: Duration,
+    interests: BTreeMap<NodeId, Interest>,
+    placements: BTreeMap<u32, Placement>,
+    /// Instances that were attached here without an orchestrator: their end is their deletion.
+    attached: BTreeSet<u32>,
+    /// Deleted here; the root may not know it yet. Number to epoch and the last request before the deletion.
+    removed: BTreeMap<u32, (u64, u64)>,
+    /// An orchestrator scheduled it to this cluster.
+    scheduled: bool,
+}
+
+/// Who waits for a job.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Waiter {
+    Node {
+        node: NodeId,
+        request: TableQueryRequest,
+    },
+    Deployment(u64),
+    Instance(NodeId, String),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Fetch {
+    attempts: u32,
+    /// The request on its way.
+    sent: Option<u64>,
+    /// The job changed after the request left.
+    again: bool,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Clone, Debug)]
+struct Absent {
+    until: Duration,
+    strikes: u32,
+}
+
+/// What the root still has to be told about an instance.
+#[derive(Clone, Debug, PartialEq)]
+enum Report {
+    Placed(InstanceStatus),
+    Removed,
+}
+
+#[derive(Clone, Debug)]
+struct Outgoing {
+    report: Report,
+    attempts: u32,
+    sent: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct InstanceAsk {
+    request: InstanceRequest,
+    deadline: Duration,
+    attempts: u32,
+    sent: Option<u64>,
+}
+
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Timer {
+    Fetch(Key),
+    Refresh(ServiceName),
+    Report(ServiceName, u32),
+    Instance(NodeId, String),
+    Interest(ServiceName, NodeId),
+    Subnet,
+    Register,
+}
+
+/// The cluster manager's side of the table query. See the module.
+#[derive(Clone, Debug)]
+pub struct Answerer {
+    settings: Settings,
+    random: Random,
+    jobs: BTreeMap<ServiceName, Known>,
+    addresses: BTreeMap<Ip, ServiceName>,
+    absent: BTreeMap<Key, Absent>,
+    fetches: BTreeMap<Key, Fetch>,
+    reports: BTreeMap<(ServiceName, u32), Outgoing>,
+    instances: BTreeMap<(NodeId, String), InstanceAsk>,
+    nodes: BTreeMap<NodeId, SubnetGrant>,
+    spare: VecDeque<SubnetGrant>,
+    nodes_waiting: BTreeSet<NodeId>,
+    subnet: upward::Single,
+    register: upward::Single,
+    /// Subnet requests so far: each has its own id.
+    subnet_requests: u64,
+    asked: BTreeMap<u64, Asked>,
+    requests: u64,
+    /// The last attempt to reach the root failed.
+    root_lost: bool,
+    dirty: store::Dirty,
+    timers: Timers<Timer>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+}
+
+impl Answerer {
+    /// A manager that knows nothing yet; it registers at the root and fills its reserve of subnets.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64, now: Duration) -> Self {
+        let mut answerer = Self {
+            settings,
+            random: Random::new(seed),
+            jobs: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            spare: VecDeque::new(),
+            nodes_waiting: BTreeSet::new(),
+            subnet: upward::Single::default(),
+            register: upward::Single::default(),
+            subnet_requests: 0,
+            asked: BTreeMap::new(),
+            requests: 0,
+            root_lost: false,
+            dirty: store::Dirty::default(),
+            timers: Timers::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        answerer.timers.set(Timer::Register, now);
+        answerer.timers.set(Timer::Subnet, now);
+        answerer
+    }
+
+    /// A message on `nodes/+/net/#`. What this manager sent itself is ignored.
+    ///
+    /// # Errors
+    /// Names the topic, or what is wrong with the payload. Nothing changed then.
+    pub fn handle_publish(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        now: Duration,
+    ) -> Result<(), PublishError> {
+        let Topic::Node { node, verb } = Topic::parse(topic)? else {
+            return Ok(());
+        };
+        match verb {
+            Verb::TableQueryRequest => {
+                self.handle_request(&node, &read("table query", payload)?, now);
+            }
+            Verb::Deployed => self.handle_deployed(&node, &read("deployment", payload)?, now)?,
+            Verb::Undeployed => {
+                self.handle_undeployed(&node, &read("undeployment", payload)?, now)?;
+            }
+            Verb::AddressChanged => {
+                self.handle_address_changed(&node, &read("address change", payload)?, now);
+            }
+            Verb::InterestRemove => {
+                self.handle_interest_remove(&node, &read("interest removal", payload)?);
+            }
+            Verb::Subnet => {
+                let request: SubnetRequest = read("subnet request", payload)?;
+                if request.method == "GET" {
+                    self.handle_subnet_request(&node, now);
+                }
+            }
+            Verb::InstanceRequest => {
+                self.handle_instance_request(&node, read("instance request", payload)?, now);
+            }
+            Verb::SubnetResult | Verb::TableQueryResult | Verb::InstanceResult => {}
+        }
+        Ok(())
+    }
+
+    /// A node asks, and is interested from now on.
+    pub fn handle_request(&mut self, node: &NodeId, request: &TableQueryRequest, now: Duration) {
+        let Some(key) = Key::parse(request.key()) else {
+            self.answer_absent(node, request);
+            return;
+        };
+        if let Some(name) = self.name_of(&key) {
+            self.interest(&name, node, &key, request.interest_s, now);
+            if self.root_lost || self.is_usable(&name, &key, now) {
+                self.answer(&name, node, request.key());
+                return;
+            }
+            // Known, but of no use: the root may know more (thesis 3.6.6, exception 1).
+            self.fetch(Key::Name(name), Some(self.waiter(node, request)), now);
+        } else if self.is_absent(&key, now) {
+            self.answer_absent(node, request);
+        } else if self.fetches.len() < self.settings.keys_max || self.fetches.contains_key(&key) {
+            self.fetch(key, Some(self.waiter(node, request)), now);
+        }
+    }
+
+    /// An instance runs on the node.
+    ///
+    /// # Errors
+    /// When the name breaks the grammar or no address is given.
+    pub fn handle_deployed(
+        &mut self,
+        node: &NodeId,
+        deployed: &Deployed,
+        now: Duration,
+    ) -> Result<(), PublishError> {
+        let job = ServiceName::parse(&deployed.appname)?;
+        let number = deployed.instance_number;
+        if (deployed.nsip.is_none() && deployed.nsipv6.is_none()) || deployed.host_ip.is_none() {
+            return Err(PublishError::NoPlace {
+                node: node.clone(),
+                job,
+                number,
+            });
+        }
+        let status = InstanceStatus {
+            instance_number: number,
+            namespace_ip: deployed.nsip,
+            namespace_ip_v6: deployed.nsipv6,
+            host_ip: deployed.host_ip,
+            host_port: deployed.host_port,
+            worker_id: Some(node.as_str().to_owned()),
+        };
+        self.place(&job, node, status, now);
+        Ok(())
+    }
+
+    /// An instance of the node is gone. A node can only speak for the instances that it has.
+    ///
+    /// # Errors
+    /// When the name breaks the grammar.
+    pub fn handle_undeployed(
+        &mut self,
+        node: &NodeId,
+        undeployed: &Undeployed,
+        now: Duration,
+    ) -> Result<(), PublishError> {
+        let name = ServiceName::parse(&undeployed.appname)?;
+        let number = undeployed.instance_number;
+        let after = self.requests;
+        let Some(known) = self.jobs.get_mut(&name) else {
+            return Ok(());
+        };
+        let mine = known
+            .placements
+            .get(&number)
+            .is_some_and(|placement| placement.node == *node);
+        if !mine {
+            return Ok(());
+        }
+        let Some(placement) = known.placements.remove(&number) else {
+            return Ok(());
+        };
+        let report = if known.attached.remove(&number) {
+            let epoch = known.epoch_of(number);
+            known.removed.insert(number, (epoch, after));
+            Report::Removed
+        } else {
+            // The orchestrator may start it again, here or elsewhere, with the same InstanceIP.
+            known.unplace(number);
+            Report::Placed(InstanceStatus {
+                namespace_ip: None,
+                namespace_ip_v6: None,
+                worker_id: None,
+                ..placement.status
+            })
+        };
+        self.changed(&name, UpdateKind::Undeployment);
+        self.report(name, number, report, now);
+        Ok(())
+    }
+
+    /// The node has another address. Legacy nodes name only the application here, so it counts for all their instances.
+    pub fn handle_address_changed(&mut self, node: &NodeId, change: &Deployed, now: Duration) {
+        let mut moved = Vec::new();
+        for (name, known) in &mut self.jobs {
+            for (number, placement) in &mut known.placements {
+                let status = &mut placement.status;
+                let same = status.host_ip == change.host_ip && status.host_port == change.host_port;
+                if placement.node == *node && change.host_ip.is_some() && !same {
+                    status.host_ip = change.host_ip;
+                    status.host_port = change.host_port;
+                    moved.push((name.clone(), *number, status.clone()));
+                }
+            }
+        }
+        for (name, number, status) in moved {
+            self.changed(&name, UpdateKind::Deployment);
+            self.report(name, number, Report::Placed(status), now);
+        }
+    }
+
+    /// The node no longer uses a job. Address texts, which legacy nodes send too, mean nothing.
+    pub fn handle_interest_remove(&mut self, node: &NodeId, removal: &InterestRemove) {
+        if let Ok(name) = ServiceName::parse(&removal.appname) {
+            self.interest_ended(&name, node);
+        }
+    }
+
+    /// A node needs its subnet: the one it had, else one of the reserve, else the next that the root gives.
+    pub fn handle_subnet_request(&mut self, node: &NodeId, now: Duration) {
+        if let Some(grant) = self.nodes.get(node) {
+            let result = SubnetResult {
+                address: grant.subnet_addr,
+                addressv6: grant.subnet_addr_v6,
+            };
+            self.publish(node, Verb::SubnetResult, write(&result));
+            return;
+        }
+        self.nodes_waiting.insert(node.clone());
+        self.give_subnets();
+        self.ask_subnet(now);
+    }
+
+    /// A node wants a new instance, without an orchestrator (extension).
+    pub fn handle_instance_request(
+        &mut self,
+        node: &NodeId,
+        request: InstanceRequest,
+        now: Duration,
+    ) {
+        let key = (node.clone(), request.request_id.clone());
+        if self.instances.contains_key(&key) {
+            return;
+        }
+        if self.instances.len() >= self.settings.keys_max {
+            self.instance_failed(node, &request.request_id, "too many requests at once", true);
+            return;
+        }
+        let name = request.service.clone();
+        self.instances.insert(
+            key.clone(),
+            InstanceAsk {
+                request,
+                deadline: now + INSTANCE_WAIT,
+                attempts: 0,
+                sent: None,
+            },
+        );
+        self.timers.set(
+            Timer::Instance(key.0.clone(), key.1.clone()),
+            now + INSTANCE_WAIT,
+        );
+        if self.jobs.contains_key(&name) {
+            self.ask_instance(&key, now);
+        } else {
+            // Without the negative cache: the developer may have applied the service a second ago.
+            self.fetch(Key::Name(name), Some(Waiter::Instance(key.0, key.1)), now);
+        }
+    }
+
+    /// The root says that a job changed (POST `/api/net/job/update`).
+    pub fn handle_job_update(&mut self, update: &JobUpdate, now: Duration) {
+        let key = Key::Name(update.job_name.clone());
+        self.absent.remove(&key);
+        if self.jobs.contains_key(&update.job_name) || self.fetches.contains_key(&key) {
+            self.refetch(key, now);
+        } else {
+            self.remove_interest(&update.job_name);
+        }
+    }
+
+    /// An orchestrator scheduled a job to this cluster (POST `/api/net/deployment`); answered by an event.
+    pub fn handle_deployment(&mut self, ticket: u64, job: &ServiceName, now: Duration) {
+        if let Some(known) = self.jobs.get_mut(job) {
+            known.scheduled = true;
+        }
+        self.fetch(
+            Key::Name(job.clone()),
+            Some(Waiter::Deployment(ticket)),
+            now,
+        );
+    }
+
+    /// The job left this cluster (DELETE `/api/net/deployment/<job>`).
+    pub fn handle_deployment_removed(&mut self, job: &ServiceName) {
+        if let Some(known) = self.jobs.get_mut(job) {
+            known.scheduled = false;
+            self.drop_unused(job);
+        }
+    }
+
+    /// Does what is due. Call it when [`Answerer::poll_timeout`] says so; earlier or later is harmless.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Fetch(key) => self.send_fetch(&key, now),
+                Timer::Refresh(job) => self.refresh_due(job, now),
+                Timer::Report(job, number) => self.send_report(&(job, number), now),
+                Timer::Instance(node, id) => self.instance_due(&(node, id), now),
+                Timer::Interest(job, node) => self.interest_due(&job, &node, now),
+                Timer::Subnet => self.subnet_due(now),
+                Timer::Register => self.register_due(now),
+            }
+        }
+    }
+
+    /// When [`Answerer::handle_timeout`] is next due. Every `handle_*` may change it.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    /// The next thing to send. Every `handle_*` may add some.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next answer for somebody outside. Every `handle_*` may add some.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next write. Every `handle_*` may add some.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.next_change()
+    }
+
+    /// The answer that `node` would get about a job, without asking.
+    #[must_use]
+    pub fn view(&self, job: &ServiceName, node: &NodeId) -> Option<TableQueryResult> {
+        self.jobs.get(job).map(|known| {
+            let interest = known.interests.get(node);
+            known.result(&self.settings, node, interest, "")
+        })
+    }
+
+    /// The jobs that are known, in name order.
+    pub fn jobs(&self) -> impl Iterator<Item = &ServiceName> {
+        self.jobs.keys()
+    }
+
+    /// The nodes that are told of a job's changes.
+    pub fn interested(&self, job: &ServiceName) -> impl Iterator<Item = &NodeId> {
+        self.jobs
+            .get(job)
+            .into_iter()
+            .flat_map(|known| known.interests.keys())
+    }
+
+    /// The nodes that have a subnet.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &SubnetGrant)> {
+        self.nodes.iter()
+    }
+
+    /// False while the root cannot be reached.
+    #[must_use]
+    pub const fn root_answers(&self) -> bool {
+        !self.root_lost
+    }
+
+    fn waiter(&self, node: &NodeId, request: &TableQueryRequest) -> Waiter {
+        Waiter::Node {
+            node: node.clone(),
+            request: request.clone(),
+        }
+    }
+
+    fn name_of(&self, key: &Key) -> Option<ServiceName> {
+        match key {
+            Key::Address(ip) => self.addresses.get(ip).cloned(),
+            Key::Name(name) => self.jobs.get_key_value(name).map(|(name, _)| name.clone()),
+        }
+    }
+
+    /// True when an answer can be given without the root: something runs, or the root was asked a moment ago.
+    fn is_usable(&self, name: &ServiceName, key: &Key, now: Duration) -> bool {
+        self.jobs
+            .get(name)
+            .is_some_and(|known| known.runs(key) || now < known.fetched_at + UNAVAILABLE_FRESH)
+    }
+
+    fn is_absent(&self, key: &Key, now: Duration) -> bool {
+        self.absent
+            .get(key)
+            .is_some_and(|absent| now < absent.until)
+    }
+
+    fn interest(
+        &mut self,
+        name: &ServiceName,
+        node: &NodeId,
+        key: &Key,
+        interest_s: Option<u32>,
+        now: Duration,
+    ) {
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        let number = match key {
+            Key::Address(ip) => known.number_of(*ip),
+            Key::Name(_) => None,
+        };
+        let until = interest_s.map(|s| now + Duration::from_secs(s.into()));
+        let is_new = !known.interests.contains_key(node);
+        let interest = known
+            .interests
+            .entry(node.clone())
+            .or_insert_with(|| Interest {
+                until,
+                asked: BTreeSet::new(),
+            });
+        let asked_more = number.is_some_and(|number| interest.asked.insert(number));
+        if is_new || asked_more || interest.until.is_some() != until.is_some() {
+            self.dirty.job(name);
+        }
+        interest.until = until;
+        let timer = Timer::Interest(name.clone(), node.clone());
+        match until {
+            Some(until) => self.timers.set(timer, until),
+            None => self.timers.cancel(&timer),
+        }
+    }
+
+    fn interest_due(&mut self, name: &ServiceName, node: &NodeId, now: Duration) {
+        let until = self
+            .jobs
+            .get(name)
+            .and_then(|known| known.interests.get(node))
+            .and_then(|interest| interest.until);
+        if until.is_some_and(|until| until <= now) {
+            self.interest_ended(name, node);
+        }
+    }
+
+    fn interest_ended(&mut self, name: &ServiceName, node: &NodeId) {
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        self.timers
+            .cancel(&Timer::Interest(name.clone(), node.clone()));
+        if known.interests.remove(node).is_some() {
+            self.dirty.job(name);
+            self.drop_unused(name);
+        }
+    }
+
+    /// Forgets a job that no node asks for and that does not run here (thesis 3.6.6: the two conditions of renewal).
+    fn drop_unused(&mut self, name: &ServiceName) {
+        let cluster_id = &self.settings.cluster_id;
+        let unused = self.jobs.get(name).is_some_and(|known| {
+            known.interests.is_empty()
+                && known.placements.is_empty()
+                && !known.scheduled
+                && !known
+                    .job
+                    .instance_list
+                    .iter()
+                    .any(|entry| entry.cluster_id.as_ref() == Some(cluster_id))
+        });
+        let asked = self.fetches.contains_key(&Key::Name(name.clone()))
+            || self
+                .instances
+                .values()
+                .any(|ask| ask.request.service == *name);
+        if unused && !asked {
+            self.forget(name);
+            self.remove_interest(name);
+        }
+    }
+
+    fn forget(&mut self, name: &ServiceName) {
+        let Some(known) = self.jobs.remove(name) else {
+            return;
+        };
+        for ip in known.addresses() {
+            if self.addresses.get(&ip) == Some(name) {
+                self.addresses.remove(&ip);
+            }
+        }
+        self.timers.cancel(&Timer::Refresh(name.clone()));
+        for node in known.interests.keys() {
+            self.timers
+                .cancel(&Timer::Interest(name.clone(), node.clone()));
+        }
+        self.dirty.job(name);
+    }
+
+    fn place(&mut self, job: &ServiceName, node: &NodeId, status: InstanceStatus, now: Duration) {
+        let number = status.instance_number;
+        let report = Report::Placed(status.clone());
+        let after = self.requests;
+        match self.jobs.get_mut(job) {
+            Some(known) => {
+                let epoch = known.epoch_of(number);
+                let placement = Placement {
+                    status,
+                    node: node.clone(),
+                    epoch,
+                    after,
+                };
+                known.removed.remove(&number);
+                known.placements.insert(number, placement);
+                let exists = known.exists(number);
+                self.changed(job, UpdateKind::Deployment);
+                if !exists {
+                    self.refetch(Key::Name(job.clone()), now);
+                }
+            }
+            None => self.refetch(Key::Name(job.clone()), now),
+        }
+        self.report(job.clone(), number, report, now);
+    }
+
+    /// Something of the job that shows in an answer may have changed: counts it, writes it, and tells everybody.
+    fn changed(&mut self, name: &ServiceName, kind: UpdateKind) {
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        known.revision += 1;
+        self.dirty.job(name);
+        self.push(name, kind);
+    }
+
+    fn publish(&mut self, node: &NodeId, verb: Verb, payload: Vec<u8>) {
+        self.transmits.push_back(Transmit::Publish {
+            topic: Topic::node(node.clone(), verb).to_string(),
+            payload,
+        });
+    }
+
+    fn answer(&mut self, name: &ServiceName, node: &NodeId, query_key: &str) {
+        if let Some(known) = self.jobs.get(name) {
+            let interest = known.interests.get(node);
+            let result = known.result(&self.settings, node, interest, query_key);
+            self.publish(node, Verb::TableQueryResult, write(&result));
+        }
+    }
+
+    fn answer_absent(&mut self, node: &NodeId, request: &TableQueryRequest) {
+        let by_name = request.sip.is_empty();
+        let result = TableQueryResult {
+            app_name: if by_name {
+                request.sname.clone()
+            } else {
+                String::new()
+            },
+            query_key: request.key().to_owned(),
+            live: Some(Vec::new()),
+            ..TableQueryResult::default()
+        };
+        self.publish(node, Verb::TableQueryResult, write(&result));
+    }
+
+    /// Rows to the Sluice nodes that are interested, and the notice that makes legacy nodes ask.
+    fn push(&mut self, name: &ServiceName, kind: UpdateKind) {
+        let Some(known) = self.jobs.get(name) else {
+            return;
+        };
+        let mut messages = Vec::new();
+        for (node, interest) in &known.interests {
+            if interest.until.is_some() {
+                let result = known.result(&self.settings, node, Some(interest), "");
+                messages.push((node.clone(), write(&result)));
+            }
+        }
+        let revision = Some(known.revision_on_wire(&self.settings));
+        for (node, payload) in messages {
+            self.publish(&node, Verb::TableQueryResult, payload);
+        }
+        self.broadcast(name, kind, revision);
+    }
+
+    fn broadcast(
+        &mut self,
+        name: &ServiceName,
+        kind: UpdateKind,
+        revision: Option<crate::message::Revision>,
+    ) {
+        let update = UpdatesAvailable {
+            kind: Some(kind),
+            revision,
+        };
+        self.transmits.push_back(Transmit::Publish {
+            topic: Topic::updates(name).to_string(),
+            payload: write(&update),
+        });
+    }
+
+    fn instance_failed(&mut self, node: &NodeId, request_id: &str, error: &str, retry: bool) {
+        let result = InstanceResult {
+            request_id: request_id.to_owned(),
+            error: Some(error.to_owned()),
+            retry,
+            ..InstanceResult::default()
+        };
+        self.publish(node, Verb::InstanceResult, write(&result));
+    }
+
+    const fn backoff(&self) -> Backoff {
+        Backoff {
+            first: self.settings.retry_first,
+            max: self.settings.retry_max,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What an answer says: the rows of a job, pruned for the node that asks.
+
+use super::{Interest, Known, Settings};
+use crate::message::{
+    InstanceEntry, InstanceStatus, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
+};
+use crate::table_query::Key;
+use sluice_wire::{Dual, InstanceIp, Ip};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Rows per answer unless configured (k of thesis 3.6.6).
+pub const INSTANCES_MAX_DEFAULT: usize = 24;
+
+impl Known {
+    pub(super) fn new(job: Job, now: Duration) -> Self {
+        Self {
+            job,
+            revision: 1,
+            fetched_at: now,
+            interests: BTreeMap::new(),
+            placements: BTreeMap::new(),
+            attached: BTreeSet::new(),
+            removed: BTreeMap::new(),
+            scheduled: false,
+        }
+    }
+
+    /// The epoch of an instance that the root named; 0 when it did not.
+    pub(super) fn epoch_of(&self, number: u32) -> u64 {
+        self.entry(number).map_or(0, |entry| entry.epoch)
+    }
+
+    pub(super) fn exists(&self, number: u32) -> bool {
+        self.entry(number).is_some()
+    }
+
+    fn entry(&self, number: u32) -> Option<&InstanceEntry> {
+        let mut entries = self.job.instance_list.iter();
+        entries.find(|entry| entry.instance_number == number)
+    }
+
+    /// Forgets the root's older word about where an instance runs; what nodes say is kept apart.
+    pub(super) fn unplace(&mut self, number: u32) {
+        let mut entries = self.job.instance_list.iter_mut();
+        if let Some(entry) = entries.find(|entry| entry.instance_number == number) {
+            entry.unplace();
+        }
+    }
+
+    /// The instance that has this InstanceIP.
+    pub(super) fn number_of(&self, ip: Ip) -> Option<u32> {
+        let mut entries = self.job.instance_list.iter();
+        entries
+            .find(|entry| has(entry, ip))
+            .map(|entry| entry.instance_number)
+    }
+
+    /// True when the answer to `key` names something that runs.
+    pub(super) fn runs(&self, key: &Key) -> bool {
+        let entries = self.entries();
+        let number = match key {
+            Key::Address(ip) => self.number_of(*ip),
+            Key::Name(_) => None,
+        };
+        entries
+            .iter()
+            .filter(|entry| number.is_none_or(|number| entry.instance_number == number))
+            .any(InstanceEntry::is_placed)
+    }
+
+    /// All addresses that mean this job or an instance of it.
+    pub(super) fn addresses(&self) -> BTreeSet<Ip> {
+        let services = self.job.service_ip_list.iter().map(ServiceIpEntry::ips);
+        let instances = self.job.instance_list.iter().map(instance_ips);
+        services
+            .chain(instances)
+            .flat_map(|ips| ips.v4.into_iter().chain(ips.v6))
+            .collect()
+    }
+
+    /// The instances as they are now: the root's rows, without those deleted here, placed as our nodes say.
+    pub(super) fn entries(&self) -> Vec<InstanceEntry> {
+        self.job
+            .instance_list
+            .iter()
+            .filter(|entry| !self.is_removed(entry))
+            .map(|entry| {
+                let mut entry = entry.clone();
+                if let Some(placement) = self.placements.get(&entry.instance_number) {
+                    place(&mut entry, &placement.status);
+                }
+                entry
+            })
+            .collect()
+    }
+
+    pub(super) fn is_removed(&self, entry: &InstanceEntry) -> bool {
+        self.removed
+            .get(&entry.instance_number)
+            .is_some_and(|(epoch, _)| entry.epoch <= *epoch)
+    }
+
+    pub(super) const fn revision_on_wire(&self, settings: &Settings) -> Revision {
+        Revision {
+            incarnation: settings.incarnation,
+            number: self.revision,
+        }
+    }
+
+    /// The answer for `node`.
+    pub(super) fn result(
+        &self,
+        settings: &Settings,
+        node: &NodeId,
+        interest: Option<&Interest>,
+        query_key: &str,
+    ) -> TableQueryResult {
+        let mut entries = self.entries();
+        let live = entries
+            .iter()
+            .map(|entry| (entry.instance_number, entry.epoch))
+            .collect();
+        let asked = interest.map(|interest| &interest.asked);
+        prune(&mut entries, settings, node, asked);
+        for entry in &mut entries {
+            entry.service_ip = self.job.service_ip_list.clone();
+            let own = ServiceIpEntry::new(IpType::instance(), instance_ips(entry));
+            entry.service_ip.push(own);
+        }
+        TableQueryResult {
+            app_name: self.job.job_name.to_string(),
+            query_key: query_key.to_owned(),
+            instance_list: entries,
+            service_ip_list: Some(self.job.service_ip_list.clone()),
+            revision: Some(self.revision_on_wire(settings)),
+            live: Some(live),
+        }
+    }
+}
+
+/// Keeps the rows that matter most to a node: its own instances and those it asked for always, then what runs before what
+/// does not, the same cluster before others, lower numbers before higher.
+fn prune(
+    entries: &mut Vec<InstanceEntry>,
+    settings: &Settings,
+    node: &NodeId,
+    asked: Option<&BTreeSet<u32>>,
+) {
+    let rank = |entry: &InstanceEntry| {
+        let number = entry.instance_number;
+        let must = entry.worker_id.as_deref() == Some(node.as_str())
+            || asked.is_some_and(|asked| asked.contains(&number));
+        let near = entry.cluster_id.as_deref() == Some(settings.cluster_id.as_str());
+        (!must, !entry.is_placed(), !near, number)
+    };
+    if entries.len() <= settings.instances_max {
+        return;
+    }
+    entries.sort_by_key(rank);
+    let must = entries.iter().filter(|entry| !rank(entry).0).count();
+    entries.truncate(settings.instances_max.max(must));
+    entries.sort_by_key(|entry| entry.instance_number);
+}
+
+fn place(entry: &mut InstanceEntry, status: &InstanceStatus) {
+    entry.worker_id.clone_from(&status.worker_id);
+    entry.namespace_ip = status.namespace_ip;
+    entry.namespace_ip_v6 = status.namespace_ip_v6;
+    entry.host_ip = status.host_ip;
+    entry.host_port = Some(status.host_port);
+}
+
+fn instance_ips(entry: &InstanceEntry) -> Dual<Ip> {
+    let ips = entry.instance_ips();
+    Dual {
+        v4: ips.v4.map(InstanceIp::ip),
+        v6: ips.v6.map(InstanceIp::ip),
+    }
+}
+
+fn has(entry: &InstanceEntry, ip: Ip) -> bool {
+    instance_ips(entry).iter().any(|own| own == ip)
+}

@@ -1,0 +1,221 @@
+//! What a cluster manager keeps across restarts: jobs with their interests and placements, subnets, unsent reports.
+
+use super::{
+    Answerer, INTEREST_DEFAULT, Interest, Known, Outgoing, Placement, Report, Settings, Timer,
+};
+use crate::message::{InstanceStatus, Job, NodeId, SubnetGrant};
+use crate::names::ServiceName;
+use crate::record::{Change, RestoreError, read};
+use crate::table_query::Key;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+#[derive(Debug, Deserialize, Serialize)]
+struct StoredJob {
+    job: Job,
+    /// Node, whether its interest expires, and the instances it asked for.
+    interests: Vec<(String, bool, BTreeSet<u32>)>,
+    /// What nodes said: node, status, epoch.
+    placements: Vec<(String, InstanceStatus, u64)>,
+    attached: BTreeSet<u32>,
+    scheduled: bool,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct StoredReport {
+    job: ServiceName,
+    number: u32,
+    /// `None`: removed.
+    placed: Option<InstanceStatus>,
+}
+
+/// Records that differ from the store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dirty {
+    jobs: BTreeSet<ServiceName>,
+    nodes: BTreeSet<NodeId>,
+    spares: BTreeSet<String>,
+    reports: BTreeSet<(ServiceName, u32)>,
+}
+
+impl Dirty {
+    pub(super) fn job(&mut self, name: &ServiceName) {
+        self.jobs.insert(name.clone());
+    }
+
+    pub(super) fn node(&mut self, node: &NodeId) {
+        self.nodes.insert(node.clone());
+    }
+
+    pub(super) fn spare(&mut self, grant: &SubnetGrant) {
+        self.spares.insert(spare_key(grant));
+    }
+
+    pub(super) fn report(&mut self, key: &(ServiceName, u32)) {
+        self.reports.insert(key.clone());
+    }
+}
+
+fn spare_key(grant: &SubnetGrant) -> String {
+    let first = grant.subnet_addr.or(grant.subnet_addr_v6);
+    first.map_or_else(String::new, |ip| format!("spare/{ip}"))
+}
+
+impl Answerer {
+    pub(super) fn next_change(&mut self) -> Option<Change> {
+        if let Some(name) = self.dirty.jobs.pop_first() {
+            let key = format!("job/{}", name.as_str().to_ascii_lowercase());
+            return Some(match self.jobs.get(&name) {
+                Some(known) => Change::put(key, &stored(known)),
+                None => Change::Delete { key },
+            });
+        }
+        if let Some(node) = self.dirty.nodes.pop_first() {
+            let key = format!("node/{node}");
+            return Some(match self.nodes.get(&node) {
+                Some(grant) => Change::put(key, grant),
+                None => Change::Delete { key },
+            });
+        }
+        if let Some(key) = self.dirty.spares.pop_first() {
+            let spare = self.spare.iter().find(|grant| spare_key(grant) == key);
+            return Some(match spare {
+                Some(grant) => Change::put(key, grant),
+                None => Change::Delete { key },
+            });
+        }
+        let (job, number) = self.dirty.reports.pop_first()?;
+        let key = format!("report/{}/{number}", job.as_str().to_ascii_lowercase());
+        Some(match self.reports.get(&(job.clone(), number)) {
+            Some(outgoing) => Change::put(
+                key,
+                &StoredReport {
+                    job,
+                    number,
+                    placed: match &outgoing.report {
+                        Report::Placed(status) => Some(status.clone()),
+                        Report::Removed => None,
+                    },
+                },
+            ),
+            None => Change::Delete { key },
+        })
+    }
+
+    /// A manager that goes on from what was written. It answers at once from that, and asks the root for every job anew.
+    ///
+    /// # Errors
+    /// Names the record that cannot be read.
+    pub fn restore<'a>(
+        settings: Settings,
+        seed: u64,
+        records: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        now: Duration,
+    ) -> Result<Self, RestoreError> {
+        let mut answerer = Self::new(settings, seed, now);
+        for (key, value) in records {
+            let (kind, id) = key.split_once('/').unwrap_or((key, ""));
+            match kind {
+                "job" => answerer.restore_job(key, read(key, value)?, now)?,
+                "node" => {
+                    let node = node_of(key, id)?;
+                    answerer.nodes.insert(node, read(key, value)?);
+                }
+                "spare" => answerer.spare.push_back(read(key, value)?),
+                "report" => {
+                    let stored: StoredReport = read(key, value)?;
+                    let report = stored.placed.map_or(Report::Removed, Report::Placed);
+                    answerer
+                        .timers
+                        .set(Timer::Report(stored.job.clone(), stored.number), now);
+                    answerer.reports.insert(
+                        (stored.job, stored.number),
+                        Outgoing {
+                            report,
+                            attempts: 0,
+                            sent: None,
+                        },
+                    );
+                }
+                _ => {
+                    return Err(RestoreError::Kind {
+                        key: key.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(answerer)
+    }
+
+    fn restore_job(
+        &mut self,
+        key: &str,
+        stored: StoredJob,
+        now: Duration,
+    ) -> Result<(), RestoreError> {
+        let name = stored.job.job_name.clone();
+        let mut known = Known::new(stored.job, now);
+        known.attached = stored.attached;
+        known.scheduled = stored.scheduled;
+        for (node, expires, asked) in stored.interests {
+            let node = node_of(key, &node)?;
+            let until = expires.then(|| now + INTEREST_DEFAULT);
+            if let Some(until) = until {
+                self.timers
+                    .set(Timer::Interest(name.clone(), node.clone()), until);
+            }
+            known.interests.insert(node, Interest { until, asked });
+        }
+        for (node, status, epoch) in stored.placements {
+            let placement = Placement {
+                node: node_of(key, &node)?,
+                epoch,
+                after: 0,
+                status,
+            };
+            known
+                .placements
+                .insert(placement.status.instance_number, placement);
+        }
+        for ip in known.addresses() {
+            self.addresses.insert(ip, name.clone());
+        }
+        self.jobs.insert(name.clone(), known);
+        let key = Key::Name(name);
+        self.fetches.insert(key.clone(), super::Fetch::default());
+        self.timers.set(Timer::Fetch(key), now);
+        Ok(())
+    }
+}
+
+fn node_of(key: &str, id: &str) -> Result<NodeId, RestoreError> {
+    NodeId::new(id).map_err(|error| RestoreError::Conflict {
+        key: key.to_owned(),
+        conflict: error.to_string(),
+    })
+}
+
+fn stored(known: &Known) -> StoredJob {
+    StoredJob {
+        job: known.job.clone(),
+        interests: known
+            .interests
+            .iter()
+            .map(|(node, interest)| {
+                let node = node.as_str().to_owned();
+                (node, interest.until.is_some(), interest.asked.clone())
+            })
+            .collect(),
+        placements: known
+            .placements
+            .values()
+            .map(|placement| {
+                let node = placement.node.as_str().to_owned();
+                (node, placement.status.clone(), placement.epoch)
+            })
+            .collect(),
+        attached: known.attached.clone(),
+        scheduled: known.scheduled,
+    }
+}

@@ -1,0 +1,703 @@
+//! Towards the root: jobs fetched, instances reported and allotted, subnets, the registration.
+
+use super::{
+    Absent, Answerer, Event, Fetch, Known, Outgoing, Placement, Report, Timer, Transmit,
+    UpdateKind, Waiter,
+};
+use crate::message::{
+    ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceResult, Job, NetDeployStatus,
+    NodeId, SubnetGrant, SubnetResult, TableQueryResult, Verb, read, write,
+};
+use crate::names::ServiceName;
+use crate::table_query::Key;
+use std::time::Duration;
+
+/// An HTTP request to the root manager.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootRequest {
+    /// For [`Answerer::handle_root_reply`].
+    pub id: u64,
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// A JSON body.
+    pub body: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Method {
+    Get,
+    Post,
+    Delete,
+}
+
+/// What a request on its way is for.
+#[derive(Clone, Debug)]
+pub(super) enum Asked {
+    Job(Key),
+    Report(ServiceName, u32),
+    Instance(NodeId, String),
+    Interest(ServiceName),
+    Subnet,
+    Register,
+}
+
+/// A request of which one at a time is on its way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Single {
+    attempts: u32,
+    sent: Option<u64>,
+}
+
+impl Answerer {
+    /// The root answered a request with this status and body, or (`None`) could not be reached.
+    pub fn handle_root_reply(&mut self, id: u64, reply: Option<(u16, &[u8])>, now: Duration) {
+        let Some(asked) = self.asked.remove(&id) else {
+            // Given up and repeated; the later request is answered too.
+            return;
+        };
+        let Some((status, body)) = reply else {
+            self.root_lost = true;
+            if let Asked::Interest(job) = asked {
+                self.interest_replied(job, now);
+            }
+            // The timer that was set when the request left repeats it.
+            return;
+        };
+        if std::mem::take(&mut self.root_lost) {
+            self.root_is_back(now);
+        }
+        match asked {
+            Asked::Job(key) => self.job_replied(id, key, status, body, now),
+            Asked::Report(job, number) => self.report_replied(id, (job, number), status, now),
+            Asked::Instance(node, request) => {
+                self.instance_replied((node, request), status, body, now);
+            }
+            Asked::Subnet => self.subnet_replied(status, body, now),
+            Asked::Register => self.register_replied(status, now),
+            Asked::Interest(job) => self.interest_replied(job, now),
+        }
+    }
+
+    /// Changes may have passed by while the root was away: every job is asked again.
+    fn root_is_back(&mut self, now: Duration) {
+        let names: Vec<_> = self.jobs.keys().cloned().collect();
+        for name in names {
+            let spread = self.random.part_of(self.settings.retry_first);
+            let key = Key::Name(name);
+            if !self.fetches.contains_key(&key) {
+                self.fetches.insert(key.clone(), Fetch::default());
+                self.timers.set(Timer::Fetch(key), now + spread);
+            }
+        }
+    }
+
+    fn send(&mut self, asked: Asked, method: Method, path: String, body: Option<Vec<u8>>) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.asked.insert(id, asked);
+        self.transmits.push_back(Transmit::Root(RootRequest {
+            id,
+            method,
+            path,
+            body,
+        }));
+        id
+    }
+
+    fn as_cluster(&self) -> String {
+        format!("?cluster_id={}", escaped(&self.settings.cluster_id))
+    }
+
+    /// Asks the root for a job, unless that is on its way already.
+    pub(super) fn fetch(&mut self, key: Key, waiter: Option<Waiter>, now: Duration) {
+        let fetch = self.fetches.entry(key.clone()).or_default();
+        if let Some(waiter) = waiter
+            && !fetch.waiters.contains(&waiter)
+        {
+            fetch.waiters.push(waiter);
+        }
+        if fetch.attempts == 0 {
+            self.send_fetch(&key, now);
+        }
+    }
+
+    /// Asks again even when the question is on its way: its answer may be older than what we just heard.
+    pub(super) fn refetch(&mut self, key: Key, now: Duration) {
+        match self.fetches.get_mut(&key) {
+            Some(fetch) if fetch.sent.is_some() => fetch.again = true,
+            _ => self.fetch(key, None, now),
+        }
+    }
+
+    pub(super) fn send_fetch(&mut self, key: &Key, now: Duration) {
+        let path = match key {
+            Key::Address(ip) if ip.is_v4() => {
+                format!("ip/{}", ip.to_string().replace('.', "_"))
+            }
+            Key::Address(ip) => format!("ip/{ip}"),
+            Key::Name(name) => name.as_str().replace('.', "_"),
+        };
+        let path = format!("/api/net/service/{path}/instances{}", self.as_cluster());
+        let Some(fetch) = self.fetches.get_mut(key) else {
+            return;
+        };
+        fetch.attempts = fetch.attempts.saturating_add(1);
+        fetch.again = false;
+        let (attempts, before) = (fetch.attempts, fetch.sent);
+        if let Some(id) = before {
+            self.asked.remove(&id);
+        }
+        let id = self.send(Asked::Job(key.clone()), Method::Get, path, None);
+        if let Some(fetch) = self.fetches.get_mut(key) {
+            fetch.sent = Some(id);
+        }
+        let wait = self.backoff().wait(attempts, &mut self.random);
+        self.timers.set(Timer::Fetch(key.clone()), now + wait);
+    }
+
+    fn job_replied(&mut self, id: u64, key: Key, status: u16, body: &[u8], now: Duration) {
+        if !(200..300).contains(&status) {
+            // The root does not know this cluster (400), or has a problem: register, and let the timer ask again.
+            if status == 400 {
+                self.timers.set(Timer::Register, now);
+            }
+            if let Some(fetch) = self.fetches.get_mut(&key) {
+                fetch.sent = None;
+            }
+            return;
+        }
+        let Some(fetch) = self.fetches.remove(&key) else {
+            return;
+        };
+        self.timers.cancel(&Timer::Fetch(key.clone()));
+        match read::<Job>("job", body) {
+            Ok(job) => {
+                let name = job.job_name.clone();
+                self.learn(id, &key, job, now);
+                self.send_waiting_reports(&name, now);
+                for waiter in fetch.waiters {
+                    self.satisfy(&name, waiter, now);
+                }
+                if fetch.again {
+                    self.refetch(Key::Name(name), now);
+                } else {
+                    self.drop_unused(&name);
+                }
+            }
+            Err(_) => {
+                if fetch.again {
+                    self.fetches.insert(
+                        key.clone(),
+                        Fetch {
+                            waiters: fetch.waiters,
+                            ..Fetch::default()
+                        },
+                    );
+                    self.send_fetch(&key, now);
+                } else {
+                    self.learn_absent(key, fetch.waiters, now);
+                }
+            }
+        }
+    }
+
+    /// Lays a job of the root under what our nodes said. `request` is the one that it answers.
+    fn learn(&mut self, request: u64, key: &Key, job: Job, now: Duration) {
+        let name = job.job_name.clone();
+        self.absent.remove(&Key::Name(name.clone()));
+        let cluster_id = self.settings.cluster_id.clone();
+        let is_new = !self.jobs.contains_key(&name);
+        let known = self
+            .jobs
+            .entry(name.clone())
+            .or_insert_with(|| Known::new(job.clone(), now));
+        known.fetched_at = now;
+        // Questions by name come back in order; one by address may have been overtaken.
+        if matches!(key, Key::Address(_)) && job.revision < known.job.revision {
+            return;
+        }
+        if is_new {
+            self.timers.set(
+                Timer::Refresh(name.clone()),
+                now + self.settings.refresh_every,
+            );
+            for ((_, number), outgoing) in self
+                .reports
+                .range((name.clone(), 0)..=(name.clone(), u32::MAX))
+            {
+                known
+                    .placements
+                    .extend(placement_of(&outgoing.report).map(|placement| (*number, placement)));
+            }
+        }
+        let before = (
+            known.job.service_ip_list.clone(),
+            known.job.job_name.to_string(),
+            known.entries(),
+        );
+        known.job = job;
+        let entries = &known.job.instance_list;
+        let entry_of = |number: u32| entries.iter().find(|entry| entry.instance_number == number);
+        known.removed.retain(|number, (epoch, after)| {
+            entry_of(*number).map_or(request <= *after, |entry| {
+                entry.epoch <= *epoch && (*epoch != 0 || request <= *after)
+            })
+        });
+        known.placements.retain(|number, placement| {
+            let Some(entry) = entry_of(*number) else {
+                return request <= placement.after;
+            };
+            if placement.epoch == 0 {
+                placement.epoch = entry.epoch;
+            }
+            let ours = entry.cluster_id.as_ref().is_none_or(|id| *id == cluster_id);
+            (ours && entry.epoch == placement.epoch) || request <= placement.after
+        });
+        known
+            .attached
+            .retain(|number| entries.iter().any(|entry| entry.instance_number == *number));
+        let addresses = known.addresses();
+        let after = (
+            known.job.service_ip_list.clone(),
+            known.job.job_name.to_string(),
+            known.entries(),
+        );
+        self.addresses
+            .retain(|ip, owner| *owner != name || addresses.contains(ip));
+        for ip in addresses {
+            self.addresses.insert(ip, name.clone());
+            self.absent.remove(&Key::Address(ip));
+        }
+        self.dirty.job(&name);
+        if !is_new && before != after {
+            let fewer = after.2.len() < before.2.len();
+            self.changed(
+                &name,
+                if fewer {
+                    UpdateKind::Undeployment
+                } else {
+                    UpdateKind::Deployment
+                },
+            );
+        }
+    }
+
+    /// Reports that waited for the job's id.
+    fn send_waiting_reports(&mut self, name: &ServiceName, now: Duration) {
+        let waiting: Vec<_> = self
+            .reports
+            .range((name.clone(), 0)..=(name.clone(), u32::MAX))
+            .filter(|(_, outgoing)| outgoing.sent.is_none())
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in waiting {
+            self.send_report(&key, now);
+        }
+    }
+
+    fn learn_absent(&mut self, key: Key, waiters: Vec<Waiter>, now: Duration) {
+        if let Key::Name(name) = &key
+            && let Some(known) = self.jobs.get(name)
+        {
+            // It was deleted: everybody who had it hears that nothing of it lives.
+            let told: Vec<NodeId> = known
+                .interests
+                .iter()
+                .filter(|(_, interest)| interest.until.is_some())
+                .map(|(node, _)| node.clone())
+                .collect();
+            let result = TableQueryResult {
+                app_name: name.to_string(),
+                query_key: name.to_string(),
+                live: Some(Vec::new()),
+                ..TableQueryResult::default()
+            };
+            for node in told {
+                self.publish(&node, Verb::TableQueryResult, write(&result));
+            }
+            self.broadcast(name, UpdateKind::Undeployment, None);
+            self.forget(name);
+            let name = name.clone();
+            let void: Vec<_> = self
+                .reports
+                .keys()
+                .filter(|(job, _)| *job == name)
+                .cloned()
+                .collect();
+            for key in void {
+                self.reports.remove(&key);
+                self.dirty.report(&key);
+                self.timers.cancel(&Timer::Report(key.0, key.1));
+            }
+        }
+        self.remember_absent(key, now);
+        for waiter in waiters {
+            match waiter {
+                Waiter::Node { node, request } => self.answer_absent(&node, &request),
+                Waiter::Deployment(ticket) => self.events.push_back(Event::Deployment {
+                    ticket,
+                    stored: false,
+                }),
+                Waiter::Instance(node, request_id) => {
+                    let request = (node, request_id);
+                    if let Some(ask) = self.instances.remove(&request) {
+                        let service = ask.request.service;
+                        let error = format!("service {service} does not exist; apply it first");
+                        self.timers
+                            .cancel(&Timer::Instance(request.0.clone(), request.1.clone()));
+                        self.instance_failed(&request.0, &request.1, &error, false);
+                    }
+                }
+            }
+        }
+    }
+
+    fn remember_absent(&mut self, key: Key, now: Duration) {
+        if self.absent.len() >= self.settings.keys_max && !self.absent.contains_key(&key) {
+            self.absent.retain(|_, absent| now < absent.until);
+            if self.absent.len() >= self.settings.keys_max {
+                self.absent.pop_first();
+            }
+        }
+        let strikes = self
+            .absent
+            .get(&key)
+            .map_or(1, |absent| absent.strikes.saturating_add(1));
+        let backoff = super::Backoff {
+            first: self.settings.absent_first,
+            max: self.settings.absent_max,
+        };
+        let until = now + backoff.wait(strikes, &mut self.random);
+        self.absent.insert(key, Absent { until, strikes });
+    }
+
+    fn satisfy(&mut self, name: &ServiceName, waiter: Waiter, now: Duration) {
+        match waiter {
+            Waiter::Node { node, request } => {
+                let Some(key) = Key::parse(request.key()) else {
+                    return;
+                };
+                self.interest(name, &node, &key, request.interest_s, now);
+                self.answer(name, &node, request.key());
+            }
+            Waiter::Deployment(ticket) => {
+                if let Some(known) = self.jobs.get_mut(name) {
+                    known.scheduled = true;
+                }
+                self.events.push_back(Event::Deployment {
+                    ticket,
+                    stored: true,
+                });
+            }
+            Waiter::Instance(node, request) => self.ask_instance(&(node, request), now),
+        }
+    }
+
+    /// The root need not tell us of a job any more. Lost, it costs one needless notice, which is answered by this again.
+    pub(super) fn remove_interest(&mut self, name: &ServiceName) {
+        let path = format!("/api/net/interest/{name}{}", self.as_cluster());
+        self.send(Asked::Interest(name.clone()), Method::Delete, path, None);
+    }
+
+    /// A question asked meanwhile may have reached the root before the removal: it is asked once more.
+    fn interest_replied(&mut self, name: ServiceName, now: Duration) {
+        if self.jobs.contains_key(&name) {
+            self.refetch(Key::Name(name), now);
+        }
+    }
+
+    pub(super) fn refresh_due(&mut self, name: ServiceName, now: Duration) {
+        if self.jobs.contains_key(&name) {
+            let every = self.settings.refresh_every;
+            self.timers.set(Timer::Refresh(name.clone()), now + every);
+            self.fetch(Key::Name(name), None, now);
+        }
+    }
+
+    /// Tells the root about an instance until it acknowledges; a newer report replaces an older one.
+    pub(super) fn report(&mut self, job: ServiceName, number: u32, report: Report, now: Duration) {
+        let key = (job, number);
+        if let Some(sent) = self.reports.get(&key).and_then(|old| old.sent) {
+            self.asked.remove(&sent);
+        }
+        self.reports.insert(
+            key.clone(),
+            Outgoing {
+                report,
+                attempts: 0,
+                sent: None,
+            },
+        );
+        self.dirty.report(&key);
+        self.send_report(&key, now);
+    }
+
+    pub(super) fn send_report(&mut self, key: &(ServiceName, u32), now: Duration) {
+        let (job, number) = key;
+        let id = self.jobs.get(job).map(|known| known.job.id.clone());
+        let Some(outgoing) = self.reports.get_mut(key) else {
+            return;
+        };
+        outgoing.attempts = outgoing.attempts.saturating_add(1);
+        let attempts = outgoing.attempts;
+        let report = outgoing.report.clone();
+        if let Some(sent) = outgoing.sent.take() {
+            self.asked.remove(&sent);
+        }
+        let wait = self.backoff().wait(attempts, &mut self.random);
+        self.timers
+            .set(Timer::Report(job.clone(), *number), now + wait);
+        let Some(id) = id else {
+            // The root names its jobs by id; it is being asked for it.
+            self.fetch(Key::Name(job.clone()), None, now);
+            return;
+        };
+        let asked = Asked::Report(job.clone(), *number);
+        let sent = match report {
+            Report::Placed(status) => {
+                let body = write(&NetDeployStatus {
+                    job_id: id,
+                    instances: vec![status],
+                });
+                let path = format!("/api/net/service/net_deploy_status{}", self.as_cluster());
+                self.send(asked, Method::Post, path, Some(body))
+            }
+            Report::Removed => {
+                let path = format!("/api/net/{id}/{number}{}", self.as_cluster());
+                self.send(asked, Method::Delete, path, None)
+            }
+        };
+        if let Some(outgoing) = self.reports.get_mut(key) {
+            outgoing.sent = Some(sent);
+        }
+    }
+
+    fn report_replied(&mut self, id: u64, key: (ServiceName, u32), status: u16, now: Duration) {
+        if status >= 500 || self.reports.get(&key).and_then(|report| report.sent) != Some(id) {
+            return;
+        }
+        self.reports.remove(&key);
+        self.dirty.report(&key);
+        self.timers.cancel(&Timer::Report(key.0.clone(), key.1));
+        if !(200..300).contains(&status) {
+            // The root does not know the instance (any more); its own word about the job decides.
+            self.refetch(Key::Name(key.0), now);
+        }
+    }
+
+    /// Lets the root allot an instance.
+    pub(super) fn ask_instance(&mut self, key: &(NodeId, String), now: Duration) {
+        let Some(ask) = self.instances.get_mut(key) else {
+            return;
+        };
+        let Some(known) = self.jobs.get(&ask.request.service) else {
+            return;
+        };
+        let body = write(&InstanceDeploy {
+            id: known.job.id.clone(),
+            instance_number: ask.request.instance_number.map_or(-1, i64::from),
+            cluster_id: self.settings.cluster_id.clone(),
+            // Two nodes may choose the same id.
+            request_id: Some(format!("{}-{}", key.0, key.1)),
+        });
+        ask.attempts = ask.attempts.saturating_add(1);
+        let (attempts, deadline, before) = (ask.attempts, ask.deadline, ask.sent);
+        if let Some(id) = before {
+            self.asked.remove(&id);
+        }
+        let asked = Asked::Instance(key.0.clone(), key.1.clone());
+        let path = format!("/api/net/instance/deploy{}", self.as_cluster());
+        let id = self.send(asked, Method::Post, path, Some(body));
+        if let Some(ask) = self.instances.get_mut(key) {
+            ask.sent = Some(id);
+        }
+        let wait = self.backoff().wait(attempts, &mut self.random);
+        self.timers.set(
+            Timer::Instance(key.0.clone(), key.1.clone()),
+            deadline.min(now + wait),
+        );
+    }
+
+    pub(super) fn instance_due(&mut self, key: &(NodeId, String), now: Duration) {
+        let Some(ask) = self.instances.get(key) else {
+            return;
+        };
+        if now < ask.deadline {
+            self.ask_instance(key, now);
+            return;
+        }
+        if let Some(id) = ask.sent {
+            self.asked.remove(&id);
+        }
+        self.instances.remove(key);
+        self.instance_failed(&key.0, &key.1, "the root manager does not answer", true);
+    }
+
+    fn instance_replied(&mut self, key: (NodeId, String), status: u16, body: &[u8], now: Duration) {
+        if status > 500 {
+            return;
+        }
+        let Some(ask) = self.instances.remove(&key) else {
+            return;
+        };
+        self.timers
+            .cancel(&Timer::Instance(key.0.clone(), key.1.clone()));
+        let name = ask.request.service;
+        if status != 200 {
+            let problem: String = String::from_utf8_lossy(body).chars().take(256).collect();
+            self.instance_failed(&key.0, &key.1, &problem, false);
+            if status == 404 {
+                self.refetch(Key::Name(name), now);
+            }
+            return;
+        }
+        match read::<InstanceDeployed>("allotted instance", body) {
+            Ok(instance) => {
+                if let Some(known) = self.jobs.get_mut(&name) {
+                    known.attached.insert(instance.instance_number);
+                    self.dirty.job(&name);
+                }
+                let result = InstanceResult {
+                    request_id: key.1,
+                    instance_number: instance.instance_number,
+                    instance_ip: instance.instance_ip,
+                    instance_ip_v6: instance.instance_ip_v6,
+                    epoch: instance.epoch,
+                    error: None,
+                    retry: false,
+                };
+                self.publish(&key.0, Verb::InstanceResult, write(&result));
+                self.refetch(Key::Name(name), now);
+            }
+            Err(error) => self.instance_failed(&key.0, &key.1, &error.to_string(), false),
+        }
+    }
+
+    /// Gives nodes that wait what the reserve has.
+    pub(super) fn give_subnets(&mut self) {
+        while !self.nodes_waiting.is_empty() {
+            let Some(grant) = self.spare.pop_front() else {
+                return;
+            };
+            let Some(node) = self.nodes_waiting.pop_first() else {
+                return;
+            };
+            let result = SubnetResult {
+                address: grant.subnet_addr,
+                addressv6: grant.subnet_addr_v6,
+            };
+            self.dirty.spare(&grant);
+            self.dirty.node(&node);
+            self.nodes.insert(node.clone(), grant);
+            self.publish(&node, Verb::SubnetResult, write(&result));
+        }
+    }
+
+    /// Fills the reserve, one request at a time.
+    pub(super) fn ask_subnet(&mut self, now: Duration) {
+        let enough =
+            self.nodes_waiting.is_empty() && self.spare.len() >= self.settings.subnets_spare;
+        if self.subnet.sent.is_some() || enough {
+            return;
+        }
+        self.subnet_requests += 1;
+        self.subnet.attempts = 0;
+        self.send_subnet(now);
+    }
+
+    fn send_subnet(&mut self, now: Duration) {
+        if let Some(id) = self.subnet.sent {
+            self.asked.remove(&id);
+        }
+        let (incarnation, count) = (self.settings.incarnation, self.subnet_requests);
+        let path = format!(
+            "/api/net/subnet{}&request_id={incarnation}-{count}",
+            self.as_cluster()
+        );
+        self.subnet.attempts = self.subnet.attempts.saturating_add(1);
+        self.subnet.sent = Some(self.send(Asked::Subnet, Method::Get, path, None));
+        let wait = self.backoff().wait(self.subnet.attempts, &mut self.random);
+        self.timers.set(Timer::Subnet, now + wait);
+    }
+
+    pub(super) fn subnet_due(&mut self, now: Duration) {
+        if self.subnet.sent.is_some() {
+            self.send_subnet(now);
+        } else {
+            self.ask_subnet(now);
+        }
+    }
+
+    fn subnet_replied(&mut self, status: u16, body: &[u8], now: Duration) {
+        let grant = (status == 200)
+            .then(|| read::<SubnetGrant>("subnet", body).ok())
+            .flatten()
+            .filter(|grant| grant.subnet_addr.is_some() || grant.subnet_addr_v6.is_some());
+        let Some(grant) = grant else {
+            // Used up, or the root has a problem: the timer asks again.
+            return;
+        };
+        self.subnet = Single::default();
+        self.timers.cancel(&Timer::Subnet);
+        self.dirty.spare(&grant);
+        self.spare.push_back(grant);
+        self.give_subnets();
+        self.ask_subnet(now);
+    }
+
+    pub(super) fn register_due(&mut self, now: Duration) {
+        if let Some(id) = self.register.sent {
+            // The last one was not answered.
+            self.asked.remove(&id);
+            self.root_lost = true;
+        }
+        let body = write(&ClusterRegistration {
+            cluster_id: self.settings.cluster_id.clone(),
+            cluster_address: self.settings.address.clone(),
+            cluster_port: self.settings.port,
+        });
+        let path = "/api/net/cluster".to_owned();
+        self.register.attempts = self.register.attempts.saturating_add(1);
+        self.register.sent = Some(self.send(Asked::Register, Method::Post, path, Some(body)));
+        let wait = self
+            .backoff()
+            .wait(self.register.attempts, &mut self.random);
+        self.timers.set(Timer::Register, now + wait);
+    }
+
+    fn register_replied(&mut self, status: u16, now: Duration) {
+        if status == 200 {
+            self.register = Single::default();
+            self.timers
+                .set(Timer::Register, now + self.settings.register_every);
+        }
+    }
+}
+
+/// What a node said about an instance of a job that is only now known.
+fn placement_of(report: &Report, after: u64) -> Option<Placement> {
+    let Report::Placed(status) = report else {
+        return None;
+    };
+    let node = NodeId::new(status.worker_id.clone()?).ok()?;
+    Some(Placement {
+        status: status.clone(),
+        node,
+        epoch: 0,
+        after,
+    })
+}
+
+/// A text as a value in a URL's query.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
