@@ -217,9 +217,20 @@ impl Engine {
             // Every entry once in `sweep_s` seconds; one worker alone manages that, more only do it sooner.
             let slices = self.settings.sweep_s.max(1) * SWEEPS_PER_S;
             let entries = used.div_ceil(slices).min(SWEEP_ENTRIES_MAX);
+            let now_s = turn.now_s;
             self.shared
                 .flows
-                .sweep(entries, &self.settings.timeouts, turn.now_s);
+                .sweep(entries, &self.settings.timeouts, now_s, |flow| {
+                    // A row and its interest live while a flow uses them.
+                    for pin in [flow.local, flow.remote] {
+                        if let Some(row) = tables.instance_at(pin.slot, pin.epoch) {
+                            row.used.touch(now_s);
+                        }
+                    }
+                    if let Some(row) = flow.service.and_then(|slot| tables.service(slot)) {
+                        row.used.touch(now_s);
+                    }
+                });
             self.next_sweep = now.plus_ms(1000 / u64::from(SWEEPS_PER_S));
         }
         let flows = &self.shared.flows;

@@ -371,8 +371,15 @@ impl Table {
         true
     }
 
-    /// Looks at the next `entries` entries and ends the idle flows among them. Workers share the position.
-    pub fn sweep(&self, entries: u32, timeouts: &Timeouts, now_s: u32) -> u32 {
+    /// Looks at the next `entries` entries, ends the idle flows among them and calls `living` with the others: what a
+    /// flow uses stays known while it lives, even if it is silent. Workers share the position.
+    pub fn sweep(
+        &self,
+        entries: u32,
+        timeouts: &Timeouts,
+        now_s: u32,
+        mut living: impl FnMut(&Flow),
+    ) -> u32 {
         let used = self.used();
         let mut ended = 0;
         if used == 0 {
@@ -386,11 +393,15 @@ impl Table {
                 continue;
             };
             let state = State::read(&entry[STATE]);
-            if state.is_live()
-                && state.is_expired(timeouts, now_s)
-                && let Some(flow) = self.at(index, state.generation())
-                && self.remove(&flow)
-            {
+            if !state.is_live() {
+                continue;
+            }
+            let Some(flow) = self.at(index, state.generation()) else {
+                continue;
+            };
+            if !state.is_expired(timeouts, now_s) {
+                living(&flow);
+            } else if self.remove(&flow) {
                 ended += 1;
             }
         }
