@@ -226,9 +226,10 @@ impl Answerer {
                 .reports
                 .range((name.clone(), 0)..=(name.clone(), u32::MAX))
             {
-                known
-                    .placements
-                    .extend(placement_of(&outgoing.report).map(|placement| (*number, placement)));
+                known.placements.extend(
+                    placement_of(&outgoing.report, self.requests)
+                        .map(|placement| (*number, placement)),
+                );
             }
         }
         let before = (
