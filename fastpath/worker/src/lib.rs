@@ -1,1 +1,14 @@
-//! A pinned worker: receive, path, send or release.
+//! A worker: one thread, pinned to a core, that moves frames between its two links through the engine.
+//!
+//! [`turn`] is one round of work and needs no thread; [`run`] is the loop around it that spins, sleeps and stops;
+//! [`cores`] pins. Control holds a [`Handle`] per worker and hears it through its [`Bell`].
+
+pub mod turn;
+pub mod run;
+pub mod cores;
+pub mod bell;
+
+pub use bell::Bell;
+pub use cores::{CoreError, cores};
+pub use run::{Exit, Handle, Settings, SpawnError, spawn};
+pub use turn::{Ready, Turn, Worker};
