@@ -5,9 +5,11 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 UNITDIR ?= /lib/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+ROLES := root cluster gateway
 
 .PHONY: build demo test bench install uninstall fmt lint clean
 
@@ -33,20 +35,23 @@ bench: build
 
 # As root, or with DESTDIR. Starts nothing: `systemctl enable --now sluice-gateway` does.
 install:
-	@test -x target/release/sluice || { echo "run \`make build\` first (as yourself, not as root)" >&2; exit 1; }
+	@test -x target/release/sluice || { echo "run \`make build\` first, as yourself" >&2; exit 1; }
 	install -D -m 755 target/release/sluice $(DESTDIR)$(PREFIX)/bin/sluice
-	@for role in root cluster gateway; do \
-		mkdir -p $(DESTDIR)$(UNITDIR); \
+	install -D -m 644 control/gateway/systemd/sluice.sysusers $(DESTDIR)$(SYSUSERSDIR)/sluice.conf
+	install -d -m 755 $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSCONFDIR)/sluice
+	for role in $(ROLES); do \
 		sed 's|@PREFIX@|$(PREFIX)|; s|@SYSCONFDIR@|$(SYSCONFDIR)|' control/gateway/systemd/sluice-$$role.service \
-			> $(DESTDIR)$(UNITDIR)/sluice-$$role.service; \
-		echo "$(DESTDIR)$(UNITDIR)/sluice-$$role.service"; \
+			> $(DESTDIR)$(UNITDIR)/sluice-$$role.service || exit 1; \
 	done
-	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/sluice
-	@test -e $(DESTDIR)$(SYSCONFDIR)/sluice/sluice.toml || \
+	test -e $(DESTDIR)$(SYSCONFDIR)/sluice/sluice.toml || \
 		install -m 644 sluice.example.toml $(DESTDIR)$(SYSCONFDIR)/sluice/sluice.toml
+	test -n "$(DESTDIR)" || ! command -v systemd-sysusers >/dev/null || systemd-sysusers sluice.conf
+	test -n "$(DESTDIR)" || ! test -d /run/systemd/system || systemctl daemon-reload
 
+# Leaves the configuration and /var/lib/sluice.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/sluice $(foreach role,root cluster gateway,$(DESTDIR)$(UNITDIR)/sluice-$(role).service)
+	rm -f $(DESTDIR)$(PREFIX)/bin/sluice $(DESTDIR)$(SYSUSERSDIR)/sluice.conf \
+		$(foreach role,$(ROLES),$(DESTDIR)$(UNITDIR)/sluice-$(role).service)
 
 fmt:
 	$(CARGO) fmt --all
