@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and of whom.
 
+mod daemon;
 mod read;
 mod write;
 mod trace;
@@ -26,6 +27,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the root manager: knows every service, hands out every address
+    Root,
     /// Create or update the services of a descriptor (thesis YAML or Oakestra SLA JSON)
     Apply(write::Apply),
     /// Delete services
@@ -105,6 +108,10 @@ pub enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Role(#[from] config::RoleError),
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -119,6 +126,9 @@ pub enum CliError {
     Asked(String),
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    /// A role ended with an error.
+    #[error("{role}: {message}")]
+    Daemon { role: &'static str, message: String },
     #[error("the runtime cannot start: {0}")]
     Runtime(std::io::Error),
 }
@@ -142,6 +152,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             output::print(&String::from_utf8_lossy(&script));
             Ok(())
         }
+        Command::Root => block_on(daemon::root(config()?)),
         Command::Apply(apply) => block_on(apply.run(&config()?)),
         Command::Delete(delete) => block_on(delete.run(&config()?)),
         Command::Attach(attach) => block_on(attach.run(&config()?)),

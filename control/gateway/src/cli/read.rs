@@ -136,18 +136,7 @@ impl Get {
                 }
                 output::json_table(DROPS, &rows)
             }
-            Kind::Tables => {
-                // One line per ServiceIP.
-                let flat: Vec<Value> = rows
-                    .iter()
-                    .flat_map(|service| {
-                        self::rows(&service["service_ips"])
-                            .into_iter()
-                            .map(move |ip| json!({"service": service, "ip": ip}))
-                    })
-                    .collect();
-                output::json_table(TABLES, &flat)
-            }
+            Kind::Tables => output::json_table(TABLES, &by_service_ip(&rows)),
             Kind::Flows => {
                 let mut text = output::json_table(FLOWS, &rows);
                 let total = answer["total"].as_u64().unwrap_or(0);
@@ -159,7 +148,7 @@ impl Get {
                 }
                 text
             }
-            Kind::Services => output::json_table(SERVICES, &rows),
+            Kind::Services => output::json_table(SERVICES, &by_service_ip(&rows)),
             Kind::Instances => output::json_table(INSTANCES, &rows),
             Kind::Nodes => output::json_table(NODES, &rows),
             Kind::Clusters => output::json_table(CLUSTERS, &rows),
@@ -170,7 +159,19 @@ impl Get {
 
 /// The services of an answer of the root.
 pub(super) fn services(answer: &Value) -> String {
-    output::json_table(SERVICES, &rows(answer))
+    output::json_table(SERVICES, &by_service_ip(&rows(answer)))
+}
+
+/// One row per ServiceIP: a service has one for each policy.
+fn by_service_ip(services: &[Value]) -> Vec<Value> {
+    services
+        .iter()
+        .flat_map(|service| {
+            rows(&service["service_ips"])
+                .into_iter()
+                .map(move |ip| json!({"service": service, "ip": ip}))
+        })
+        .collect()
 }
 
 /// The list in an answer: the answer itself, or its one member that is a list.
@@ -193,10 +194,11 @@ macro_rules! columns {
 }
 
 columns! {
-    SERVICES: "SERVICE" "/service", "SERVICE IPS" "/service_ips", "INSTANCES" "/instances";
+    SERVICES: "SERVICE" "/service/service", "POLICY" "/ip/policy", "SERVICE IP" "/ip/service_ip" "/ip/service_ip_v6",
+        "INSTANCES" "/service/instances";
     INSTANCES: "SERVICE" "/service", "INSTANCE" "/instance", "STATE" "/state", "NODE" "/node",
         "INSTANCE IP" "/instance_ip" "/instance_ip_v6", "NS IP" "/ns_ip" "/ns_ip_v6", "USED (S AGO)" "/used_s_ago";
-    NODES: "NODE" "/node", "CLUSTER" "/cluster", "ADDRESS" "/address", "SUBNET" "/subnet_v4" "/subnet_v6",
+    NODES: "NODE" "/node", "CLUSTER" "/cluster", "ADDRESS" "/address", "INSTANCES" "/instances",
         "STATE" "/state";
     CLUSTERS: "CLUSTER" "/cluster", "ADDRESS" "/address", "STATE" "/state";
     PEERS: "NODE" "/node", "FORMAT" "/format", "MTU" "/mtu", "INSTANCES" "/instances";

@@ -1,0 +1,41 @@
+//! The three roles: logs, signals and systemd around what runs them.
+
+use super::CliError;
+use crate::config::Config;
+use crate::{log, notify};
+use std::fmt::Display;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// `sluice root`
+pub(super) async fn root(config: Config) -> Result<(), CliError> {
+    log::start(&config.log)?;
+    let failed = failed("root");
+    let stop = stop_signal()?;
+    let server = sluice_managers::root::Server::bind(config.root_manager()?)
+        .await
+        .map_err(&failed)?;
+    notify::ready();
+    server.run(stop).await.map_err(&failed)
+}
+
+/// Completes at the first SIGTERM or Ctrl-C.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        notify::stopping();
+    })
+}
+
+/// Names the role in whatever ended it.
+fn failed<E: Display>(role: &'static str) -> impl Fn(E) -> CliError {
+    move |error| CliError::Daemon {
+        role,
+        message: error.to_string(),
+    }
+}
