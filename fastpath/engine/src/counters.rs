@@ -18,6 +18,8 @@ pub struct Counters {
     pub held: Counter,
     /// Fragments that wait for their first one now.
     pub fragments_waiting: Counter,
+    /// Tunnels that are active now.
+    pub tunnels: Counter,
     /// Questions put to control.
     pub questions: Counter,
     /// Suspicions told to control.

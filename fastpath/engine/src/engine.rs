@@ -241,6 +241,7 @@ impl Engine {
         {
             self.tunnels
                 .handle_timeout(turn.now_s, |peer| flows.live_of_peer(peer));
+            self.counters.tunnels.set(self.tunnels.len() as u64);
         }
     }
 

@@ -56,6 +56,7 @@ impl Engine {
                 Err(stop) => self.stop(frame, lane.as_ref().ok(), stop, Side::Outbound, turn),
             }
         }
+        self.counters.tunnels.set(self.tunnels.len() as u64);
         self.inbound_turn(&mut beside, turn);
         self.release_fragments(turn);
     }

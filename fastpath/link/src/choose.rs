@@ -37,6 +37,29 @@ pub struct Chosen {
     pub one_packet_per_syscall: bool,
 }
 
+impl Chosen {
+    /// How the service side works, for status.
+    #[must_use]
+    pub const fn tun_text(&self) -> &'static str {
+        match (self.one_packet_per_syscall, self.tun.tcp(), self.tun.udp()) {
+            (true, ..) => "one packet per call",
+            (false, true, true) => "TCP and UDP super-frames",
+            (false, true, false) => "TCP super-frames",
+            (false, false, _) => "no super-frames",
+        }
+    }
+
+    /// How the underlay works, for status.
+    #[must_use]
+    pub const fn udp_text(&self) -> &'static str {
+        match (self.one_packet_per_syscall, self.udp_runs) {
+            (true, _) => "one packet per call",
+            (false, true) => "UDP_SEGMENT and UDP_GRO",
+            (false, false) => "one datagram each",
+        }
+    }
+}
+
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.one_packet_per_syscall {

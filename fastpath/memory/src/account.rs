@@ -28,6 +28,12 @@ impl Counter {
         );
     }
 
+    /// Says what a gauge shows now.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

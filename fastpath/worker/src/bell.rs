@@ -42,6 +42,11 @@ impl Bell {
         self.event.clear();
         self.rung.store(false, Ordering::Release);
     }
+
+    /// Rings for what is left when control stops draining before the queue is empty.
+    pub fn ring_again(&self) {
+        self.ring_if_needed();
+    }
 }
 
 impl AsFd for Bell {
