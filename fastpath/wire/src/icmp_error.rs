@@ -52,13 +52,13 @@ pub fn unreachable(
     emit(quote, from, to, [3, code_v4], [1, code_v6], 0, out)
 }
 
-/// Writes a "fragmentation needed" or "packet too big" with the next hop's `mtu`; otherwise as [`unreachable`].
+/// Writes a "fragmentation needed" or "packet too big" with the next hop's `mtu`; otherwise as [`unreachable()`].
 #[must_use]
 pub fn too_big(quote: &[u8], from: Ip, to: Ip, mtu: u16, out: &mut [u8]) -> Option<usize> {
     emit(quote, from, to, [3, 4], [2, 0], u32::from(mtu), out)
 }
 
-/// Writes a "time exceeded in transit"; otherwise as [`unreachable`].
+/// Writes a "time exceeded in transit"; otherwise as [`unreachable()`].
 #[must_use]
 pub fn time_exceeded(quote: &[u8], from: Ip, to: Ip, out: &mut [u8]) -> Option<usize> {
     emit(quote, from, to, [11, 0], [3, 0], 0, out)

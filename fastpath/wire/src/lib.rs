@@ -1,8 +1,24 @@
-//! Bytes and addresses as types: header views, checksums, flow keys. No I/O, no clock, no unsafe.
+//! Bytes and addresses as types: parsing, checksums, rewriting, flow keys, super-frames. No I/O, no clock, no unsafe.
 //!
-//! Two levels per header, as in smoltcp: a *view* over bytes whose constructor checks every length (so that
-//! accessors cannot panic), and plain values ([`Ip`], [`FlowKey`], [`Parsed`]) that are only ever valid.
-//! IPv4 and IPv6 share one body of code: an [`Ip`] is either, and nothing above this crate asks which.
+//! A packet is read once: [`parse()`] makes a [`Parsed`], a plain value that is only ever valid, or gives the
+//! [`DropReason`]. Everything else takes the bytes and that value, and never reads the bytes unchecked: no bytes, not
+//! even ones that the value does not describe, make anything here panic. IPv4 and IPv6 share one body of code: an
+//! [`Ip`] is either, and nothing above this crate asks which.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`addr`], [`plan`] | what an address means: ServiceIP, InstanceIP, NsIP, and the ranges they come from |
+//! | [`mod@parse`] | headers, extension headers, fragments, ICMP and the packet quoted in an ICMP error |
+//! | [`flow_key`] | what names a flow, and what the fragments of one datagram share |
+//! | [`checksum`] | sums, complete and partial checksums, RFC 1624 updates |
+//! | [`mod@rewrite`] | changing addresses and ports, outside and in quotes, with every checksum over them |
+//! | [`mss`] | lowering the MSS of a SYN to what the tunnel carries |
+//! | [`icmp_error`] | unreachable, too big, time exceeded, and TCP resets |
+//! | [`segment`] | cutting a super-frame into packets, and joining packets into a super-frame |
+//! | [`drop_reason`] | every way a packet can end, with cause and cure |
+//!
+//! A layer-4 checksum is *complete* (final, as on a wire) or *partial* (the folded, not complemented pseudo-header
+//! sum, which whoever sends the frame completes). What changes packets is told which.
 #![forbid(unsafe_code)]
 
 pub mod addr;

@@ -20,6 +20,7 @@ pub struct Cutter {
     is_tcp: bool,
     segment_size: usize,
     payload_len: usize,
+    segments: usize,
     /// The sum of the IPv4 header without total length, identification and checksum.
     ip_sum: u32,
     /// The sum of the pseudo-header without length and of the layer-4 header without sequence number, offset and
@@ -73,6 +74,7 @@ impl Cutter {
             ip_sum = sum(ip) + minus(sum(&[l0, l1, i0, i1, c0, c1]));
             identification = u16::from_be_bytes([i0, i1]);
         }
+        let payload_len = parsed.payload_len();
         Some(Self {
             header,
             header_len,
@@ -80,7 +82,8 @@ impl Cutter {
             family: parsed.family,
             is_tcp,
             segment_size: usize::from(segment_size),
-            payload_len: parsed.payload_len(),
+            payload_len,
+            segments: payload_len.div_ceil(usize::from(segment_size)).max(1),
             ip_sum,
             l4_sum,
             identification,
@@ -92,8 +95,7 @@ impl Cutter {
     /// The number of segments; 1 for a frame without payload.
     #[must_use]
     pub const fn segments(&self) -> usize {
-        let segments = self.payload_len.div_ceil(self.segment_size);
-        if segments == 0 { 1 } else { segments }
+        self.segments
     }
 
     /// Header bytes of every segment.
@@ -117,7 +119,8 @@ impl Cutter {
     /// there is no such segment, `payload` has not its length, or `out` is too short.
     #[must_use]
     pub fn header(&self, index: usize, payload: &[u8], out: &mut [u8]) -> Option<usize> {
-        if index >= self.segments() || payload.len() != self.payload(index).len() {
+        let range = self.payload(index);
+        if index >= self.segments || payload.len() != range.len() {
             return None;
         }
         let out = out.get_mut(..self.header_len)?;
@@ -138,13 +141,13 @@ impl Cutter {
         let covered = self.l4_sum + u32::from(l4_len) + sum(payload);
         let (_, l4) = out.split_at_mut_checked(self.l3_len)?;
         if self.is_tcp {
-            let passed = u32::try_from(self.payload(index).start).ok()?;
+            let passed = u32::try_from(range.start).ok()?;
             let sequence = self.sequence.wrapping_add(passed);
             let mut offset_flags = self.offset_flags;
             if index > 0 {
                 offset_flags &= !u16::from(tcp_flag::CWR);
             }
-            if index + 1 < self.segments() {
+            if index + 1 < self.segments {
                 offset_flags &= !u16::from(tcp_flag::FIN | tcp_flag::PSH);
             }
             let (high, low) = (sequence >> 16, sequence & 0xffff);
