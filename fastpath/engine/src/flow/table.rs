@@ -25,7 +25,7 @@ const READ_TRIES: usize = 8;
 /// Slots of the index in use when the table is full, in percent. Two choices of ten slots overflow only above this.
 const INDEX_LOAD_PERCENT: u64 = 76;
 /// Places of the embryonic ring a new flow tries before it evicts.
-const EMBRYONIC_TRIES: u64 = 4;
+const EMBRYONIC_TRIES: u64 = 8;
 /// The most flows a table can have: entries are numbered by 32 bits, and 256 M of them are 32 GiB.
 pub const FLOWS_MAX: u32 = 1 << 28;
 
