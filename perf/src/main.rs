@@ -1,10 +1,10 @@
 //! The `sluice-perf` binary: runs one suite, prints its table, writes its JSON.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use sluice_perf::lab::scratch::on_interrupt;
 use sluice_perf::lab::{LabError, privilege};
 use sluice_perf::report::{Report, ReportError};
-use sluice_perf::suites::{Settings, tun};
+use sluice_perf::suites::{Settings, engine, tun};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +22,24 @@ struct Cli {
 enum Suite {
     /// The TUN data path beside kernel VXLAN with nft DNAT
     Tun(Options),
+    /// The path in memory: nanoseconds and instructions per packet
+    Engine(Options),
+    /// What callgrind counts for `engine`
+    #[command(hide = true)]
+    Spin {
+        #[arg(value_enum)]
+        direction: Half,
+        packets: usize,
+        /// Only make the packets
+        #[arg(long)]
+        idle: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Half {
+    Outbound,
+    Inbound,
 }
 
 /// A suite.
@@ -61,8 +79,23 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), PerfError> {
     let (options, suite): (_, Run) = match &cli.suite {
         Suite::Tun(options) => (options, tun::run),
+        Suite::Engine(options) => (options, engine::run),
+        Suite::Spin {
+            direction,
+            packets,
+            idle,
+        } => {
+            let direction = match direction {
+                Half::Outbound => engine::Direction::Outbound,
+                Half::Inbound => engine::Direction::Inbound,
+            };
+            return Ok(engine::spin(direction, *packets, *idle)?);
+        }
     };
-    privilege::acquire()?;
+    let needs_namespaces = !matches!(cli.suite, Suite::Engine(_));
+    if needs_namespaces {
+        privilege::acquire()?;
+    }
     on_interrupt()?;
     let beside = std::env::current_exe()
         .ok()

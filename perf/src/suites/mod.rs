@@ -1,6 +1,7 @@
 //! The suites of `sluice-perf`: each measures one thing and returns a report.
 
 pub mod tun;
+pub mod engine;
 
 use crate::lab::tools;
 use crate::report::Environment;

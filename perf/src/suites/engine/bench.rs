@@ -1,0 +1,427 @@
+//! One engine with its tables and flows, and the timed loop.
+
+use crate::lab::LabError;
+use crate::lab::clock::{now, pause};
+use sluice_engine::{Engine, Limits, Now, Output, Shared};
+use sluice_memory::{Account, BATCH_MAX, Batch, Endpoint, Frame, Pool};
+use sluice_tables::{
+    InstanceUpdate, Placement, Policy, Reach, Reader, TunnelFormat, Upcalls, Writer,
+};
+use sluice_wire::{AddressPlan, Dual, InstanceIp, Ip, NsIp, ServiceIp};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Local instances that call, and remote ones that are called.
+const CALLERS: usize = 64;
+const CALLED: usize = 64;
+/// Services that nobody uses here, so that the tables are not empty beside ours.
+const OTHERS: u16 = 1000;
+const SERVICE: [u8; 4] = [10, 30, 200, 1];
+const GATEWAY: [u8; 4] = [10, 18, 0, 1];
+const PEER: [u8; 4] = [192, 0, 2, 2];
+const PORT: u16 = 7000;
+/// Bytes of UDP payload: 64-byte packets.
+const PAYLOAD: usize = 36;
+const PACKET: usize = 28 + PAYLOAD;
+
+/// Which half of the path is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    Outbound,
+    Inbound,
+}
+
+/// What is needed to write a packet of a flow in either direction.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    caller: u8,
+    called: u8,
+    port: u16,
+}
+
+/// An engine whose flows exist.
+pub struct Path {
+    engine: Engine,
+    writer: Option<Writer>,
+    reader: Reader,
+    pool: Pool,
+    account: Account,
+    out: Output,
+    flows: Vec<Known>,
+    at: usize,
+    now: Now,
+}
+
+impl std::fmt::Debug for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Path")
+            .field("flows", &self.flows.len())
+            .finish_non_exhaustive()
+    }
+}
+
+const fn ns_ip(caller: u8) -> Ip {
+    Ip::v4([10, 18, 0, 2 + caller])
+}
+
+const fn instance_ip(third: u8, number: u8) -> Ip {
+    Ip::v4([10, 30, third, 1 + number])
+}
+
+const fn remote_ns_ip(called: u8) -> Ip {
+    Ip::v4([10, 18, 1, 2 + called])
+}
+
+impl Path {
+    /// Makes the tables and `flows` flows, each of which has seen a packet both ways.
+    ///
+    /// # Errors
+    /// When memory cannot be mapped.
+    ///
+    /// # Panics
+    /// When the engine does not forward every packet of the making: then its speed would mean nothing.
+    pub fn new(flows: usize) -> Result<Self, LabError> {
+        let memory = |error: &dyn std::fmt::Display| LabError::Privilege(error.to_string());
+        let limits = Limits {
+            flows_max: u32::try_from(flows * 2).unwrap_or(u32::MAX),
+            ..Limits::default()
+        };
+        let shared = Shared::new(&limits).map_err(|error| memory(&error))?;
+        let writer = tables();
+        let mut path = Self {
+            engine: Engine::new(
+                shared,
+                Arc::new(Upcalls::new(1024)),
+                &sluice_engine::Settings::default(),
+                1,
+            ),
+            reader: writer.publisher().reader(),
+            writer: Some(writer),
+            pool: Pool::new(4 * BATCH_MAX, 2048).map_err(|error| memory(&error))?,
+            account: Account::default(),
+            out: Output::default(),
+            flows: Vec::with_capacity(flows),
+            at: 0,
+            now: Now::from_s(1000),
+        };
+        path.make(flows);
+        path.shuffle();
+        Ok(path)
+    }
+
+    fn make(&mut self, flows: usize) {
+        let wanted: Vec<Known> = (0..flows)
+            .map(|index| Known {
+                caller: u8::try_from(index % CALLERS).unwrap_or_default(),
+                called: 0,
+                port: u16::try_from(1024 + index / CALLERS).unwrap_or_default(),
+            })
+            .collect();
+        for some in wanted.chunks(BATCH_MAX) {
+            let mut batch = Batch::new();
+            for known in some {
+                batch.push(self.frame(&outbound(known), None));
+            }
+            self.call(Direction::Outbound, &mut batch);
+            let mut made: Vec<Known> = Vec::with_capacity(some.len());
+            for (frame, known) in self.out.to_underlay.iter().zip(some) {
+                let bytes = frame.bytes();
+                made.push(Known {
+                    called: bytes[19] - 2,
+                    port: u16::from_be_bytes([bytes[20], bytes[21]]),
+                    ..*known
+                });
+            }
+            assert_eq!(made.len(), some.len(), "every first packet is forwarded; {:?}", self.account);
+            self.empty();
+            for known in &made {
+                batch.push(self.frame(&inbound(known), Some(PEER)));
+            }
+            self.call(Direction::Inbound, &mut batch);
+            assert_eq!(
+                self.out.to_service.len(),
+                made.len(),
+                "every answer is delivered; {:?}",
+                self.account
+            );
+            self.empty();
+            self.flows.append(&mut made);
+        }
+    }
+
+    /// An order without pattern (xorshift64*), the same in every run.
+    fn shuffle(&mut self) {
+        let mut random = 0x9e37_79b9_7f4a_7c15u64;
+        for last in (1..self.flows.len()).rev() {
+            random ^= random >> 12;
+            random ^= random << 25;
+            random ^= random >> 27;
+            let number = random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+            let other = usize::try_from(number).unwrap_or_default() % (last + 1);
+            self.flows.swap(last, other);
+        }
+    }
+
+    fn frame(&mut self, bytes: &[u8; PACKET], outer: Option<[u8; 4]>) -> Frame {
+        let buffer = self
+            .pool
+            .take()
+            .unwrap_or_else(|| unreachable!("the pool holds four batches"));
+        let mut frame = Frame::new(buffer);
+        frame.fill(bytes);
+        frame.outer = outer.map(|ip| Endpoint {
+            ip: Ip::v4(ip),
+            port: 50103,
+        });
+        frame
+    }
+
+    fn call(&mut self, direction: Direction, batch: &mut Batch) {
+        self.now.ns += 1000;
+        let tables = Arc::clone(self.reader.load());
+        match direction {
+            Direction::Outbound => self.engine.outbound(
+                batch,
+                &tables,
+                self.now,
+                &mut self.pool,
+                &self.account,
+                &mut self.out,
+            ),
+            Direction::Inbound => self.engine.inbound(
+                batch,
+                &tables,
+                self.now,
+                &mut self.pool,
+                &self.account,
+                &mut self.out,
+            ),
+        }
+    }
+
+    fn empty(&mut self) {
+        let out = &mut self.out;
+        for frame in out
+            .to_underlay
+            .drain(..)
+            .chain(out.to_service.drain(..))
+            .chain(out.done.drain(..))
+        {
+            self.pool.release(frame.into_buffer());
+        }
+    }
+
+    fn next_batch(&mut self, direction: Direction) -> Batch {
+        let mut batch = Batch::new();
+        for _ in 0..BATCH_MAX {
+            let known = self.flows[self.at];
+            self.at = (self.at + 1) % self.flows.len();
+            let frame = match direction {
+                Direction::Outbound => self.frame(&outbound(&known), None),
+                Direction::Inbound => self.frame(&inbound(&known), Some(PEER)),
+            };
+            batch.push(frame);
+        }
+        batch
+    }
+
+    /// Sends at least `packets` through one half of the path.
+    ///
+    /// # Panics
+    /// When the engine does not pass every packet.
+    pub fn ns_per_packet(&mut self, direction: Direction, packets: usize) -> f64 {
+        let mut spent = Duration::ZERO;
+        let batches = packets.div_ceil(BATCH_MAX);
+        for _ in 0..batches {
+            let mut batch = self.next_batch(direction);
+            spent += self.timed(direction, &mut batch);
+            self.check(direction);
+            self.empty();
+        }
+        spent.as_secs_f64() * 1e9 / (batches * BATCH_MAX) as f64
+    }
+
+    /// Makes the packets of [`Path::ns_per_packet`], but does not send them.
+    pub(super) fn only_make(&mut self, direction: Direction, packets: usize) {
+        for _ in 0..packets.div_ceil(BATCH_MAX) {
+            for frame in self.next_batch(direction) {
+                self.out.done.push(frame);
+            }
+            self.empty();
+        }
+    }
+
+    fn timed(&mut self, direction: Direction, batch: &mut Batch) -> Duration {
+        let begin = now();
+        self.call(direction, batch);
+        begin.elapsed()
+    }
+
+    fn check(&self, direction: Direction) {
+        let passed = match direction {
+            Direction::Outbound => self.out.to_underlay.len(),
+            Direction::Inbound => self.out.to_service.len(),
+        };
+        assert_eq!(passed, BATCH_MAX, "every packet passes; {:?}", self.account);
+    }
+
+    /// Packets per second outbound in half a second, while another thread publishes an unrelated change so many times
+    /// per second.
+    ///
+    /// # Panics
+    /// When the publishing thread does.
+    pub fn rate_while_publishing(&mut self, per_s: u32) -> f64 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let publisher = self.writer.take().map(|writer| {
+            let told = Arc::clone(&stop);
+            std::thread::spawn(move || publish(writer, per_s, &told))
+        });
+        let begin = now();
+        let mut packets = 0;
+        while begin.elapsed() < Duration::from_millis(500) {
+            for _ in 0..64 {
+                let mut batch = self.next_batch(Direction::Outbound);
+                self.call(Direction::Outbound, &mut batch);
+                self.empty();
+                packets += BATCH_MAX;
+            }
+        }
+        let rate = packets as f64 / begin.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Relaxed);
+        self.writer = publisher.map(|thread| thread.join().expect("publishing does not panic"));
+        rate
+    }
+}
+
+/// Moves an instance that nobody here uses, again and again.
+fn publish(mut writer: Writer, per_s: u32, stop: &AtomicBool) -> Writer {
+    let begin: Instant = now();
+    let mut published = 0;
+    while !stop.load(Ordering::Relaxed) {
+        pause(Duration::from_millis(1));
+        let due = begin.elapsed().as_secs_f64() * f64::from(per_s);
+        while f64::from(published) < due {
+            let number = u16::try_from(published % u32::from(OTHERS)).unwrap_or_default();
+            unrelated(&mut writer, number, published);
+            writer.publish();
+            published += 1;
+        }
+    }
+    writer
+}
+
+fn v4<T>(value: T) -> Dual<T> {
+    Dual {
+        v4: Some(value),
+        v6: None,
+    }
+}
+
+fn tables() -> Writer {
+    let mut writer = Writer::new(AddressPlan::oakestra(), v4(Ip::v4(GATEWAY)));
+    let peer = writer.upsert_peer(Ip::v4(PEER), 50103, TunnelFormat::Plain, 1450);
+    let callers = writer.upsert_service("bench.sluice.caller.perf", &[]);
+    let called = writer.upsert_service(
+        "bench.sluice.called.perf",
+        &[(Policy::RoundRobin, v4(ServiceIp::new(Ip::v4(SERVICE))))],
+    );
+    let mut candidates = Vec::new();
+    for number in 0..u8::try_from(CALLERS.max(CALLED)).unwrap_or_default() {
+        let mut instance = |service, third, ns, placement| {
+            writer.upsert_instance(InstanceUpdate {
+                service,
+                number: number.into(),
+                instance_ip: v4(InstanceIp::new(instance_ip(third, number))),
+                ns_ip: v4(NsIp::new(ns)),
+                placement,
+                reach: Reach::Any,
+            })
+        };
+        instance(callers, 1, ns_ip(number), Placement::Local);
+        candidates.push(instance(
+            called,
+            2,
+            remote_ns_ip(number),
+            Placement::Peer(peer),
+        ));
+    }
+    writer.set_candidates(called, &candidates);
+    for number in 0..OTHERS {
+        unrelated(&mut writer, number, 0);
+    }
+    writer.publish();
+    writer
+}
+
+/// A service with one instance on some other node, which `version` names.
+fn unrelated(writer: &mut Writer, number: u16, version: u32) {
+    let [high, low] = number.to_be_bytes();
+    let name = format!("bench.sluice.other{number}.perf");
+    let service = writer.upsert_service(
+        &name,
+        &[(
+            Policy::RoundRobin,
+            v4(ServiceIp::new(Ip::v4([10, 30, 100 + high, low]))),
+        )],
+    );
+    let node = u8::try_from(10 + version % 200).unwrap_or_default();
+    let peer = writer.upsert_peer(Ip::v4([192, 0, 2, node]), 50103, TunnelFormat::Plain, 1450);
+    let slot = writer.upsert_instance(InstanceUpdate {
+        service,
+        number: 0,
+        instance_ip: v4(InstanceIp::new(Ip::v4([10, 30, 110 + high, low]))),
+        ns_ip: v4(NsIp::new(Ip::v4([10, 19, high, low]))),
+        placement: Placement::Peer(peer),
+        reach: Reach::Any,
+    });
+    writer.set_candidates(service, &[slot]);
+}
+
+/// From the caller to the ServiceIP, as the kernel delivers it.
+fn outbound(known: &Known) -> [u8; PACKET] {
+    packet(ns_ip(known.caller), Ip::v4(SERVICE), known.port, PORT)
+}
+
+/// The answer, as the tunnel delivers it: from the called instance's InstanceIP to the caller's NsIP.
+fn inbound(known: &Known) -> [u8; PACKET] {
+    packet(instance_ip(2, known.called), ns_ip(known.caller), PORT, known.port)
+}
+
+/// A UDP packet with correct checksums, written by hand: the bench must not lean on what it measures.
+fn packet(src: Ip, dst: Ip, src_port: u16, dst_port: u16) -> [u8; PACKET] {
+    let mut bytes = [0x5a; PACKET];
+    let total = u16::try_from(PACKET).unwrap_or_default();
+    let length = u16::try_from(8 + PAYLOAD).unwrap_or_default();
+    bytes[..12].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 63, 17, 0, 0]);
+    bytes[2..4].copy_from_slice(&total.to_be_bytes());
+    bytes[12..16].copy_from_slice(&src.octets_v4());
+    bytes[16..20].copy_from_slice(&dst.octets_v4());
+    let header = checksum(&bytes[..20], 0);
+    bytes[10..12].copy_from_slice(&header.to_be_bytes());
+    bytes[20..22].copy_from_slice(&src_port.to_be_bytes());
+    bytes[22..24].copy_from_slice(&dst_port.to_be_bytes());
+    bytes[24..26].copy_from_slice(&length.to_be_bytes());
+    bytes[26..28].copy_from_slice(&[0, 0]);
+    let pseudo = bytes[12..20]
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+        .sum::<u32>()
+        + 17
+        + u32::from(length);
+    let sum = checksum(&bytes[20..], pseudo);
+    bytes[26..28].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// RFC 1071, the slow way.
+fn checksum(bytes: &[u8], start: u32) -> u16 {
+    let mut sum = start;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or_default());
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or_default()
+}

@@ -1,0 +1,61 @@
+//! Instructions per packet, counted by callgrind: the figure that repeats on a noisy machine.
+//!
+//! The program runs itself under callgrind twice, with few and with more packets; the difference is the cost of the
+//! packets, and a third run without the engine's call is what making packets costs.
+
+use super::bench::{Direction, Path};
+use crate::lab::{LabError, tools};
+use std::process::Command;
+
+const FEW: usize = 1 << 12;
+const MANY: usize = 1 << 15;
+/// Flows of the counted runs: their number changes instructions little, and callgrind is slow.
+const FLOWS: usize = 1 << 12;
+
+/// What the program does when callgrind runs it: makes flows, then sends `packets`, or only makes them.
+///
+/// # Errors
+/// When memory cannot be mapped.
+pub fn spin(direction: Direction, packets: usize, idle: bool) -> Result<(), LabError> {
+    let mut path = Path::new(FLOWS)?;
+    if idle {
+        path.only_make(direction, packets);
+    } else {
+        path.ns_per_packet(direction, packets);
+    }
+    Ok(())
+}
+
+/// Instructions of one packet on that half of the path.
+///
+/// # Errors
+/// When callgrind is missing or fails.
+pub(super) fn per_packet(direction: Direction) -> Result<f64, LabError> {
+    let whole = count(direction, MANY, false)? - count(direction, FEW, false)?;
+    let making = count(direction, MANY, true)? - count(direction, FEW, true)?;
+    Ok((whole - making) / (MANY - FEW) as f64)
+}
+
+fn count(direction: Direction, packets: usize, idle: bool) -> Result<f64, LabError> {
+    let exe = std::env::current_exe().map_err(LabError::file("/proc/self/exe"))?;
+    let valgrind = tools::find("valgrind")?;
+    let output = Command::new(&valgrind)
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(exe)
+        .args(["spin", match direction {
+            Direction::Outbound => "outbound",
+            Direction::Inbound => "inbound",
+        }])
+        .arg(packets.to_string())
+        .args(idle.then_some("--idle"))
+        .output()
+        .map_err(LabError::file(valgrind))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // "==123== Collected : 456"
+    said.lines()
+        .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
+        .ok_or(LabError::Reply {
+            what: "callgrind".to_owned(),
+            text: said,
+        })
+}
