@@ -44,7 +44,12 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     (settings.say)("publishing beside forwarding");
     let mut path = Path::new(SMALL)?;
     let pairs: Vec<(f64, f64)> = (0..runs)
-        .map(|_| (path.rate_while_publishing(100), path.rate_while_publishing(0)))
+        .map(|_| {
+            (
+                path.rate_while_publishing(100),
+                path.rate_while_publishing(0),
+            )
+        })
         .collect();
     report.push(
         Row::beside("publish_cost", "packets/s", "no_publishing", &pairs)

@@ -5,8 +5,9 @@ use crate::lab::clock::{now, pause};
 use sluice_engine::{Engine, Limits, Now, Output, Shared};
 use sluice_memory::{Account, BATCH_MAX, Batch, Endpoint, Frame, Pool};
 use sluice_tables::{
-    InstanceUpdate, Placement, Policy, Reach, Reader, TunnelFormat, Upcalls, Writer,
+    Placement, Policy, Reach, Reader, TunnelFormat, Upcalls, Writer,
 };
+use sluice_tables::publish::InstanceUpdate;
 use sluice_wire::{AddressPlan, Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,7 +134,12 @@ impl Path {
                     ..*known
                 });
             }
-            assert_eq!(made.len(), some.len(), "every first packet is forwarded; {:?}", self.account);
+            assert_eq!(
+                made.len(),
+                some.len(),
+                "every first packet is forwarded; {:?}",
+                self.account
+            );
             self.empty();
             for known in &made {
                 batch.push(self.frame(&inbound(known), Some(PEER)));
@@ -385,7 +391,12 @@ fn outbound(known: &Known) -> [u8; PACKET] {
 
 /// The answer, as the tunnel delivers it: from the called instance's InstanceIP to the caller's NsIP.
 fn inbound(known: &Known) -> [u8; PACKET] {
-    packet(instance_ip(2, known.called), ns_ip(known.caller), PORT, known.port)
+    packet(
+        instance_ip(2, known.called),
+        ns_ip(known.caller),
+        PORT,
+        known.port,
+    )
 }
 
 /// A UDP packet with correct checksums, written by hand: the bench must not lean on what it measures.

@@ -42,10 +42,13 @@ fn count(direction: Direction, packets: usize, idle: bool) -> Result<f64, LabErr
     let output = Command::new(&valgrind)
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(exe)
-        .args(["spin", match direction {
-            Direction::Outbound => "outbound",
-            Direction::Inbound => "inbound",
-        }])
+        .args([
+            "spin",
+            match direction {
+                Direction::Outbound => "outbound",
+                Direction::Inbound => "inbound",
+            },
+        ])
         .arg(packets.to_string())
         .args(idle.then_some("--idle"))
         .output()
@@ -54,7 +57,7 @@ fn count(direction: Direction, packets: usize, idle: bool) -> Result<f64, LabErr
     // "==123== Collected : 456"
     said.lines()
         .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
-        .ok_or(LabError::Reply {
+        .ok_or_else(|| LabError::Reply {
             what: "callgrind".to_owned(),
             text: said,
         })
