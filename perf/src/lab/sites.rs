@@ -125,6 +125,15 @@ impl Role {
         waited
     }
 
+    /// Changes its configuration, for its next start.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn configure(&self, change: impl FnOnce(String) -> String) -> Result<(), LabError> {
+        let text = fs::read_to_string(&self.config).map_err(LabError::file(&self.config))?;
+        fs::write(&self.config, change(text)).map_err(LabError::file(&self.config))
+    }
+
     /// Ends it with SIGTERM, as a service manager does.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -16,7 +16,6 @@ use crate::peers::vxlan::{Node, VxlanDnat};
 use crate::report::{Goal, Report, Row};
 use crate::traffic::requests::Latency;
 use crate::traffic::{datagrams, requests, tcp};
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -226,10 +225,10 @@ fn tracks(sites: &Sites) -> Result<[Track; 2], LabError> {
 /// Restarts both gateways with this line in their `[fastpath]` section.
 fn restart(sites: &mut Sites, line: &str) -> Result<(), LabError> {
     for gateway in &mut sites.gateways {
-        let path = &gateway.role.config;
-        let text = fs::read_to_string(path).map_err(LabError::file(path))?;
-        let (kept, _) = text.split_once("[fastpath]").unwrap_or((&text, ""));
-        fs::write(path, format!("{kept}[fastpath]\n{line}\n")).map_err(LabError::file(path))?;
+        gateway.role.configure(|text| {
+            let (kept, _) = text.split_once("[fastpath]").unwrap_or((&text, ""));
+            format!("{kept}[fastpath]\n{line}\n")
+        })?;
         gateway.role.stop();
         gateway.role.start()?;
     }

@@ -4,10 +4,8 @@ use crate::lab::LabError;
 use crate::lab::clock::{now, pause};
 use sluice_engine::{Engine, Limits, Now, Output, Shared};
 use sluice_memory::{Account, BATCH_MAX, Batch, Endpoint, Frame, Pool};
-use sluice_tables::{
-    Placement, Policy, Reach, Reader, TunnelFormat, Upcalls, Writer,
-};
 use sluice_tables::publish::InstanceUpdate;
+use sluice_tables::{Placement, Policy, Reach, Reader, TunnelFormat, Upcalls, Writer};
 use sluice_wire::{AddressPlan, Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
