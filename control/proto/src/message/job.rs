@@ -80,6 +80,9 @@ pub struct InstanceStatus {
     /// Extension: the node's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<String>,
+    /// Extension: which instance of this number; a report about an earlier one is refused. 0: not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
 }
 
 /// System manager to root: a new service (POST `/api/net/service/deploy`).

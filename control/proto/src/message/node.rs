@@ -47,6 +47,9 @@ pub struct Deployed {
     pub host_port: u16,
     #[serde(with = "text::address")]
     pub host_ip: Option<Ip>,
+    /// Extension: which instance of this number. 0: the node does not know.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
 }
 
 /// An instance of the node is gone (`net/service/undeployed`). Legacy nodes never send it.
@@ -54,6 +57,9 @@ pub struct Deployed {
 pub struct Undeployed {
     pub appname: String,
     pub instance_number: u32,
+    /// Extension: which instance of this number. 0: the node does not know.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
 }
 
 /// The node no longer uses a job (`net/interest/remove`). Legacy nodes also put an address text into `appname`.

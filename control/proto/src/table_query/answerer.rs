@@ -81,6 +81,8 @@ impl Settings {
     }
 }
 
+/// The shell says within this time what became of a request; if it does not, the request is repeated all the same.
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// After so long without an instance the node is told to try again later.
 const INSTANCE_WAIT: Duration = Duration::from_secs(8);
 /// An answer of the root that says "no instance runs" is believed for so long without asking again.
@@ -188,7 +190,7 @@ struct Absent {
 #[derive(Clone, Debug, PartialEq)]
 enum Report {
     Placed(InstanceStatus),
-    Removed,
+    Removed { epoch: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -196,6 +198,8 @@ struct Outgoing {
     report: Report,
     attempts: u32,
     sent: Option<u64>,
+    /// The report changed after the request left.
+    again: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -365,8 +369,11 @@ impl Answerer {
             host_ip: deployed.host_ip,
             host_port: deployed.host_port,
             worker_id: Some(node.as_str().to_owned()),
+            epoch: deployed.epoch,
         };
-        self.place(&job, node, status, now);
+        if !self.is_late(&job, number, deployed.epoch) {
+            self.place(&job, node, status, now);
+        }
         Ok(())
     }
 
@@ -386,10 +393,10 @@ impl Answerer {
         let Some(known) = self.jobs.get_mut(&name) else {
             return Ok(());
         };
-        let mine = known
-            .placements
-            .get(&number)
-            .is_some_and(|placement| placement.node == *node);
+        let mine = known.placements.get(&number).is_some_and(|placement| {
+            placement.node == *node
+                && (undeployed.epoch == 0 || undeployed.epoch >= placement.epoch)
+        });
         if !mine {
             return Ok(());
         }
@@ -397,9 +404,9 @@ impl Answerer {
             return Ok(());
         };
         let report = if known.attached.remove(&number) {
-            let epoch = known.epoch_of(number);
+            let epoch = placement.epoch;
             known.removed.insert(number, (epoch, after));
-            Report::Removed
+            Report::Removed { epoch }
         } else {
             // The orchestrator may start it again, here or elsewhere, with the same InstanceIP.
             known.unplace(number);
@@ -487,7 +494,7 @@ impl Answerer {
             now + INSTANCE_WAIT,
         );
         if self.jobs.contains_key(&name) {
-            self.ask_instance(&key, now);
+            self.ask_instance(&key);
         } else {
             // Without the negative cache: the developer may have applied the service a second ago.
             self.fetch(Key::Name(name), Some(Waiter::Instance(key.0, key.1)), now);
@@ -592,6 +599,19 @@ impl Answerer {
     #[must_use]
     pub const fn root_answers(&self) -> bool {
         !self.root_lost
+    }
+
+    /// True when a message about an instance was overtaken: the number is another's by now, or this one's end was told.
+    fn is_late(&self, job: &ServiceName, number: u32, epoch: u64) -> bool {
+        let Some(known) = self.jobs.get(job) else {
+            return false;
+        };
+        let removed = known.removed.get(&number).map_or(0, |(epoch, _)| epoch + 1);
+        let placed = known
+            .placements
+            .get(&number)
+            .map_or(0, |placement| placement.epoch);
+        epoch != 0 && epoch < removed.max(placed).max(known.epoch_of(number))
     }
 
     fn waiter(&self, node: &NodeId, request: &TableQueryRequest) -> Waiter {
@@ -727,7 +747,10 @@ impl Answerer {
         let after = self.requests;
         match self.jobs.get_mut(job) {
             Some(known) => {
-                let epoch = known.epoch_of(number);
+                let epoch = match status.epoch {
+                    0 => known.epoch_of(number),
+                    epoch => epoch,
+                };
                 let placement = Placement {
                     status,
                     node: node.clone(),

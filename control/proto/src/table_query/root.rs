@@ -45,8 +45,13 @@ pub enum Command {
     ServiceDelete { id: String },
     /// POST `/api/net/instance/deploy`
     InstanceDeploy(InstanceDeploy),
-    /// DELETE `/api/net/<id>/<number>`; -1: all.
-    InstanceDelete { id: String, number: i64 },
+    /// DELETE `/api/net/<id>/<number>`; -1: all. Extension `?epoch=`: only that instance of the number, so that a repeated
+    /// request does not meet a later one.
+    InstanceDelete {
+        id: String,
+        number: i64,
+        epoch: Option<u64>,
+    },
     /// POST `/api/net/service/net_deploy_status`
     Status(NetDeployStatus),
     /// GET `/api/net/service/<name>/instances` and `/api/net/service/ip/<ip>/instances`; registers the interest.
@@ -220,8 +225,8 @@ impl Root {
             Command::ServiceDeploy(deploy) => self.service_deploy(deploy, now_s, work),
             Command::ServiceDelete { id } => self.service_delete(id, now_s, work),
             Command::InstanceDeploy(deploy) => self.instance_deploy(deploy, now_s, work),
-            Command::InstanceDelete { id, number } => {
-                self.instance_delete(id, *number, now_s, work)
+            Command::InstanceDelete { id, number, epoch } => {
+                self.instance_delete(id, *number, *epoch, now_s, work)
             }
             Command::Status(status) => self.status(status, work),
             Command::Query { key, caller } => self.query(key, caller, work),
@@ -514,6 +519,7 @@ impl Root {
         &mut self,
         id: &str,
         number: i64,
+        epoch: Option<u64>,
         now_s: u64,
         work: &mut Work,
     ) -> Result<Reply, Refusal> {
@@ -521,8 +527,10 @@ impl Root {
         let Some(service) = self.services.get_mut(id) else {
             return refuse(400, "Job not found");
         };
-        let goes =
-            |entry: &InstanceEntry| number == -1 || i64::from(entry.instance_number) == number;
+        let goes = |entry: &InstanceEntry| {
+            (number == -1 || i64::from(entry.instance_number) == number)
+                && epoch.is_none_or(|epoch| entry.epoch == epoch)
+        };
         let list = std::mem::take(&mut service.job.instance_list);
         let (gone, kept): (Vec<_>, Vec<_>) = list.into_iter().partition(goes);
         service.job.instance_list = kept;
@@ -566,10 +574,10 @@ impl Root {
         let Some(service) = self.services.get_mut(&status.job_id) else {
             return refuse(404, "Job not found");
         };
-        let unknown = status
-            .instances
-            .iter()
-            .find(|instance| entry_of(&service.job, instance.instance_number).is_none());
+        let unknown = status.instances.iter().find(|instance| {
+            entry_of(&service.job, instance.instance_number)
+                .is_none_or(|entry| instance.epoch != 0 && instance.epoch != entry.epoch)
+        });
         if let Some(unknown) = unknown {
             let (number, name) = (unknown.instance_number, &service.job.job_name);
             return refuse(400, format!("instance {number} of {name} does not exist"));

@@ -19,6 +19,8 @@ struct StoredJob {
     /// What nodes said: node, status, epoch.
     placements: Vec<(String, InstanceStatus, u64)>,
     attached: BTreeSet<u32>,
+    /// Deleted here: number and epoch.
+    removed: Vec<(u32, u64)>,
     scheduled: bool,
 }
 
@@ -28,6 +30,7 @@ struct StoredReport {
     number: u32,
     /// `None`: removed.
     placed: Option<InstanceStatus>,
+    epoch: u64,
 }
 
 /// Records that differ from the store.
@@ -88,17 +91,19 @@ impl Answerer {
         let (job, number) = self.dirty.reports.pop_first()?;
         let key = format!("report/{}/{number}", job.as_str().to_ascii_lowercase());
         Some(match self.reports.get(&(job.clone(), number)) {
-            Some(outgoing) => Change::put(
-                key,
-                &StoredReport {
+            Some(outgoing) => {
+                let (placed, epoch) = match &outgoing.report {
+                    Report::Placed(status) => (Some(status.clone()), status.epoch),
+                    Report::Removed { epoch } => (None, *epoch),
+                };
+                let stored = StoredReport {
                     job,
                     number,
-                    placed: match &outgoing.report {
-                        Report::Placed(status) => Some(status.clone()),
-                        Report::Removed => None,
-                    },
-                },
-            ),
+                    placed,
+                    epoch,
+                };
+                Change::put(key, &stored)
+            }
             None => Change::Delete { key },
         })
     }
@@ -125,7 +130,12 @@ impl Answerer {
                 "spare" => answerer.spare.push_back(read(key, value)?),
                 "report" => {
                     let stored: StoredReport = read(key, value)?;
-                    let report = stored.placed.map_or(Report::Removed, Report::Placed);
+                    let report = match stored.placed {
+                        Some(status) => Report::Placed(status),
+                        None => Report::Removed {
+                            epoch: stored.epoch,
+                        },
+                    };
                     answerer
                         .timers
                         .set(Timer::Report(stored.job.clone(), stored.number), now);
@@ -135,6 +145,7 @@ impl Answerer {
                             report,
                             attempts: 0,
                             sent: None,
+                            again: false,
                         },
                     );
                 }
@@ -158,6 +169,11 @@ impl Answerer {
         let mut known = Known::new(stored.job, now);
         known.attached = stored.attached;
         known.scheduled = stored.scheduled;
+        known.removed = stored
+            .removed
+            .into_iter()
+            .map(|(number, epoch)| (number, (epoch, 0)))
+            .collect();
         for (node, expires, asked) in stored.interests {
             let node = node_of(key, &node)?;
             let until = expires.then(|| now + INTEREST_DEFAULT);
@@ -216,6 +232,11 @@ fn stored(known: &Known) -> StoredJob {
             })
             .collect(),
         attached: known.attached.clone(),
+        removed: known
+            .removed
+            .iter()
+            .map(|(number, (epoch, _))| (*number, *epoch))
+            .collect(),
         scheduled: known.scheduled,
     }
 }

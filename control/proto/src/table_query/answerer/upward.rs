@@ -1,8 +1,8 @@
 //! Towards the root: jobs fetched, instances reported and allotted, subnets, the registration.
 
 use super::{
-    Absent, Answerer, Event, Fetch, Known, Outgoing, Placement, Report, Timer, Transmit,
-    UpdateKind, Waiter,
+    Absent, Answerer, Event, Fetch, Known, Outgoing, Placement, REQUEST_WAIT, Report, Timer,
+    Transmit, UpdateKind, Waiter,
 };
 use crate::message::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceResult, Job, NetDeployStatus,
@@ -58,10 +58,7 @@ impl Answerer {
         };
         let Some((status, body)) = reply else {
             self.root_lost = true;
-            if let Asked::Interest(job) = asked {
-                self.interest_replied(job, now);
-            }
-            // The timer that was set when the request left repeats it.
+            self.repeat_later(asked, now);
             return;
         };
         if std::mem::take(&mut self.root_lost) {
@@ -77,6 +74,47 @@ impl Answerer {
             Asked::Register => self.register_replied(status, now),
             Asked::Interest(job) => self.interest_replied(job, now),
         }
+    }
+
+    /// The request came to nothing: it is repeated after a while.
+    fn repeat_later(&mut self, asked: Asked, now: Duration) {
+        let backoff = self.backoff();
+        let mut latest = None;
+        let (attempts, timer) = match asked {
+            Asked::Job(key) => {
+                let Some(fetch) = self.fetches.get_mut(&key) else {
+                    return;
+                };
+                fetch.sent = None;
+                (fetch.attempts, Timer::Fetch(key))
+            }
+            Asked::Report(job, number) => {
+                let key = (job, number);
+                let Some(outgoing) = self.reports.get_mut(&key) else {
+                    return;
+                };
+                outgoing.sent = None;
+                (outgoing.attempts, Timer::Report(key.0, key.1))
+            }
+            Asked::Instance(node, request) => {
+                let key = (node, request);
+                let Some(ask) = self.instances.get_mut(&key) else {
+                    return;
+                };
+                ask.sent = None;
+                latest = Some(ask.deadline);
+                (ask.attempts, Timer::Instance(key.0, key.1))
+            }
+            Asked::Interest(job) => return self.interest_replied(job, now),
+            Asked::Subnet => (self.subnet.attempts, Timer::Subnet),
+            Asked::Register => {
+                self.register.sent = None;
+                (self.register.attempts, Timer::Register)
+            }
+        };
+        let at = now + backoff.wait(attempts, &mut self.random);
+        self.timers
+            .set(timer, latest.map_or(at, |latest| at.min(latest)));
     }
 
     /// Changes may have passed by while the root was away: every job is asked again.
@@ -144,16 +182,15 @@ impl Answerer {
         };
         fetch.attempts = fetch.attempts.saturating_add(1);
         fetch.again = false;
-        let (attempts, before) = (fetch.attempts, fetch.sent);
-        if let Some(id) = before {
+        if let Some(id) = fetch.sent.take() {
             self.asked.remove(&id);
         }
         let id = self.send(Asked::Job(key.clone()), Method::Get, path, None);
         if let Some(fetch) = self.fetches.get_mut(key) {
             fetch.sent = Some(id);
         }
-        let wait = self.backoff().wait(attempts, &mut self.random);
-        self.timers.set(Timer::Fetch(key.clone()), now + wait);
+        self.timers
+            .set(Timer::Fetch(key.clone()), now + REQUEST_WAIT);
     }
 
     fn job_replied(&mut self, id: u64, key: Key, status: u16, body: &[u8], now: Duration) {
@@ -162,9 +199,7 @@ impl Answerer {
             if status == 400 {
                 self.timers.set(Timer::Register, now);
             }
-            if let Some(fetch) = self.fetches.get_mut(&key) {
-                fetch.sent = None;
-            }
+            self.repeat_later(Asked::Job(key), now);
             return;
         }
         let Some(fetch) = self.fetches.remove(&key) else {
@@ -391,7 +426,7 @@ impl Answerer {
                     stored: true,
                 });
             }
-            Waiter::Instance(node, request) => self.ask_instance(&(node, request), now),
+            Waiter::Instance(node, request) => self.ask_instance(&(node, request)),
         }
     }
 
@@ -419,18 +454,23 @@ impl Answerer {
     /// Tells the root about an instance until it acknowledges; a newer report replaces an older one.
     pub(super) fn report(&mut self, job: ServiceName, number: u32, report: Report, now: Duration) {
         let key = (job, number);
-        if let Some(sent) = self.reports.get(&key).and_then(|old| old.sent) {
-            self.asked.remove(&sent);
-        }
-        self.reports.insert(
-            key.clone(),
-            Outgoing {
+        self.dirty.report(&key);
+        if let Some(outgoing) = self.reports.get_mut(&key) {
+            outgoing.report = report;
+            if outgoing.sent.is_some() {
+                // Two at a time could overtake each other.
+                outgoing.again = true;
+                return;
+            }
+        } else {
+            let outgoing = Outgoing {
                 report,
                 attempts: 0,
                 sent: None,
-            },
-        );
-        self.dirty.report(&key);
+                again: false,
+            };
+            self.reports.insert(key.clone(), outgoing);
+        }
         self.send_report(&key, now);
     }
 
@@ -441,14 +481,13 @@ impl Answerer {
             return;
         };
         outgoing.attempts = outgoing.attempts.saturating_add(1);
-        let attempts = outgoing.attempts;
+        outgoing.again = false;
         let report = outgoing.report.clone();
         if let Some(sent) = outgoing.sent.take() {
             self.asked.remove(&sent);
         }
-        let wait = self.backoff().wait(attempts, &mut self.random);
         self.timers
-            .set(Timer::Report(job.clone(), *number), now + wait);
+            .set(Timer::Report(job.clone(), *number), now + REQUEST_WAIT);
         let Some(id) = id else {
             // The root names its jobs by id; it is being asked for it.
             self.fetch(Key::Name(job.clone()), None, now);
@@ -464,8 +503,13 @@ impl Answerer {
                 let path = format!("/api/net/service/net_deploy_status{}", self.as_cluster());
                 self.send(asked, Method::Post, path, Some(body))
             }
-            Report::Removed => {
-                let path = format!("/api/net/{id}/{number}{}", self.as_cluster());
+            Report::Removed { epoch } => {
+                let only = if epoch == 0 {
+                    String::new()
+                } else {
+                    format!("&epoch={epoch}")
+                };
+                let path = format!("/api/net/{id}/{number}{}{only}", self.as_cluster());
                 self.send(asked, Method::Delete, path, None)
             }
         };
@@ -475,7 +519,20 @@ impl Answerer {
     }
 
     fn report_replied(&mut self, id: u64, key: (ServiceName, u32), status: u16, now: Duration) {
-        if status >= 500 || self.reports.get(&key).and_then(|report| report.sent) != Some(id) {
+        let Some(outgoing) = self
+            .reports
+            .get_mut(&key)
+            .filter(|out| out.sent == Some(id))
+        else {
+            return;
+        };
+        if outgoing.again {
+            outgoing.sent = None;
+            self.send_report(&key, now);
+            return;
+        }
+        if status >= 500 {
+            self.repeat_later(Asked::Report(key.0, key.1), now);
             return;
         }
         self.reports.remove(&key);
@@ -488,7 +545,7 @@ impl Answerer {
     }
 
     /// Lets the root allot an instance.
-    pub(super) fn ask_instance(&mut self, key: &(NodeId, String), now: Duration) {
+    pub(super) fn ask_instance(&mut self, key: &(NodeId, String)) {
         let Some(ask) = self.instances.get_mut(key) else {
             return;
         };
@@ -503,8 +560,8 @@ impl Answerer {
             request_id: Some(format!("{}-{}", key.0, key.1)),
         });
         ask.attempts = ask.attempts.saturating_add(1);
-        let (attempts, deadline, before) = (ask.attempts, ask.deadline, ask.sent);
-        if let Some(id) = before {
+        let deadline = ask.deadline;
+        if let Some(id) = ask.sent.take() {
             self.asked.remove(&id);
         }
         let asked = Asked::Instance(key.0.clone(), key.1.clone());
@@ -513,11 +570,8 @@ impl Answerer {
         if let Some(ask) = self.instances.get_mut(key) {
             ask.sent = Some(id);
         }
-        let wait = self.backoff().wait(attempts, &mut self.random);
-        self.timers.set(
-            Timer::Instance(key.0.clone(), key.1.clone()),
-            deadline.min(now + wait),
-        );
+        self.timers
+            .set(Timer::Instance(key.0.clone(), key.1.clone()), deadline);
     }
 
     pub(super) fn instance_due(&mut self, key: &(NodeId, String), now: Duration) {
@@ -525,7 +579,7 @@ impl Answerer {
             return;
         };
         if now < ask.deadline {
-            self.ask_instance(key, now);
+            self.ask_instance(key);
             return;
         }
         if let Some(id) = ask.sent {
@@ -537,6 +591,7 @@ impl Answerer {
 
     fn instance_replied(&mut self, key: (NodeId, String), status: u16, body: &[u8], now: Duration) {
         if status > 500 {
+            self.repeat_later(Asked::Instance(key.0, key.1), now);
             return;
         }
         let Some(ask) = self.instances.remove(&key) else {
@@ -618,8 +673,7 @@ impl Answerer {
         );
         self.subnet.attempts = self.subnet.attempts.saturating_add(1);
         self.subnet.sent = Some(self.send(Asked::Subnet, Method::Get, path, None));
-        let wait = self.backoff().wait(self.subnet.attempts, &mut self.random);
-        self.timers.set(Timer::Subnet, now + wait);
+        self.timers.set(Timer::Subnet, now + REQUEST_WAIT);
     }
 
     pub(super) fn subnet_due(&mut self, now: Duration) {
@@ -636,7 +690,8 @@ impl Answerer {
             .flatten()
             .filter(|grant| grant.subnet_addr.is_some() || grant.subnet_addr_v6.is_some());
         let Some(grant) = grant else {
-            // Used up, or the root has a problem: the timer asks again.
+            // Used up, or the root has a problem.
+            self.repeat_later(Asked::Subnet, now);
             return;
         };
         self.subnet = Single::default();
@@ -661,10 +716,7 @@ impl Answerer {
         let path = "/api/net/cluster".to_owned();
         self.register.attempts = self.register.attempts.saturating_add(1);
         self.register.sent = Some(self.send(Asked::Register, Method::Post, path, Some(body)));
-        let wait = self
-            .backoff()
-            .wait(self.register.attempts, &mut self.random);
-        self.timers.set(Timer::Register, now + wait);
+        self.timers.set(Timer::Register, now + REQUEST_WAIT);
     }
 
     fn register_replied(&mut self, status: u16, now: Duration) {
@@ -672,6 +724,8 @@ impl Answerer {
             self.register = Single::default();
             self.timers
                 .set(Timer::Register, now + self.settings.register_every);
+        } else {
+            self.repeat_later(Asked::Register, now);
         }
     }
 }
