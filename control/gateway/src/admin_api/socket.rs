@@ -58,13 +58,11 @@ impl AdminSocket {
         })
     }
 
-    /// Serves until `stop` completes; open requests are finished, endless ones end with the process.
-    pub async fn serve(mut self, routes: Router, stop: impl Future<Output = ()> + Send + 'static) {
+    /// Serves until the future is dropped; the socket's file goes with it.
+    pub async fn serve(mut self, routes: Router) {
         if let Some(listener) = self.listener.take() {
             // axum's accept loop handles its errors itself and never returns one.
-            let _ = axum::serve(listener, routes)
-                .with_graceful_shutdown(stop)
-                .await;
+            let _ = axum::serve(listener, routes).await;
         }
     }
 }

@@ -15,7 +15,6 @@ struct Gateway {
     accounts: Arc<[Arc<Account>]>,
     state: watch::Sender<GatewayState>,
     commands: mpsc::Receiver<Command>,
-    _stop: oneshot::Sender<()>,
     _directory: Directory,
 }
 
@@ -137,17 +136,13 @@ async fn gateway(name: &str) -> Gateway {
             Ok(records)
         }),
     };
-    let (stop, stopped) = oneshot::channel::<()>();
     let server = AdminSocket::bind(&socket).await.unwrap();
-    tokio::spawn(server.serve(router(view), async {
-        let _ = stopped.await;
-    }));
+    tokio::spawn(server.serve(router(view)));
     Gateway {
         client: client(&socket),
         accounts,
         state,
         commands,
-        _stop: stop,
         _directory: directory,
     }
 }

@@ -82,10 +82,7 @@ fn stage(record: &TraceRecord, packet: &mut u64) -> String {
         String::new()
     } else {
         *packet = record.packet;
-        format!(
-            "packet {}  {}\n",
-            record.packet, record.direction
-        )
+        format!("packet {}  {}\n", record.packet, record.direction)
     };
     format!("{heading}  {:<10}  {}\n", record.stage, record.decided)
 }
