@@ -184,6 +184,26 @@ fn flags_identifications_and_sequence_numbers_of_segments() {
     }
 }
 
+/// Of the 65,536 values of one payload word, one makes the sum of a segment what would be sent as 0.
+#[test]
+fn a_computed_zero_udp_checksum_is_sent_as_ones() {
+    for family in FAMILIES {
+        let frame = super_frame(&Spec::new(family, L4::Udp));
+        let parsed = parse(&frame).unwrap();
+        let cutter = Cutter::new(&frame, &parsed, 2).unwrap();
+        let checksum = |word: u16| {
+            let mut header = [0; HEADER_LEN_MAX];
+            let len = cutter.header(0, &word.to_be_bytes(), &mut header).unwrap();
+            [header[len - 2], header[len - 1]]
+        };
+        let ones = (0..=u16::MAX).filter(|&word| {
+            assert_ne!(checksum(word), [0, 0]);
+            checksum(word) == [0xff, 0xff]
+        });
+        assert!((1..=2).contains(&ones.count()));
+    }
+}
+
 #[test]
 fn ip_options_and_extensions_are_in_every_segment() {
     let mut v4 = Spec::new(Family::V4, L4::Udp);
