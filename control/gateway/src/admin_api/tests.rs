@@ -124,7 +124,6 @@ async fn gateway(name: &str) -> Gateway {
             {
                 let record = TraceRecord {
                     packet,
-                    worker: 0,
                     at_ns: 1,
                     direction: "outbound".into(),
                     stage: stage.into(),

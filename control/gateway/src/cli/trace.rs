@@ -11,10 +11,10 @@ use sluice_wire::Ip;
 /// `sluice trace`
 #[derive(Debug, Args)]
 pub(super) struct Trace {
-    /// Source address, as sent or as translated
+    /// Source address, as the packet enters the gateway; replies to it match too
     #[arg(long, value_name = "IP")]
     src: Option<Ip>,
-    /// Destination address, as dialled or as translated
+    /// Destination address, as the packet enters the gateway; replies from it match too
     #[arg(long, value_name = "IP")]
     dst: Option<Ip>,
     /// Either port
