@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -37,7 +38,7 @@ pub struct Register {
 }
 
 /// One instance of a service by its names.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct InstanceName {
     /// `app.appns.service.servicens`, as the caller wrote it.
     pub service: String,
@@ -152,6 +153,12 @@ pub enum Refusal {
     ManagersAway(String),
     #[error("the managers refused: {0}")]
     ManagersRefused(String),
+    /// Something else already holds what was asked for: the namespace, a host port.
+    #[error("{0}")]
+    Conflict(String),
+    /// No address is left; the text names the subnet.
+    #[error("{0}")]
+    Exhausted(String),
     /// The node's wiring failed; the text names the device or address.
     #[error("{0}")]
     Wiring(String),
@@ -166,9 +173,11 @@ impl Refusal {
         match self {
             Self::BadRequest(_) | Self::ServiceName(_) | Self::OtherNode { .. } => 400,
             Self::UnknownInstance(_) | Self::NoTarget(_) => 404,
-            Self::AlreadyAttached(_) | Self::ManagersRefused(_) => 409,
+            Self::AlreadyAttached(_) | Self::ManagersRefused(_) | Self::Conflict(_) => 409,
             Self::Wiring(_) => 500,
-            Self::NotRegistered | Self::ManagersAway(_) | Self::Stopping => 503,
+            Self::NotRegistered | Self::ManagersAway(_) | Self::Exhausted(_) | Self::Stopping => {
+                503
+            }
         }
     }
 }

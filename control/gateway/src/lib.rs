@@ -3,6 +3,7 @@
 pub mod config;
 pub mod admin_api;
 pub mod command;
+pub mod node;
 pub mod metrics;
 pub mod client;
 pub mod output;

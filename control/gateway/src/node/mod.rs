@@ -1,0 +1,504 @@
+//! The node's wiring: bridge, gateway uplink, instances and their guards, made by netlink and adopted after a restart.
+//!
+//! ```text
+//!   instance ns                 host                                    worker
+//!   eth-sluice ── slv0a120002 ┐ (isolated, guarded)
+//!   eth-sluice ── slv0a120003 ┤ sluicebr0 ── sluice0p ── sluice0 ── routes ── sluicetun0
+//!                             ┘ (no address)           subnet + 1    semantic ranges
+//! ```
+//! The gateway's address is not on the bridge but behind it: a bridge with an address answers ARP itself, and a later
+//! link kind could not take the uplink over. All calls block for a few milliseconds; [`thread::Node`] runs them on a
+//! thread of their own.
+
+pub mod attach;
+pub(crate) mod devices;
+mod foreign;
+pub mod leases;
+pub mod namespace;
+pub mod netlink;
+pub(crate) mod nft;
+pub mod port_mapping;
+mod rules;
+pub mod state;
+pub mod sysctl;
+pub mod thread;
+pub mod unikernel;
+pub mod watch;
+
+use std::path::PathBuf;
+
+use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
+use thiserror::Error;
+
+use crate::command::{InstanceName, Refusal};
+use attach::Attachment;
+use devices::{Devices, LinkState, Mac, Route};
+use leases::{Exhausted, GATEWAY};
+use namespace::{Namespace, NamespaceError};
+use netlink::NetlinkError;
+use port_mapping::PortMappingError;
+use rules::Port;
+use state::{State, StateError};
+use sysctl::SysctlError;
+
+/// What the node is made of.
+#[derive(Clone, Debug)]
+pub struct Wiring {
+    /// Joins the instances; at most 15 bytes.
+    pub bridge: String,
+    /// The gateway's end of the veth pair whose other end, named with a `p` appended, is a bridge port; at most 14.
+    pub uplink: String,
+    /// The device of the service-side link; the link opens it.
+    pub tun: String,
+    /// Bytes; of the bridge, every veth and the TUN device. Legacy peers send up to 1450.
+    pub mtu: u32,
+    /// Bytes; the path MTU of an instance's routes towards the semantic ranges.
+    pub inner_mtu: u32,
+    pub plan: AddressPlan,
+    /// Where the state file is kept.
+    pub state_dir: PathBuf,
+}
+
+/// Something about the node's wiring failed.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    #[error(transparent)]
+    PortMapping(#[from] PortMappingError),
+    #[error("device name `{name}` must have 1 to {max} bytes, without `/` and blanks")]
+    DeviceName { name: String, max: usize },
+    #[error("device {name} exists and is a {kind}, not a {expected}; remove it or name another")]
+    Occupied {
+        name: String,
+        kind: String,
+        expected: &'static str,
+    },
+    #[error("device {0} vanished while it was set up")]
+    Vanished(String),
+    #[error("device {0} does not exist: the TUN link must be opened before it is wired")]
+    NoTun(String),
+    #[error("{0} is attached already")]
+    AlreadyAttached(InstanceName),
+    #[error(
+        "the network namespace is already attached as {0}; an instance has a namespace of its own"
+    )]
+    NamespaceTaken(InstanceName),
+    #[error(
+        "that process shares the gateway's own network namespace; only a separate one can be attached"
+    )]
+    OwnNamespace,
+    #[error("host port {port} is already mapped to {owner}")]
+    HostPortTaken { port: String, owner: InstanceName },
+    #[error("the node's thread has stopped")]
+    Stopped,
+    #[error("guest network of {instance}: {source}")]
+    Guest {
+        instance: InstanceName,
+        source: std::io::Error,
+    },
+}
+
+impl From<NodeError> for Refusal {
+    fn from(error: NodeError) -> Self {
+        let text = error.to_string();
+        match error {
+            NodeError::AlreadyAttached(instance) => Self::AlreadyAttached(instance),
+            NodeError::PortMapping(_) | NodeError::OwnNamespace => Self::BadRequest(text),
+            NodeError::Namespace(inner) if inner.is_absence() => Self::NoTarget(text),
+            NodeError::NamespaceTaken(_) | NodeError::HostPortTaken { .. } => Self::Conflict(text),
+            NodeError::Exhausted(_) => Self::Exhausted(text),
+            NodeError::Stopped => Self::Stopping,
+            NodeError::Netlink(_)
+            | NodeError::Sysctl(_)
+            | NodeError::Namespace(_)
+            | NodeError::State(_)
+            | NodeError::DeviceName { .. }
+            | NodeError::Occupied { .. }
+            | NodeError::Vanished(_)
+            | NodeError::NoTun(_)
+            | NodeError::Guest { .. } => Self::Wiring(text),
+        }
+    }
+}
+
+/// The wiring of this node, and what is attached to it.
+#[derive(Debug)]
+pub struct NodeNet {
+    wiring: Wiring,
+    subnet: Dual<Subnet>,
+    state: State,
+}
+
+/// The subnet this node had when it was last wired, if it was: a restarted gateway works with it while the managers
+/// are away.
+///
+/// # Errors
+/// When the state file exists but cannot be used.
+pub fn remembered_subnet(wiring: &Wiring) -> Result<Option<Dual<Subnet>>, StateError> {
+    Ok(State::load(&wiring.state_dir)?.map(|state| state.subnet()))
+}
+
+impl NodeNet {
+    /// Adopts what an earlier gateway left, as far as it still is what the state file says, and makes the rest.
+    ///
+    /// Instances that are still there keep their devices and addresses untouched, see [`NodeNet::attachments`]; those
+    /// whose device is gone lose their lease. With another subnet than last time everything is made anew. `now` is
+    /// the time since 1970.
+    ///
+    /// # Errors
+    /// Names the device, setting or file that stands in the way.
+    pub fn adopt_or_create(
+        wiring: Wiring,
+        subnet: Dual<Subnet>,
+        now: std::time::Duration,
+    ) -> Result<Self, NodeError> {
+        check_names(&wiring)?;
+        let subnet = Dual {
+            v6: subnet.v6.filter(|_| sysctl::has_ipv6()),
+            ..subnet
+        };
+        let state = match State::load(&wiring.state_dir)? {
+            Some(state) if state.subnet() == subnet => state,
+            Some(old) => {
+                tracing::warn!(old = ?old.subnet(), new = ?subnet, "the node's subnet changed; its instances are detached");
+                Self {
+                    wiring: wiring.clone(),
+                    subnet: old.subnet(),
+                    state: old,
+                }
+                .teardown()?;
+                State::new(&subnet)
+            }
+            None => State::new(&subnet),
+        };
+        let mut node = Self {
+            wiring,
+            subnet,
+            state,
+        };
+        node.build(now)?;
+        Ok(node)
+    }
+
+    fn build(&mut self, now: std::time::Duration) -> Result<(), NodeError> {
+        let mut devices = Devices::open()?;
+        sysctl::forwarding()?;
+        let bridge = self.bridge(&mut devices)?;
+        self.uplink(&mut devices, bridge.index)?;
+        self.keep_living(&mut devices, bridge.index, now)?;
+        rules::install(&self.wiring, &self.subnet, &self.ports())?;
+        foreign::accept(&self.wiring)?;
+        self.state.save(&self.wiring.state_dir)?;
+        Ok(())
+    }
+
+    fn bridge(&self, devices: &mut Devices) -> Result<LinkState, NodeError> {
+        let name = &self.wiring.bridge;
+        if !exists(devices, name, "bridge")? {
+            // A fixed address: otherwise the bridge takes the lowest of its ports and changes it under its neighbours.
+            devices.create_bridge(name, mac(0xb0, self.gateway()), self.wiring.mtu)?;
+        }
+        // Addresses and ARP answers belong to the uplink; the bridge only joins.
+        sysctl::ipv4(name, "arp_ignore", 1)?;
+        sysctl::ipv6(name, "disable_ipv6", 1)?;
+        let bridge = present(devices, name)?;
+        devices.set_up(bridge.index, Some(self.wiring.mtu), None)?;
+        Ok(bridge)
+    }
+
+    fn uplink(&self, devices: &mut Devices, bridge: u32) -> Result<(), NodeError> {
+        let name = &self.wiring.uplink;
+        let port_name = self.wiring.uplink_port();
+        if !exists(devices, name, "veth")? {
+            devices.create_veth(
+                (name, Some(mac(0x01, self.gateway()))),
+                (&port_name, Some(mac(0x02, self.gateway()))),
+                self.wiring.mtu,
+                None,
+            )?;
+        }
+        let port = present(devices, &port_name)?;
+        sysctl::ipv6(&port_name, "disable_ipv6", 1)?;
+        if port.controller != Some(bridge) {
+            devices.set_port(port.index, bridge, false)?;
+        }
+        devices.set_up(port.index, Some(self.wiring.mtu), None)?;
+        // Loose: strict checking would need the route back to every caller over this very device.
+        sysctl::ipv4(name, "rp_filter", 2)?;
+        sysctl::ipv4(name, "arp_announce", 2)?;
+        sysctl::ipv4(name, "accept_redirects", 0)?;
+        sysctl::ipv4(name, "send_redirects", 0)?;
+        sysctl::ipv6(name, "accept_ra", 0)?;
+        sysctl::ipv6(name, "accept_redirects", 0)?;
+        sysctl::ipv6(name, "accept_dad", 0)?;
+        let uplink = present(devices, name)?;
+        devices.set_up(uplink.index, Some(self.wiring.mtu), None)?;
+        for subnet in self.subnet.iter() {
+            if let Some(gateway) = subnet.nth(u128::from(GATEWAY)) {
+                devices.add_address(uplink.index, gateway, subnet.length(), true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what is remembered but gone, and removes ports that nobody remembers (a crash between plumbing and
+    /// writing).
+    fn keep_living(
+        &mut self,
+        devices: &mut Devices,
+        bridge: u32,
+        now: std::time::Duration,
+    ) -> Result<(), NodeError> {
+        let links = devices.links()?;
+        let (living, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.attachments)
+            .into_iter()
+            .partition(|attachment| {
+                links.iter().any(|link| {
+                    link.name == attachment.host_device
+                        && link.controller == Some(bridge)
+                        && link.alias == attachment.alias()
+                }) && attachment.process_lives()
+            });
+        self.state.attachments = living;
+        for attachment in &mut self.state.attachments {
+            if let Some(link) = links
+                .iter()
+                .find(|link| link.name == attachment.host_device)
+            {
+                attachment.host_index = link.index;
+            }
+        }
+        for attachment in gone {
+            tracing::info!(instance = %attachment.instance, "an instance ended while the gateway was away");
+            self.state.leases.give_back(attachment.offset, now);
+            devices.delete(&attachment.host_device)?;
+            attachment.remove_guest_namespace()?;
+        }
+        for link in &links {
+            let known = self
+                .state
+                .attachments
+                .iter()
+                .any(|attachment| attachment.host_device == link.name);
+            if link.controller == Some(bridge) && link.name != self.wiring.uplink_port() && !known {
+                tracing::warn!(device = %link.name, "removing a bridge port that belongs to no instance");
+                devices.delete(&link.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the TUN device up: MTU, queue, addresses and the routes of the semantic ranges. The service-side link
+    /// must have opened it; it is called again when the link opened it anew.
+    ///
+    /// # Errors
+    /// When the device does not exist, or the kernel refuses.
+    pub fn wire_tun(&self) -> Result<(), NodeError> {
+        /// Packets; room for what several queues hand over at once (the default 500 drops under load).
+        const QUEUE: u32 = 1000;
+        let mut devices = Devices::open()?;
+        let name = &self.wiring.tun;
+        let tun = devices
+            .link(name)?
+            .ok_or_else(|| NodeError::NoTun(name.clone()))?;
+        sysctl::ipv4(name, "rp_filter", 2)?;
+        // ICMP errors of the gateway itself come out of the TUN device with a source address of this host.
+        sysctl::ipv4(name, "accept_local", 1)?;
+        sysctl::ipv4(name, "accept_redirects", 0)?;
+        sysctl::ipv4(name, "send_redirects", 0)?;
+        sysctl::ipv6(name, "accept_ra", 0)?;
+        // Nothing on this link listens to link-local addresses; without one the kernel sends no solicitations into it.
+        sysctl::ipv6(name, "addr_gen_mode", 1)?;
+        devices.set_up(tun.index, Some(self.wiring.mtu), Some(QUEUE))?;
+        if let Some(gateway) = self.gateway().v4 {
+            // With no address at all, a loose rp_filter still drops what has a local source (`last_resort` in
+            // `fib_validate_source`).
+            devices.add_address(tun.index, gateway, 32, false)?;
+        }
+        for route in self.tun_routes(tun.index) {
+            devices.set_route(&route)?;
+        }
+        Ok(())
+    }
+
+    fn tun_routes(&self, device: u32) -> impl Iterator<Item = Route> {
+        let gateway = self.gateway();
+        self.wiring
+            .plan
+            .semantic
+            .iter()
+            .filter(move |range| gateway.of(range.family()).is_some())
+            .map(move |range| Route {
+                destination: Some(range),
+                device,
+                gateway: None,
+                source: gateway.of(range.family()),
+                mtu: None,
+            })
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// Looks again whether a foreign FORWARD chain drops our packets; cheap, to be called every few seconds. Returns
+    /// how many chains had to be changed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn recheck(&self) -> Result<usize, NodeError> {
+        Ok(foreign::accept(&self.wiring)?)
+    }
+
+    /// Removes all that was made: instances' devices, bridge, uplink, routes, tables, rules and the state file.
+    /// Forwarding stays on, as others may use it.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; the rest is removed all the same.
+    pub fn teardown(self) -> Result<(), NodeError> {
+        let mut first = Ok(());
+        let mut note = |result: Result<(), NodeError>| {
+            if first.is_ok() {
+                first = result;
+            } else if let Err(error) = result {
+                tracing::warn!(%error, "teardown");
+            }
+        };
+        match Devices::open() {
+            Ok(mut devices) => {
+                if let Ok(Some(tun)) = devices.link(&self.wiring.tun) {
+                    for route in self.tun_routes(tun.index) {
+                        note(devices.delete_route(&route).map_err(NodeError::from));
+                    }
+                    if let Some(gateway) = self.gateway().v4 {
+                        note(
+                            devices
+                                .delete_address(tun.index, gateway, 32)
+                                .map_err(NodeError::from),
+                        );
+                    }
+                }
+                for attachment in &self.state.attachments {
+                    note(
+                        devices
+                            .delete(&attachment.host_device)
+                            .map_err(NodeError::from),
+                    );
+                    note(attachment.remove_guest_namespace());
+                }
+                note(devices.delete(&self.wiring.uplink).map_err(NodeError::from));
+                note(devices.delete(&self.wiring.bridge).map_err(NodeError::from));
+            }
+            Err(error) => note(Err(error.into())),
+        }
+        note(foreign::remove().map_err(NodeError::from));
+        note(rules::remove().map_err(NodeError::from));
+        note(State::remove(&self.wiring.state_dir).map_err(NodeError::from));
+        first
+    }
+
+    /// The gateway's own address, subnet + 1.
+    #[must_use]
+    pub fn gateway(&self) -> Dual<Ip> {
+        leases::addresses(&self.subnet, GATEWAY)
+    }
+
+    #[must_use]
+    pub const fn subnet(&self) -> Dual<Subnet> {
+        self.subnet
+    }
+
+    /// What is attached now, in the order of attaching.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.state.attachments
+    }
+
+    fn ports(&self) -> Vec<Port<'_>> {
+        self.state
+            .attachments
+            .iter()
+            .map(|attachment| attachment.port())
+            .collect()
+    }
+
+    /// An address is a lease in both families; an IPv4-only node gives only that.
+    fn ns_addresses(&self, offset: u32) -> Dual<Ip> {
+        leases::addresses(&self.subnet, offset)
+    }
+}
+
+impl Wiring {
+    fn uplink_port(&self) -> String {
+        format!("{}p", self.uplink)
+    }
+}
+
+fn check_names(wiring: &Wiring) -> Result<(), NodeError> {
+    for (name, max) in [
+        (&wiring.bridge, 15),
+        (&wiring.uplink, 14),
+        (&wiring.tun, 15),
+    ] {
+        let sound = (1..=max).contains(&name.len())
+            && !name.contains(|letter: char| letter == '/' || letter.is_whitespace())
+            && name != "."
+            && name != "..";
+        if !sound {
+            return Err(NodeError::DeviceName {
+                name: name.clone(),
+                max,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn exists(devices: &mut Devices, name: &str, expected: &'static str) -> Result<bool, NodeError> {
+    match devices.link(name)? {
+        None => Ok(false),
+        Some(link) if link.kind == expected => Ok(true),
+        Some(link) => Err(NodeError::Occupied {
+            name: link.name,
+            kind: if link.kind.is_empty() {
+                "hardware device".to_owned()
+            } else {
+                link.kind
+            },
+            expected,
+        }),
+    }
+}
+
+fn present(devices: &mut Devices, name: &str) -> Result<LinkState, NodeError> {
+    devices
+        .link(name)?
+        .ok_or_else(|| NodeError::Vanished(name.to_owned()))
+}
+
+/// A locally administered address made of the IPv4 address (or the end of the IPv6 one): the same after every restart,
+/// and different for every device of a node.
+fn mac(kind: u8, address: Dual<Ip>) -> Mac {
+    let [a, b, c, d] = tail(address);
+    [0x52, kind, a, b, c, d]
+}
+
+fn tail(address: Dual<Ip>) -> [u8; 4] {
+    let bits = address
+        .v4
+        .or(address.v6)
+        .map_or(0, |ip| ip.to_bits() & 0xffff_ffff);
+    u32::try_from(bits).unwrap_or(0).to_be_bytes()
+}
+
+/// Whether a namespace is the gateway's own.
+fn is_own(namespace: &Namespace) -> Result<bool, NamespaceError> {
+    Ok(Namespace::own()?.id() == namespace.id())
+}

@@ -1,0 +1,193 @@
+//! A blocking netlink socket: one request, its replies, its error. Route messages are typed, nf_tables ones are bytes.
+//!
+//! Blocking, because the kernel answers netlink inside the `send` call and because requests must also be made on
+//! short-lived threads that entered another network namespace, where no async runtime runs.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::Socket;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rustix::io::Errno;
+use thiserror::Error;
+
+/// A refused or failed netlink request.
+#[derive(Debug, Error)]
+pub enum NetlinkError {
+    /// The kernel's own answer; `what` names the request and the device, route or rule it was about.
+    #[error("{what}: {errno}")]
+    Refused { what: String, errno: Errno },
+    #[error("{what}: netlink socket: {source}")]
+    Socket { what: String, source: io::Error },
+    #[error("{what}: the kernel's answer cannot be read")]
+    Answer { what: String },
+}
+
+impl NetlinkError {
+    /// The kernel's error number, when it was the kernel that refused.
+    #[must_use]
+    pub const fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            Self::Socket { .. } | Self::Answer { .. } => None,
+        }
+    }
+}
+
+/// Turns "it is there already" or "it is gone already" into success.
+pub(crate) fn tolerate(
+    result: Result<(), NetlinkError>,
+    errnos: &[Errno],
+) -> Result<(), NetlinkError> {
+    match result {
+        Err(error) if error.errno().is_some_and(|errno| errnos.contains(&errno)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Speaks to the kernel about links, addresses and routes of the namespace the thread was in when it was opened.
+pub(crate) struct RouteSocket {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl RouteSocket {
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            socket: open(NETLINK_ROUTE)?,
+            sequence: 0,
+        })
+    }
+
+    /// Sends `message` and waits for the acknowledgement.
+    pub(crate) fn change(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), NetlinkError> {
+        self.request(message, flags | NLM_F_ACK, what).map(drop)
+    }
+
+    /// Everything of a kind. A reply this library cannot decode is left out: new kernels add attributes.
+    pub(crate) fn dump(
+        &mut self,
+        message: RouteNetlinkMessage,
+        what: impl FnOnce() -> String,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.request(message, NLM_F_DUMP, what)
+    }
+
+    fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        what: impl FnOnce() -> String,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let mut found = Vec::new();
+        let ended = exchange(&self.socket, &bytes, self.sequence, |one| {
+            if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(one)
+                && let (_, NetlinkPayload::InnerMessage(inner)) = message.into_parts()
+            {
+                found.push(inner);
+            }
+        });
+        match ended {
+            Ok(()) => Ok(found),
+            Err(failure) => Err(failure.named(what())),
+        }
+    }
+}
+
+/// Sends one nf_tables batch (or dump request) and gives every reply to `each`. Returns at the reply with sequence
+/// number `last` that ends it, or at the first error.
+pub(crate) fn netfilter(
+    bytes: &[u8],
+    last: u32,
+    what: &str,
+    each: impl FnMut(&[u8]),
+) -> Result<(), NetlinkError> {
+    // A socket per batch: after an error more replies may be queued, and nobody wants them.
+    let socket = open(NETLINK_NETFILTER)?;
+    exchange(&socket, bytes, last, each).map_err(|failure| failure.named(what.to_owned()))
+}
+
+fn open(protocol: isize) -> Result<Socket, NetlinkError> {
+    let socket = |source| NetlinkError::Socket {
+        what: "opening".to_owned(),
+        source,
+    };
+    let mut opened = Socket::new(protocol).map_err(socket)?;
+    opened.bind_auto().map_err(socket)?;
+    Ok(opened)
+}
+
+enum Failure {
+    Errno(Errno),
+    Io(io::Error),
+    Garbled,
+}
+
+impl Failure {
+    fn named(self, what: String) -> NetlinkError {
+        match self {
+            Self::Errno(errno) => NetlinkError::Refused { what, errno },
+            Self::Io(source) => NetlinkError::Socket { what, source },
+            Self::Garbled => NetlinkError::Answer { what },
+        }
+    }
+}
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+fn exchange(
+    socket: &Socket,
+    request: &[u8],
+    last: u32,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), Failure> {
+    socket.send(request, 0).map_err(Failure::Io)?;
+    loop {
+        let (datagram, _) = socket.recv_from_full().map_err(Failure::Io)?;
+        let mut rest = datagram.as_slice();
+        while !rest.is_empty() {
+            let header = NetlinkBuffer::new_checked(rest).map_err(|_| Failure::Garbled)?;
+            let length = usize::try_from(header.length()).map_err(|_| Failure::Garbled)?;
+            let (one, after) = rest.split_at_checked(length).ok_or(Failure::Garbled)?;
+            match header.message_type() {
+                NLMSG_ERROR => {
+                    let code = one
+                        .get(16..20)
+                        .and_then(|bytes| bytes.try_into().ok())
+                        .map(i32::from_ne_bytes)
+                        .ok_or(Failure::Garbled)?;
+                    if code != 0 {
+                        return Err(Failure::Errno(Errno::from_raw_os_error(-code)));
+                    }
+                    if header.sequence_number() == last {
+                        return Ok(());
+                    }
+                }
+                NLMSG_DONE => return Ok(()),
+                _ => each(one),
+            }
+            // Messages are padded to four bytes, the last one of a datagram perhaps not.
+            rest = after
+                .get(length.next_multiple_of(4) - length..)
+                .unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The node's firewall: masquerading, port mappings, what may be forwarded, and the source guard of each service port.
+//!
+//! One table `sluice` in two families. `netdev` has one chain per service port that drops every frame whose MAC,
+//! NsIP or NsIPv6 is not the instance's own; it runs before the bridge and before any other table, and costs only the
+//! ports of this node. `inet` has the rest. Foreign tables are touched in one way, see [`super::foreign`].
+
+use sluice_wire::{Dual, Family, Ip, Subnet};
+
+use super::Wiring;
+use super::devices::Mac;
+use super::netlink::{NetlinkError, tolerate};
+use super::nft::{BaseChain, Batch, Header, Hook, Rule, TableFamily, octets};
+use super::port_mapping::{PortMapping, Transport};
+
+const TABLE: &str = "sluice";
+
+const RAW: &str = "raw";
+const PREROUTING: &str = "prerouting";
+const OUTPUT: &str = "output";
+const POSTROUTING: &str = "postrouting";
+const FORWARD: &str = "forward";
+const INPUT: &str = "input";
+
+const ETHER_IP: u16 = 0x0800;
+const ETHER_ARP: u16 = 0x0806;
+const ETHER_IP6: u16 = 0x86dd;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP6: u8 = 58;
+
+/// One instance's port, as the rules see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Port<'a> {
+    pub(crate) device: &'a str,
+    pub(crate) mac: Mac,
+    pub(crate) address: Dual<Ip>,
+    pub(crate) mappings: &'a [PortMapping],
+}
+
+/// Replaces both tables in one transaction: packets meet the old rules or the new ones, never none.
+pub(crate) fn install(
+    wiring: &Wiring,
+    subnet: &Dual<Subnet>,
+    ports: &[Port<'_>],
+) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new();
+    batch.fresh_table(TableFamily::Inet, TABLE);
+    batch.fresh_table(TableFamily::Netdev, TABLE);
+    for chain in base_chains() {
+        batch.chain(TableFamily::Inet, TABLE, &chain);
+    }
+    for (chain, rule) in fixed_rules(wiring, subnet) {
+        batch.append(TableFamily::Inet, TABLE, chain, &rule);
+    }
+    map_ports(&mut batch, wiring, ports);
+    for port in ports {
+        guard(&mut batch, port);
+    }
+    batch.commit("installing the nf_tables tables `sluice`")
+}
+
+/// Adds one port's guard and refreshes the port mappings of all `ports` (which include it).
+pub(crate) fn add_port(
+    wiring: &Wiring,
+    port: &Port<'_>,
+    ports: &[Port<'_>],
+) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new();
+    guard(&mut batch, port);
+    map_ports(&mut batch, wiring, ports);
+    batch.commit("guarding a service port")
+}
+
+/// Removes one port's guard (the kernel may have, with the device) and the mappings of all but `ports`.
+pub(crate) fn remove_port(
+    wiring: &Wiring,
+    device: &str,
+    ports: &[Port<'_>],
+) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new();
+    map_ports(&mut batch, wiring, ports);
+    batch.commit("removing port mappings")?;
+    let mut batch = Batch::new();
+    batch.delete_chain(TableFamily::Netdev, TABLE, device);
+    tolerate(
+        batch.commit("removing the guard of a service port"),
+        &[rustix::io::Errno::NOENT],
+    )
+}
+
+/// Removes both tables.
+pub(crate) fn remove() -> Result<(), NetlinkError> {
+    let mut batch = Batch::new();
+    for family in [TableFamily::Inet, TableFamily::Netdev] {
+        batch.table(family, TABLE);
+        batch.delete_table(family, TABLE);
+    }
+    batch.commit("removing the nf_tables tables `sluice`")
+}
+
+const fn base_chains() -> [BaseChain<'static>; 6] {
+    const fn chain(
+        name: &'static str,
+        kind: &'static str,
+        hook: Hook<'static>,
+        priority: i32,
+    ) -> BaseChain<'static> {
+        BaseChain {
+            name,
+            kind,
+            hook,
+            priority,
+            policy_drop: false,
+        }
+    }
+    // The priorities are netfilter's own: raw, dstnat, filter, srcnat.
+    [
+        chain(RAW, "filter", Hook::Prerouting, -300),
+        chain(PREROUTING, "nat", Hook::Prerouting, -100),
+        chain(OUTPUT, "nat", Hook::Output, -100),
+        chain(INPUT, "filter", Hook::Input, 0),
+        chain(FORWARD, "filter", Hook::Forward, 0),
+        chain(POSTROUTING, "nat", Hook::Postrouting, 100),
+    ]
+}
+
+fn fixed_rules(wiring: &Wiring, subnet: &Dual<Subnet>) -> Vec<(&'static str, Rule)> {
+    let (bridge, uplink, tun) = (&*wiring.bridge, &*wiring.uplink, &*wiring.tun);
+    let mut rules = vec![
+        // With br_netfilter (Docker loads it) bridged frames pass the IP hooks too. Tracked there, a connection
+        // would count as already translated when it is routed, and would leave without masquerading.
+        (RAW, Rule::new().in_device(bridge).no_track()),
+        // The bridge has no address: frames sent to its own MAC would go around the gateway's address.
+        (INPUT, Rule::new().in_device(bridge).count().drop()),
+        (
+            FORWARD,
+            Rule::new().in_device(bridge).out_device(bridge).accept(),
+        ),
+        (FORWARD, Rule::new().in_device(bridge).count().drop()),
+        // Two local instances meet through the gateway only, never by the kernel's routing.
+        (
+            FORWARD,
+            Rule::new()
+                .in_device(uplink)
+                .out_device(uplink)
+                .count()
+                .drop(),
+        ),
+        (
+            FORWARD,
+            Rule::new().in_device(tun).out_device(uplink).accept(),
+        ),
+        // What came through the tunnel is for an instance of this node or for nobody.
+        (FORWARD, Rule::new().in_device(tun).count().drop()),
+        (
+            FORWARD,
+            Rule::new()
+                .out_device(uplink)
+                .established_or_related()
+                .accept(),
+        ),
+        (
+            FORWARD,
+            Rule::new()
+                .out_device(uplink)
+                .destination_translated()
+                .accept(),
+        ),
+        (FORWARD, Rule::new().out_device(uplink).count().drop()),
+    ];
+    for family in [Family::V4, Family::V6] {
+        let Some(subnet) = subnet.of(family) else {
+            continue;
+        };
+        let mut rule = Rule::new()
+            .family(family)
+            .not_out_device(uplink)
+            .not_out_device(tun)
+            .not_out_device(bridge)
+            .not_out_device("lo")
+            .source_in(subnet);
+        for range in [
+            wiring.plan.semantic.of(family),
+            wiring.plan.nodes.of(family),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            rule = rule.not_destination_in(range);
+        }
+        rules.push((POSTROUTING, rule.masquerade()));
+    }
+    rules
+}
+
+/// Only for addresses of this host, so that a mapping does not hijack what is merely passing through.
+fn map_ports(batch: &mut Batch, wiring: &Wiring, ports: &[Port<'_>]) {
+    for chain in [PREROUTING, OUTPUT] {
+        batch.flush_chain(TableFamily::Inet, TABLE, chain);
+    }
+    for port in ports {
+        for (mapping, ip) in port
+            .mappings
+            .iter()
+            .flat_map(|mapping| port.address.iter().map(move |ip| (mapping, ip)))
+        {
+            let common = |rule: Rule| {
+                rule.destination_is_local()
+                    .l4(match mapping.transport {
+                        Transport::Tcp => TCP,
+                        Transport::Udp => UDP,
+                    })
+                    .bytes(Header::Transport, 2, &mapping.host_port.to_be_bytes())
+                    .translate_destination(ip, mapping.instance_port)
+            };
+            let outside = Rule::new()
+                .family(ip.family())
+                .not_in_device(&wiring.bridge)
+                .not_in_device(&wiring.uplink)
+                .not_in_device(&wiring.tun);
+            batch.append(TableFamily::Inet, TABLE, PREROUTING, &common(outside));
+            // A loopback source address could not be routed to the instance.
+            let own = Rule::new()
+                .family(ip.family())
+                .not_destination_in(loopback(ip.family()));
+            batch.append(TableFamily::Inet, TABLE, OUTPUT, &common(own));
+        }
+    }
+}
+
+fn loopback(family: Family) -> Subnet {
+    let (network, length) = match family {
+        Family::V4 => (Ip::v4([127, 0, 0, 0]), 8),
+        Family::V6 => (Ip::from_bits(1), 128),
+    };
+    Subnet::new(network, length).unwrap_or_else(|_| unreachable!("the loopback range is valid"))
+}
+
+/// The chain of one service port; its policy is to drop.
+fn guard(batch: &mut Batch, port: &Port<'_>) {
+    let chain = BaseChain {
+        name: port.device,
+        kind: "filter",
+        hook: Hook::Ingress {
+            device: port.device,
+        },
+        priority: 0,
+        policy_drop: true,
+    };
+    batch.chain(TableFamily::Netdev, TABLE, &chain);
+    for rule in guard_rules(port.mac, port.address) {
+        batch.append(TableFamily::Netdev, TABLE, port.device, &rule);
+    }
+}
+
+fn guard_rules(mac: Mac, address: Dual<Ip>) -> Vec<Rule> {
+    const ARP_SENDER_MAC: u32 = 8;
+    const ARP_SENDER_IP: u32 = 14;
+    const ND_TARGET: u32 = 8;
+    const ND_ADVERTISEMENT: u8 = 136;
+    let mut rules = vec![Rule::new().not_bytes(Header::Link, 6, &mac).count().drop()];
+    if let Some(ip) = address.v4 {
+        rules.push(Rule::new().ether_type(ETHER_IP).source_is(ip).accept());
+        rules.push(
+            Rule::new()
+                .ether_type(ETHER_ARP)
+                .bytes(Header::Network, ARP_SENDER_MAC, &mac)
+                .bytes(Header::Network, ARP_SENDER_IP, &octets(ip))
+                .accept(),
+        );
+    }
+    if let Some(ip) = address.v6 {
+        let local = link_local(mac);
+        let icmp = || Rule::new().ether_type(ETHER_IP6).l4(ICMP6);
+        // Router advertisements and redirects are a router's.
+        for kind in [134, 137] {
+            rules.push(icmp().bytes(Header::Transport, 0, &[kind]).count().drop());
+        }
+        // An advertisement may only be about the instance's own addresses.
+        let advertisement = || icmp().bytes(Header::Transport, 0, &[ND_ADVERTISEMENT]);
+        rules.push(
+            advertisement()
+                .not_bytes(Header::Transport, ND_TARGET, &octets(ip))
+                .not_bytes(Header::Transport, ND_TARGET, &octets(local))
+                .count()
+                .drop(),
+        );
+        rules.push(Rule::new().ether_type(ETHER_IP6).source_is(ip).accept());
+        // Neighbour discovery and multicast reports use the link-local address.
+        rules.push(icmp().source_is(local).accept());
+    }
+    rules.push(Rule::new().count().drop());
+    rules
+}
+
+/// RFC 4291 appendix A.
+fn link_local(mac: Mac) -> Ip {
+    let [a, b, c, d, e, f] = mac;
+    Ip::v6([
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ])
+}

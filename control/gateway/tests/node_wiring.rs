@@ -1,0 +1,658 @@
+//! The node's wiring in namespaces of its own; `ip`, `nft`, `ping` and `iptables-nft` are the independent voice.
+//!
+//! ```text
+//!   <host>-a ── slv…2 ┐
+//!   <host>-b ── slv…3 ┤ sluicebr0 ── sluice0p ── sluice0 (10.18.0.1, fc00::1)   all in <host>
+//! ```
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use sluice::command::InstanceName;
+use sluice::node::attach::{Attachment, Request};
+use sluice::node::namespace::Workload;
+use sluice::node::port_mapping::PortMapping;
+use sluice::node::watch::Watch;
+use sluice::node::{NodeError, NodeNet, Wiring};
+use sluice_wire::{AddressPlan, Dual, Subnet};
+
+const NOW: Duration = Duration::from_secs(1_000_000);
+
+#[test]
+#[ignore = "needs root"]
+fn an_instance_reaches_its_gateway_and_its_gateway_it() {
+    let host = Host::new("reach");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let a = host.instance("a");
+    let attached = host.attach(&mut node, &a, 0, "").unwrap();
+    assert_eq!(attached.ns_address, "10.18.0.2".parse().ok());
+    assert_eq!(attached.ns_address_v6, "fc00::2".parse().ok());
+    for gateway in ["10.18.0.1", "fc00::1"] {
+        a.succeeds(&["ping", "-c1", "-W2", gateway]);
+    }
+    for instance in ["10.18.0.2", "fc00::2"] {
+        host.ns.succeeds(&["ping", "-c1", "-W2", instance]);
+    }
+    let routes = a.output(&["ip", "route"]);
+    assert!(routes.contains("default via 10.18.0.1"), "{routes}");
+    assert!(
+        routes.contains("10.30.0.0/16 via 10.18.0.1") && routes.contains("mtu 1420"),
+        "{routes}"
+    );
+    let routes = a.output(&["ip", "-6", "route"]);
+    assert!(routes.contains("default via fc00::1"), "{routes}");
+    assert!(routes.contains("fdff::/16 via fc00::1"), "{routes}");
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn two_instances_do_not_meet_but_through_the_gateway() {
+    let host = Host::new("apart");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let (a, b) = (host.instance("a"), host.instance("b"));
+    host.attach(&mut node, &a, 0, "").unwrap();
+    host.attach(&mut node, &b, 1, "").unwrap();
+    for other in ["10.18.0.3", "fc00::3"] {
+        a.fails(&["ping", "-c1", "-W1", other]);
+    }
+    // Not by the kernel's routing either, with or without the bridge's own address as the next hop.
+    let bridge_mac = host.mac_of("sluicebr0");
+    a.succeeds(&["ip", "route", "add", "10.18.0.3/32", "via", "10.18.0.1"]);
+    a.fails(&["ping", "-c1", "-W1", "10.18.0.3"]);
+    a.succeeds(&[
+        "ip",
+        "neigh",
+        "replace",
+        "10.18.0.1",
+        "lladdr",
+        &bridge_mac,
+        "dev",
+        "eth-sluice",
+    ]);
+    a.fails(&["ping", "-c1", "-W1", "10.18.0.3"]);
+    a.fails(&["ping", "-c1", "-W1", "10.18.0.1"]);
+    b.succeeds(&["ping", "-c1", "-W2", "10.18.0.1"]);
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_forged_source_goes_nowhere() {
+    let host = Host::new("forge");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let (a, b) = (host.instance("a"), host.instance("b"));
+    host.attach(&mut node, &a, 0, "").unwrap();
+    host.attach(&mut node, &b, 1, "").unwrap();
+    for (address, length) in [("10.18.0.9", "26"), ("fc00::9", "120")] {
+        let with_length = format!("{address}/{length}");
+        a.succeeds(&[
+            "ip",
+            "addr",
+            "add",
+            &with_length,
+            "dev",
+            "eth-sluice",
+            "nodad",
+        ]);
+    }
+    a.fails(&["ping", "-c1", "-W1", "-I", "10.18.0.9", "10.18.0.1"]);
+    a.fails(&["ping", "-c1", "-W1", "-I", "fc00::9", "fc00::1"]);
+    // Neither an ARP reply nor a neighbour advertisement for another's address is heard.
+    for forged in ["10.18.0.9", "fc00::9"] {
+        host.ns.fails(&["ping", "-c1", "-W1", forged]);
+        let neighbours = host.ns.output(&["ip", "neigh", "show", forged]);
+        assert!(!neighbours.contains("lladdr"), "{neighbours}");
+    }
+    for own in [["10.18.0.2", "10.18.0.1"], ["fc00::2", "fc00::1"]] {
+        a.succeeds(&["ping", "-c1", "-W2", "-I", own[0], own[1]]);
+    }
+    a.succeeds(&[
+        "ip",
+        "link",
+        "set",
+        "eth-sluice",
+        "address",
+        "02:00:00:00:00:99",
+    ]);
+    a.succeeds(&["ip", "neigh", "flush", "all"]);
+    a.fails(&["ping", "-c1", "-W1", "10.18.0.1"]);
+    a.fails(&["ping", "-c1", "-W1", "fc00::1"]);
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn detach_and_teardown_leave_nothing() {
+    let host = Host::new("clean");
+    let before = host.everything();
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    host.tun(&node);
+    let idle = host.everything();
+    let a = host.instance("a");
+    host.attach(&mut node, &a, 0, "8080:80;53/udp").unwrap();
+    assert_ne!(host.everything(), idle);
+    host.ns
+        .inside(|| node.detach(&name(0), NOW))
+        .unwrap()
+        .unwrap();
+    assert_eq!(host.everything(), idle);
+    assert!(!a.output(&["ip", "link"]).contains("sluice"));
+    assert_eq!(host.ns.inside(|| node.detach(&name(0), NOW)).unwrap(), None);
+    host.attach(&mut node, &a, 0, "").unwrap();
+    host.teardown(node);
+    host.ns.succeeds(&["ip", "link", "del", "sluicetun0"]);
+    assert_eq!(host.everything(), before);
+    assert_eq!(std::fs::read_dir(&host.state_dir).unwrap().count(), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_restart_adopts_what_lives_and_forgets_what_ended() {
+    let host = Host::new("adopt");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let (a, b, c) = (host.instance("a"), host.instance("b"), host.instance("c"));
+    host.attach(&mut node, &a, 0, "8080:80").unwrap();
+    host.attach(&mut node, &b, 1, "").unwrap();
+    let mut sleeper = c.spawn(&["sleep", "1000"]);
+    let pid = i32::try_from(sleeper.id()).unwrap();
+    let workload = Workload::of_process(pid).unwrap();
+    host.ns
+        .inside(|| node.attach(request(2, ""), &workload, NOW).cloned())
+        .unwrap();
+    let links = host.ns.output(&["ip", "-o", "link", "show", "slv0a120002"]);
+    // As after kill -9: nothing of the first gateway runs any more.
+    drop(node);
+    b.fails(&["ip", "link", "del", "nothing"]);
+    b.succeeds(&["ip", "link", "del", "eth-sluice"]);
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    host.ns
+        .succeeds(&["ip", "link", "add", "slvstray", "type", "veth"]);
+    host.ns
+        .succeeds(&["ip", "link", "set", "slvstray", "master", "sluicebr0"]);
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let left: Vec<_> = node
+        .attachments()
+        .iter()
+        .map(|attachment| (attachment.instance.clone(), attachment.note.clone()))
+        .collect();
+    assert_eq!(left, [(name(0), "note 0".to_owned())]);
+    assert_eq!(
+        host.ns.output(&["ip", "-o", "link", "show", "slv0a120002"]),
+        links
+    );
+    host.ns.fails(&["ip", "link", "show", "slvstray"]);
+    host.ns.fails(&["ip", "link", "show", "slv0a120004"]);
+    a.succeeds(&["ping", "-c1", "-W2", "10.18.0.1"]);
+    assert!(host.rules().contains("dnat ip to 10.18.0.2:80"));
+    let again = host.attach(&mut node, &b, 1, "").unwrap();
+    assert_eq!(
+        again.ns_address,
+        "10.18.0.5".parse().ok(),
+        "10.18.0.3 rests"
+    );
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_ended_process_and_a_dead_namespace_are_reported() {
+    let host = Host::new("gone");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let (a, b) = (host.instance("a"), host.instance("b"));
+    let mut sleeper = a.spawn(&["sleep", "1000"]);
+    let pid = i32::try_from(sleeper.id()).unwrap();
+    let workload = Workload::of_process(pid).unwrap();
+    let first = host
+        .ns
+        .inside(|| node.attach(request(0, ""), &workload, NOW).cloned())
+        .unwrap();
+    drop(workload);
+    let second = host.attach(&mut node, &b, 1, "").unwrap();
+    host.ns.inside(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (watch, mut gone) = Watch::start().unwrap();
+            watch.add(&first);
+            watch.add(&second);
+            tokio::task::yield_now().await;
+            assert!(gone.try_recv().is_err());
+            sleeper.kill().unwrap();
+            sleeper.wait().unwrap();
+            assert_eq!(gone.recv().await, Some(name(0)));
+            drop(b);
+            assert_eq!(gone.recv().await, Some(name(1)));
+            // What ended before it was watched is reported as well.
+            watch.add(&first);
+            assert_eq!(gone.recv().await, Some(name(0)));
+            watch.add(&second);
+            assert_eq!(gone.recv().await, Some(name(1)));
+        });
+    });
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_forward_policy_of_drop_does_not_stop_us_nor_we_it() {
+    let host = Host::new("docker");
+    let outside = host.outside();
+    for tool in ["iptables-nft", "ip6tables-nft"] {
+        host.ns.succeeds(&[tool, "-P", "FORWARD", "DROP"]);
+    }
+    let before = host.rules();
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let a = host.instance("a");
+    host.attach(&mut node, &a, 0, "").unwrap();
+    for address in ["192.0.2.2", "2001:db8::2"] {
+        a.succeeds(&["ping", "-c1", "-W2", address]);
+    }
+    let listed = host.ns.output(&["iptables-nft", "-S", "FORWARD"]);
+    assert!(
+        listed.contains("-A FORWARD -i sluice0 -m comment --comment sluice -j ACCEPT"),
+        "{listed}"
+    );
+    // Docker starts anew and brings its chain for users.
+    host.ns.succeeds(&["iptables-nft", "-F", "FORWARD"]);
+    host.ns.succeeds(&["iptables-nft", "-N", "DOCKER-USER"]);
+    host.ns
+        .succeeds(&["iptables-nft", "-I", "FORWARD", "-j", "DOCKER-USER"]);
+    a.fails(&["ping", "-c1", "-W1", "192.0.2.2"]);
+    assert_eq!(host.ns.inside(|| node.recheck()).unwrap(), 1);
+    assert_eq!(host.ns.inside(|| node.recheck()).unwrap(), 0);
+    a.succeeds(&["ping", "-c1", "-W2", "192.0.2.2"]);
+    let listed = host.ns.output(&["iptables-nft", "-S", "DOCKER-USER"]);
+    assert!(
+        listed.contains("-A DOCKER-USER -o sluice0 -m comment --comment sluice -j ACCEPT"),
+        "{listed}"
+    );
+    host.ns
+        .succeeds(&["iptables-nft", "-D", "FORWARD", "-j", "DOCKER-USER"]);
+    host.teardown(node);
+    host.ns.succeeds(&["iptables-nft", "-X", "DOCKER-USER"]);
+    assert_eq!(host.rules(), before);
+    drop(outside);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_outside_reaches_mapped_ports_only() {
+    let host = Host::new("ports");
+    let outside = host.outside();
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let a = host.instance("a");
+    host.attach(&mut node, &a, 0, "8080:80").unwrap();
+    let mut server = a.spawn(&[
+        "python3", "-c",
+        "import socket\ns=socket.create_server(('::',80),family=socket.AF_INET6,dualstack_ipv6=True)\nprint('up',flush=True)\nwhile True:\n c,p=s.accept(); c.sendall(p[0].encode()); c.close()",
+    ]);
+    first_line(&mut server);
+    let ask = |from: &Ns, address: &str, port: u16| {
+        from.output(&[
+            "python3", "-c",
+            &format!("import socket\nc=socket.create_connection(('{address}',{port}),2)\nprint(c.recv(99).decode())"),
+        ])
+        .trim()
+        .to_owned()
+    };
+    assert_eq!(ask(&outside, "192.0.2.1", 8080), "::ffff:192.0.2.2");
+    assert_eq!(ask(&outside, "2001:db8::1", 8080), "2001:db8::2");
+    assert_eq!(ask(&host.ns, "192.0.2.1", 8080), "::ffff:192.0.2.1");
+    // A neighbour that knows a way to the subnet still gets nothing else.
+    outside.succeeds(&["ip", "route", "add", "10.18.0.0/26", "via", "192.0.2.1"]);
+    outside.fails(&["ping", "-c1", "-W1", "10.18.0.2"]);
+    let error = host.attach(&mut node, &host.instance("b"), 1, "8080:81");
+    assert!(matches!(error, Err(NodeError::HostPortTaken { .. })));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn bad_requests_are_named_and_leave_nothing() {
+    let host = Host::new("bad");
+    let mut node = host.node(subnet("10.18.0.0/30"));
+    let idle = host.everything();
+    let a = host.instance("a");
+    let own = host.ns.inside(|| {
+        let workload = Workload::of_namespace(Path::new("/proc/thread-self/ns/net")).unwrap();
+        node.attach(request(9, ""), &workload, NOW).map(drop)
+    });
+    assert!(matches!(own, Err(NodeError::OwnNamespace)), "{own:?}");
+    assert_eq!(host.everything(), idle);
+    host.attach(&mut node, &a, 0, "").unwrap();
+    let error = host.attach(&mut node, &a, 1, "").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("already attached as app.ns.svc.prod instance 0")
+    );
+    let error = host
+        .attach(&mut node, &host.instance("b"), 0, "")
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "app.ns.svc.prod instance 0 is attached already"
+    );
+    let b = host.instance("c");
+    let error = host.attach(&mut node, &b, 1, "").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("no address left in 10.18.0.0/30"),
+        "{error}"
+    );
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn another_subnet_starts_anew() {
+    let host = Host::new("anew");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    host.attach(&mut node, &host.instance("a"), 0, "").unwrap();
+    drop(node);
+    let node = host.node(subnet("10.18.0.64/26"));
+    assert!(node.attachments().is_empty());
+    let addresses = host.ns.output(&["ip", "addr", "show", "sluice0"]);
+    assert!(addresses.contains("10.18.0.65/26") && !addresses.contains("10.18.0.1/"));
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_namespace_with_a_default_route_keeps_it() {
+    let host = Host::new("keeps");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let a = host.instance("a");
+    a.succeeds(&["ip", "link", "add", "eth0", "type", "veth"]);
+    a.succeeds(&["ip", "addr", "add", "198.51.100.2/24", "dev", "eth0"]);
+    a.succeeds(&["ip", "link", "set", "eth0", "up"]);
+    a.succeeds(&["ip", "route", "add", "default", "via", "198.51.100.1"]);
+    host.attach(&mut node, &a, 0, "").unwrap();
+    let routes = a.output(&["ip", "route"]);
+    assert!(routes.contains("default via 198.51.100.1"), "{routes}");
+    assert!(!routes.contains("default via 10.18.0.1"), "{routes}");
+    assert!(routes.contains("10.30.0.0/16 via 10.18.0.1"), "{routes}");
+    a.succeeds(&["ping", "-c1", "-W2", "10.18.0.1"]);
+    host.teardown(node);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_unikernel_gets_a_namespace_with_a_guest_network() {
+    let host = Host::new("guest");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let attached = host
+        .ns
+        .inside(|| node.attach_unikernel(request(0, ""), NOW))
+        .unwrap();
+    let ns = Ns {
+        name: "app.ns.svc.prod.instance.0".to_owned(),
+        remove: false,
+    };
+    assert_eq!(attached.guest_namespace.as_deref(), Some(&*ns.name));
+    assert!(
+        ns.output(&["ip", "addr", "show", "virbr0"])
+            .contains("192.168.1.1/30")
+    );
+    assert!(
+        ns.output(&["ip", "link", "show", "tap0"])
+            .contains("master virbr0")
+    );
+    // A guest on the bridge, in place of one behind the tap device.
+    let guest = host.instance("g");
+    ns.succeeds(&[
+        "ip",
+        "link",
+        "add",
+        "vg",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        &guest.name,
+    ]);
+    ns.succeeds(&["ip", "link", "set", "vg", "master", "virbr0", "up"]);
+    guest.succeeds(&["ip", "addr", "add", "192.168.1.2/30", "dev", "eth0"]);
+    guest.succeeds(&["ip", "link", "set", "eth0", "up"]);
+    guest.succeeds(&["ip", "route", "add", "default", "via", "192.168.1.1"]);
+    guest.succeeds(&["ping", "-c1", "-W2", "10.18.0.1"]);
+    host.ns.succeeds(&["ping", "-c1", "-W2", "10.18.0.2"]);
+    let counted = guest.output(&["ip", "-s", "link", "show", "eth0"]);
+    assert!(counted.contains("RX"), "{counted}");
+    host.ns.inside(|| node.detach(&name(0), NOW)).unwrap();
+    assert!(!Path::new("/run/netns").join(&ns.name).exists());
+    host.teardown(node);
+}
+
+fn subnet(v4: &str) -> Dual<Subnet> {
+    Dual::both(v4.parse().unwrap(), "fc00::/120".parse().unwrap())
+}
+
+fn name(instance_number: u32) -> InstanceName {
+    InstanceName {
+        service: "app.ns.svc.prod".to_owned(),
+        instance_number,
+    }
+}
+
+fn request(instance_number: u32, port_mappings: &str) -> Request {
+    Request {
+        instance: name(instance_number),
+        port_mappings: PortMapping::list(port_mappings).unwrap(),
+        note: format!("note {instance_number}"),
+    }
+}
+
+fn first_line(child: &mut Child) {
+    use std::io::{BufRead, BufReader};
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+}
+
+/// A network namespace that is removed with this value.
+struct Ns {
+    name: String,
+    remove: bool,
+}
+
+impl Ns {
+    fn new(name: String) -> Self {
+        run(Command::new("ip").args(["netns", "del", &name]));
+        let made = run(Command::new("ip").args(["netns", "add", &name]));
+        assert!(made.status.success(), "{made:?}");
+        let ns = Self { name, remove: true };
+        ns.succeeds(&["ip", "link", "set", "lo", "up"]);
+        ns
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).args(words);
+        command
+    }
+
+    fn succeeds(&self, words: &[&str]) {
+        self.output(words);
+    }
+
+    fn output(&self, words: &[&str]) -> String {
+        let output = run(&mut self.command(words));
+        assert!(
+            output.status.success(),
+            "{words:?} in {}: {output:?}",
+            self.name
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn fails(&self, words: &[&str]) {
+        let output = run(&mut self.command(words));
+        assert!(
+            !output.status.success(),
+            "{words:?} in {}: {output:?}",
+            self.name
+        );
+    }
+
+    fn spawn(&self, words: &[&str]) -> Child {
+        // No `ip netns exec`: it forks, and the child's id must be the program's.
+        let path = format!("--net=/run/netns/{}", self.name);
+        let mut child = Command::new("nsenter")
+            .arg(path)
+            .args(["sh", "-c", "echo ready; exec \"$@\"", "sh"])
+            .args(words)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        first_line(&mut child);
+        child
+    }
+
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let workload = Workload::of_namespace(Path::new(&self.name)).unwrap();
+        workload.namespace.run(work).unwrap()
+    }
+}
+
+impl Drop for Ns {
+    fn drop(&mut self) {
+        if self.remove {
+            run(Command::new("ip").args(["netns", "del", &self.name]));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// A node: a namespace in the place of a host, and a state directory.
+struct Host {
+    ns: Ns,
+    state_dir: PathBuf,
+}
+
+impl Host {
+    fn new(test: &str) -> Self {
+        let name = format!("slnode-{test}-{}", std::process::id());
+        let state_dir = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&state_dir).unwrap();
+        Self {
+            ns: Ns::new(name),
+            state_dir,
+        }
+    }
+
+    fn node(&self, subnet: Dual<Subnet>) -> NodeNet {
+        let wiring = Wiring {
+            bridge: "sluicebr0".to_owned(),
+            uplink: "sluice0".to_owned(),
+            tun: "sluicetun0".to_owned(),
+            mtu: 1450,
+            inner_mtu: 1420,
+            plan: AddressPlan::oakestra(),
+            state_dir: self.state_dir.clone(),
+        };
+        self.ns
+            .inside(|| NodeNet::adopt_or_create(wiring, subnet, NOW))
+            .unwrap()
+    }
+
+    /// A TUN device as the link opens it, wired.
+    fn tun(&self, node: &NodeNet) {
+        self.ns
+            .succeeds(&["ip", "tuntap", "add", "sluicetun0", "mode", "tun"]);
+        self.ns.inside(|| node.wire_tun()).unwrap();
+        let routes = self.ns.output(&["ip", "route"]);
+        assert!(routes.contains("10.30.0.0/16 dev sluicetun0"), "{routes}");
+        let routes = self.ns.output(&["ip", "-6", "route"]);
+        assert!(routes.contains("fdff::/16 dev sluicetun0"), "{routes}");
+        self.ns.inside(|| node.wire_tun()).unwrap();
+    }
+
+    fn instance(&self, name: &str) -> Ns {
+        Ns::new(format!("{}-{name}", self.ns.name))
+    }
+
+    /// A neighbour 192.0.2.2 and 2001:db8::2 on the node's other interface, with no way to the node's subnet.
+    fn outside(&self) -> Ns {
+        let ns = self.instance("out");
+        self.ns.succeeds(&[
+            "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &ns.name,
+        ]);
+        for (ns, v4, v6) in [
+            (&self.ns, "192.0.2.1/24", "2001:db8::1/64"),
+            (&ns, "192.0.2.2/24", "2001:db8::2/64"),
+        ] {
+            ns.succeeds(&["ip", "addr", "add", v4, "dev", "eth0"]);
+            ns.succeeds(&["ip", "addr", "add", v6, "dev", "eth0", "nodad"]);
+            ns.succeeds(&["ip", "link", "set", "eth0", "up"]);
+        }
+        ns
+    }
+
+    fn attach(
+        &self,
+        node: &mut NodeNet,
+        instance: &Ns,
+        number: u32,
+        port_mappings: &str,
+    ) -> Result<Attachment, NodeError> {
+        let workload = Workload::of_namespace(Path::new(&instance.name)).unwrap();
+        self.ns.inside(|| {
+            node.attach(request(number, port_mappings), &workload, NOW)
+                .cloned()
+        })
+    }
+
+    fn teardown(&self, node: NodeNet) {
+        self.ns.inside(|| node.teardown()).unwrap();
+    }
+
+    fn rules(&self) -> String {
+        self.ns.output(&["nft", "-s", "list", "ruleset"])
+    }
+
+    fn mac_of(&self, device: &str) -> String {
+        let path = format!("/sys/class/net/{device}/address");
+        self.ns.output(&["cat", &path]).trim().to_owned()
+    }
+
+    /// Names of links, addresses, routes and rules.
+    fn everything(&self) -> Vec<String> {
+        let mut links: Vec<String> = self
+            .ns
+            .output(&["ip", "-br", "link"])
+            .lines()
+            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+            .collect();
+        links.sort();
+        vec![
+            links.join(" "),
+            self.ns.output(&["ip", "route", "show", "table", "all"]),
+            self.rules(),
+        ]
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.state_dir);
+    }
+}
