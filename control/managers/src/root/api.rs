@@ -90,8 +90,12 @@ async fn remove_instance(State(root): Root, Path((id, instance)): Path<(String, 
     let Ok(number) = instance.parse() else {
         return Reply::bad_request("Invalid instance number");
     };
-    root.answer(|_| Command::InstanceDelete { id, number })
-        .await
+    root.answer(|_| Command::InstanceDelete {
+        id,
+        number,
+        epoch: None,
+    })
+    .await
 }
 
 /// In paths of Oakestra the dots of names are underscores, which no name contains.

@@ -80,6 +80,7 @@ async fn remove(State(root): Root, Path(name): Path<String>) -> Reply {
         state.apply(&Command::InstanceDelete {
             id: id.clone(),
             number: -1,
+            epoch: None,
         });
         let reply = state.apply(&Command::ServiceDelete { id });
         match reply.status {
