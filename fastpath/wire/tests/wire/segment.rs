@@ -383,6 +383,12 @@ fn what_cannot_begin_a_run() {
         let at = parse(&udp).unwrap().checksum_offset().unwrap();
         udp[at..at + 2].fill(0);
         assert!(!start(&udp), "no checksum to have verified");
+        let mut shorter = Spec::new(family, L4::Udp).build();
+        shorter[at - 1] -= 2;
+        let parsed = parse(&shorter).unwrap();
+        sluice_wire::checksum::complete_l4(&mut shorter, &parsed);
+        assert!(verify_l4(&shorter, &parsed));
+        assert!(!start(&shorter), "bytes after the datagram's end");
         let mut trailing = Spec::new(family, L4::Tcp).build();
         trailing.push(0);
         assert!(!start(&trailing), "bytes after its end");
