@@ -86,16 +86,17 @@ async fn deploy_instance(State(root): Root, body: Bytes) -> Result<Reply, Reply>
     Ok(root.answer(|_| Command::InstanceDeploy(instance)).await)
 }
 
-async fn remove_instance(State(root): Root, Path((id, instance)): Path<(String, String)>) -> Reply {
+async fn remove_instance(
+    State(root): Root,
+    named: Query<Named>,
+    Path((id, instance)): Path<(String, String)>,
+) -> Reply {
     let Ok(number) = instance.parse() else {
         return Reply::bad_request("Invalid instance number");
     };
-    root.answer(|_| Command::InstanceDelete {
-        id,
-        number,
-        epoch: None,
-    })
-    .await
+    let epoch = named.epoch;
+    root.answer(|_| Command::InstanceDelete { id, number, epoch })
+        .await
 }
 
 /// In paths of Oakestra the dots of names are underscores, which no name contains.

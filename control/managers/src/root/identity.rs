@@ -14,6 +14,8 @@ pub(crate) struct Named {
     cluster_name: Option<String>,
     /// Of a subnet request: a repetition gets the same subnet.
     pub(crate) request_id: Option<String>,
+    /// Extension, with the deletion of an instance: which instance of that number.
+    pub(crate) epoch: Option<u64>,
 }
 
 impl Named {
