@@ -1,0 +1,165 @@
+//! Ends and restarts: processes die, namespaces go, the gateway is killed.
+//!
+//! ```text
+//!  caller, a ── gateway 1 ── wire ── gateway 2 ── echo b
+//! ```
+
+use crate::world::{CALLER, ECHO, World, serve, service_ip, tcp};
+use sluice_perf::lab::clock::{now, wait_for};
+use sluice_perf::lab::sites::Target;
+use sluice_perf::lab::{NetNs, Program};
+use std::time::Duration;
+
+/// The instances of a service that a gateway knows.
+fn known(world: &World, gateway: usize, service: &str) -> usize {
+    let rows = world.sites.gateways[gateway]
+        .role
+        .ask("/v1/instances")
+        .unwrap();
+    rows.as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["service"] == service)
+        .count()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_dead_process_leaves_the_tables_without_an_undeploy_call() {
+    let world = World::new("dead-process");
+    let namespace = NetNs::new("mortal").unwrap();
+    serve(&namespace, "mortal");
+    let log = world.sites.scratch.path().join("sleep.log");
+    let mut process = namespace
+        .start(&Program::new("sleep").arg("1000"), &log)
+        .unwrap();
+    world
+        .sites
+        .attach(1, ECHO, Target::Pid(process.pid()))
+        .unwrap();
+    let caller = world.caller(0);
+    assert_eq!(
+        tcp(&caller.namespace, service_ip(0)).unwrap().name,
+        "mortal"
+    );
+    assert_eq!(known(&world, 1, ECHO), 1);
+    process.kill();
+    let died = now();
+    for gateway in [1, 0] {
+        wait_for(
+            "the instance to leave the tables",
+            Duration::from_secs(5),
+            || match known(&world, gateway, ECHO) {
+                0 => Ok(()),
+                left => Err(format!("{left} at gateway {}", gateway + 1)),
+            },
+        )
+        .unwrap();
+        println!("gateway {}: {} ms", gateway + 1, died.elapsed().as_millis());
+    }
+    assert!(tcp(&caller.namespace, service_ip(0)).is_err());
+    world.check();
+}
+
+/// Managers stopped, gateway killed: a restart adopts what is there, and requests work within a second.
+#[test]
+#[ignore = "needs root"]
+fn a_killed_gateway_adopts_what_it_finds() {
+    let mut world = World::new("restart");
+    let (caller, a, b) = (world.caller(0), world.echo(0, "a"), world.echo(1, "b"));
+    for family in [0, 1] {
+        for to in [service_ip(family), a.ip(family), b.ip(family)] {
+            tcp(&caller.namespace, to).unwrap();
+        }
+    }
+    let links = |world: &World| {
+        let show = Program::new("ip").args(["-o", "link", "show", "type", "veth"]);
+        let text = world.sites.gateways[0].namespace().succeed(&show).unwrap();
+        let mut names: Vec<String> = text
+            .lines()
+            .filter_map(|line| Some(line.split(": ").nth(1)?.to_owned()))
+            .collect();
+        names.sort();
+        names
+    };
+    let before = links(&world);
+    world.sites.stop_managers();
+    world.sites.gateways[0].role.kill();
+    world.sites.gateways[0].role.start().unwrap();
+    let begin = now();
+    for family in [0, 1] {
+        for (to, name) in [(a.ip(family), "a"), (b.ip(family), "b")] {
+            wait_for(
+                &format!("requests to {to}"),
+                Duration::from_secs(5),
+                || match tcp(&caller.namespace, to) {
+                    Ok(answer) if answer.name == name => Ok(()),
+                    other => Err(format!("{other:?}")),
+                },
+            )
+            .unwrap_or_else(|error| panic!("{error}\n{}", world.sites.gateways[0].role.said()));
+        }
+        tcp(&caller.namespace, service_ip(family)).unwrap();
+    }
+    println!(
+        "all addresses answered after {} ms",
+        begin.elapsed().as_millis()
+    );
+    assert_eq!(links(&world), before, "devices are adopted, not made anew");
+    world.sites.start_managers().unwrap();
+    // The addresses are the same, nothing was given out twice.
+    let late = world.caller(0);
+    assert!(
+        [&caller, &a]
+            .iter()
+            .all(|old| old.ip(0) != late.ip(0) && old.ns_ip(0) != late.ns_ip(0))
+    );
+    tcp(&late.namespace, b.ip(0)).unwrap();
+    world.check();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn known_services_talk_while_every_manager_is_away() {
+    let mut world = World::new("managers-away");
+    let (caller, _a, b) = (world.caller(0), world.echo(0, "a"), world.echo(1, "b"));
+    for family in [0, 1] {
+        tcp(&caller.namespace, service_ip(family)).unwrap();
+        tcp(&caller.namespace, b.ip(family)).unwrap();
+    }
+    world.sites.stop_managers();
+    for family in [0, 1] {
+        for _ in 0..20 {
+            tcp(&caller.namespace, service_ip(family)).unwrap();
+            tcp(&caller.namespace, b.ip(family)).unwrap();
+        }
+    }
+    world.sites.start_managers().unwrap();
+    tcp(&caller.namespace, service_ip(0)).unwrap();
+    world.check();
+}
+
+/// A planned stop leaves the node as it was found, but for what is attached.
+#[test]
+#[ignore = "needs root"]
+fn detaching_removes_the_devices() {
+    let world = World::new("detach");
+    let caller = world.attach(0, CALLER, "short-lived");
+    let devices = |namespace: &NetNs| {
+        let show = Program::new("ip").args(["-o", "link", "show"]);
+        namespace.succeed(&show).unwrap().lines().count()
+    };
+    assert!(devices(&caller.namespace) >= 2);
+    world.sites.detach(0, &caller.attached).unwrap();
+    wait_for(
+        "the device to go",
+        Duration::from_secs(5),
+        || match devices(&caller.namespace) {
+            1 => Ok(()),
+            more => Err(format!("{more} devices")),
+        },
+    )
+    .unwrap();
+    assert_eq!(known(&world, 0, CALLER), 0);
+    world.check();
+}
