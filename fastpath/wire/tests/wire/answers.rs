@@ -214,6 +214,16 @@ fn a_reset_is_never_answered_nor_is_anything_but_tcp() {
     }
 }
 
+/// How long the segment is that begins in a fragment is not known, so neither is what to acknowledge.
+#[test]
+fn a_fragment_is_not_reset() {
+    let mut packet = Spec::new(Family::V4, L4::Tcp).build();
+    packet[6..8].copy_from_slice(&[0x20, 0]);
+    let parsed = parse(&packet).unwrap();
+    let mut out = [0; RESET_LEN_MAX];
+    assert_eq!(tcp_reset(&packet, &parsed, &mut out), None);
+}
+
 fn syn(family: Family, options: &[TcpOptionElement]) -> Vec<u8> {
     let mut spec = Spec::new(family, L4::Tcp);
     spec.tcp.syn = true;

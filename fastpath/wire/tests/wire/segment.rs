@@ -383,6 +383,9 @@ fn what_cannot_begin_a_run() {
         let at = parse(&udp).unwrap().checksum_offset().unwrap();
         udp[at..at + 2].fill(0);
         assert!(!start(&udp), "no checksum to have verified");
+        let mut no_ack = Spec::new(family, L4::Tcp);
+        no_ack.tcp.ack = false;
+        assert!(!start(&no_ack.build()), "no ACK");
         let mut shorter = Spec::new(family, L4::Udp).build();
         shorter[at - 1] -= 2;
         let parsed = parse(&shorter).unwrap();
