@@ -148,7 +148,7 @@ impl Engine {
         turn: &Turn<'_>,
     ) -> Step<Flow> {
         if let Some(flow) = known
-            && let Some(flow) = self.go_on(frame, lane, flow, false, turn)?
+            && let Some(flow) = self.go_on(frame, lane, flow, false, turn)
         {
             return Ok(flow);
         }

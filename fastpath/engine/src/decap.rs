@@ -10,7 +10,7 @@ use sluice_wire::{Class, DropReason, IcmpKind, checksum};
 
 /// A packet from the tunnel, or from an instance beside.
 #[inline]
-pub(crate) fn inbound(frame: &Frame, tables: &Tables, flows: &Table) -> Step<Lane> {
+pub(crate) fn inbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Step<Lane> {
     if frame.outer.is_some() {
         plain::open(frame.bytes()).map_err(Stop::Drop)?;
     }
@@ -35,5 +35,5 @@ pub(crate) fn inbound(frame: &Frame, tables: &Tables, flows: &Table) -> Step<Lan
             });
         }
     }
-    parse::lane(frame, packet, flows, false)
+    parse::lane(frame, packet, flows, false, loaded)
 }

@@ -292,7 +292,7 @@ impl Engine {
                     Stop::Drop(DropReason::FragmentTableFull)
                 }
             },
-            other => other,
+            Stop::Drop(_) | Stop::Refuse(..) => stop,
         };
         match stop {
             Stop::Refuse(reason, answer) => {
@@ -353,7 +353,7 @@ impl Engine {
         let quote = frame
             .bytes()
             .get(..packet.total_len as usize)
-            .unwrap_or(frame.bytes());
+            .unwrap_or_else(|| frame.bytes());
         if answer == Answer::Reset {
             self.counters.resets_sent.add(1);
             return icmp_error::tcp_reset(quote, packet, scratch);

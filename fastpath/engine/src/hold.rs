@@ -144,7 +144,7 @@ impl Engine {
                     Side::Inbound => Stop::Drop(DropReason::Unanswered),
                 };
                 let lane: Option<Lane> =
-                    parse::outbound(&frame, turn.tables, &self.shared.flows).ok();
+                    parse::outbound(&frame, turn.tables, &self.shared.flows, false).ok();
                 self.stop(frame, lane.as_ref(), stop, side, turn);
             }
         }

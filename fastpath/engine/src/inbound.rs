@@ -30,9 +30,10 @@ impl Engine {
             return;
         }
         let flows = &self.shared.flows;
+        let loaded = flows.is_loaded();
         let lanes: ArrayVec<Step<Lane>, BATCH_MAX> = batch
             .iter()
-            .map(|frame| decap::inbound(frame, turn.tables, flows))
+            .map(|frame| decap::inbound(frame, turn.tables, flows, loaded))
             .collect();
         for lane in lanes.iter().flatten() {
             flows.prefetch_entry(&lane.probe);

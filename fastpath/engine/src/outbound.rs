@@ -1,8 +1,8 @@
 //! The way out of a local instance: parse, policy, flow, select, locate, translate, encap.
 
 use crate::batch::{Lane, Now, Step, Turn};
-use crate::trace::Entry;
 use crate::engine::{Engine, Output, Side};
+use crate::trace::Entry;
 use crate::{locate, parse, translate};
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
@@ -34,9 +34,10 @@ impl Engine {
 
     pub(crate) fn outbound_turn(&mut self, batch: &mut Batch, turn: &mut Turn<'_>) {
         let flows = &self.shared.flows;
+        let loaded = flows.is_loaded();
         let lanes: ArrayVec<Step<Lane>, BATCH_MAX> = batch
             .iter()
-            .map(|frame| parse::outbound(frame, turn.tables, flows))
+            .map(|frame| parse::outbound(frame, turn.tables, flows, loaded))
             .collect();
         for lane in lanes.iter().flatten() {
             flows.prefetch_entry(&lane.probe);

@@ -11,10 +11,10 @@ use sluice_wire::{DropReason, FlowKey, Fragment, IcmpKind, Parsed, Protocol, par
 
 /// A packet from the service side.
 #[inline]
-pub(crate) fn outbound(frame: &Frame, tables: &Tables, flows: &Table) -> Step<Lane> {
+pub(crate) fn outbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Step<Lane> {
     let packet = headers(frame)?;
     policy::check_dialled(&packet, tables)?;
-    lane(frame, packet, flows, true)
+    lane(frame, packet, flows, true, loaded)
 }
 
 #[inline]
@@ -26,7 +26,13 @@ pub(crate) fn headers(frame: &Frame) -> Step<Parsed> {
 
 /// Says how the packet's flow is found and asks the caches for it.
 #[inline]
-pub(crate) fn lane(frame: &Frame, packet: Parsed, flows: &Table, outbound: bool) -> Step<Lane> {
+pub(crate) fn lane(
+    frame: &Frame,
+    packet: Parsed,
+    flows: &Table,
+    outbound: bool,
+    loaded: bool,
+) -> Step<Lane> {
     let kind = match (packet.fragment, packet.fragment_key()) {
         (Fragment::Later { .. }, Some(key)) => Kind::Later(key),
         (Fragment::Whole | Fragment::First { .. } | Fragment::Later { .. }, _) => {
@@ -48,7 +54,7 @@ pub(crate) fn lane(frame: &Frame, packet: Parsed, flows: &Table, outbound: bool)
         Kind::Error(quote) => flows.probe(&key_of_error(&packet, &quote, outbound), outbound),
         Kind::Later(_) => Probe::NONE,
     };
-    flows.prefetch_index(&probe);
+    flows.prefetch_index(&probe, loaded);
     Ok(Lane {
         packet,
         kind,

@@ -20,7 +20,7 @@ impl Random {
     /// A port outside the well-known ones.
     pub(crate) fn port(&mut self) -> u16 {
         #[expect(clippy::cast_possible_truncation, reason = "below 64,512")]
-        let offset = ((self.next() >> 32) * (65_536 - 1024) >> 32) as u16;
+        let offset = (((self.next() >> 32) * (65_536 - 1024)) >> 32) as u16;
         1024 + offset
     }
 }

@@ -173,7 +173,9 @@ impl Engine {
                 Ok(Some(flow)) => Ok(Some(flow)),
                 Ok(None) | Err(_) => drop_as(DropReason::FlowBusy),
             },
-            other => drop_as(reason_of(other)),
+            other @ (Inserted::Full | Inserted::Quota | Inserted::Busy) => {
+                drop_as(reason_of(other))
+            }
         }
     }
 }

@@ -1,4 +1,10 @@
 //! Who may send and who may receive: holding, asking, forged sources, withdrawn instances, and what senders are told.
+#![allow(
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests, where a panic is the message"
+)]
 
 mod common;
 

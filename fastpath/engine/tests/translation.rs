@@ -1,4 +1,10 @@
 //! A packet's addresses on its way there and back: ServiceIP, InstanceIP, the same node, itself, and collisions.
+#![allow(
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests, where a panic is the message"
+)]
 
 mod common;
 

@@ -53,7 +53,7 @@ impl HashKeys {
     #[inline]
     pub(crate) fn place(&self, key: &[u64; 5], outbound: bool, buckets: u32) -> Place {
         let hash = self.hash(key, outbound);
-        let range = |part: u64| ((part & 0xffff_ffff) * u64::from(buckets) >> 32) as u32;
+        let range = |part: u64| (((part & 0xffff_ffff) * u64::from(buckets)) >> 32) as u32;
         #[expect(
             clippy::cast_possible_truncation,
             reason = "14 low bits of each half, the ones `range` uses least"

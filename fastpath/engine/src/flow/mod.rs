@@ -43,7 +43,7 @@ impl Engine {
                 Kind::Error(_) | Kind::Later(_) => drop_as(DropReason::InstanceWithdrawn),
             };
         }
-        self.go_on(frame, lane, flow, true, turn)
+        Ok(self.go_on(frame, lane, flow, true, turn))
     }
 
     /// The flow the caches were asked for.
@@ -68,11 +68,11 @@ impl Engine {
         flow: Flow,
         outbound: bool,
         turn: &Turn<'_>,
-    ) -> Step<Option<Flow>> {
+    ) -> Option<Flow> {
         if matches!(lane.kind, Kind::Own) {
             if flow.state.is_tcp() && flow.state.is_closed() && is_syn(&lane.packet) {
                 self.shared.flows.remove(&flow);
-                return Ok(None);
+                return None;
             }
             let flags = lane.packet.tcp_flags;
             let after = flow.state.after(outbound, flags, turn.now_s);
@@ -84,7 +84,7 @@ impl Engine {
             }
         }
         self.note(frame, Decision::Known(flow.index));
-        Ok(Some(flow))
+        Some(flow)
     }
 }
 
@@ -117,10 +117,11 @@ pub(crate) fn remote<'a>(flow: &Flow, tables: &'a Tables) -> Option<&'a Instance
 
 /// Notes the use of both instances and of the service.
 pub(crate) fn touch(flow: &Flow, turn: &Turn<'_>) {
-    for row in [local(flow, turn.tables), remote(flow, turn.tables)] {
-        if let Some(row) = row {
-            row.used.touch(turn.now_s);
-        }
+    for row in [local(flow, turn.tables), remote(flow, turn.tables)]
+        .into_iter()
+        .flatten()
+    {
+        row.used.touch(turn.now_s);
     }
     if let Some(service) = flow.service.and_then(|slot| turn.tables.service(slot)) {
         service.used.touch(turn.now_s);

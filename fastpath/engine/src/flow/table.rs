@@ -24,6 +24,8 @@ use thiserror::Error;
 const READ_TRIES: usize = 8;
 /// Slots of the index in use when the table is full, in percent. Two choices of ten slots overflow only above this.
 const INDEX_LOAD_PERCENT: u64 = 76;
+/// Slots up to which a key's first bucket is taken without looking at the second.
+const FIRST_CHOICE_SLOTS: usize = 6;
 /// Places of the embryonic ring a new flow tries before it evicts.
 const EMBRYONIC_TRIES: u64 = 8;
 /// The most flows a table can have: entries are numbered by 32 bits, and 256 M of them are 32 GiB.
@@ -186,12 +188,20 @@ impl Table {
         }
     }
 
-    /// First pass of a batched lookup: asks for the index lines.
+    /// First pass of a batched lookup: asks for the index line, and for the second choice's too when `loaded`.
     #[inline]
-    pub(crate) fn prefetch_index(&self, probe: &Probe) {
-        for bucket in probe.place.buckets {
-            self.words.prefetch(Self::bucket_at(bucket));
+    pub(crate) fn prefetch_index(&self, probe: &Probe, loaded: bool) {
+        let [first, second] = probe.place.buckets;
+        self.words.prefetch(Self::bucket_at(first));
+        if loaded {
+            self.words.prefetch(Self::bucket_at(second));
         }
+    }
+
+    /// So many flows live that a good part of the keys is in its second bucket. To be asked once per batch.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.live() > u64::from(self.flows_max) / 2
     }
 
     /// Second pass: asks for the lines of the entry the key most likely has.
@@ -538,13 +548,15 @@ impl Table {
         Held::new(places, |number| self.bucket(number))
     }
 
-    /// Puts the entry into the emptier of the key's two buckets.
+    /// Puts the entry into one of the key's two buckets.
     fn add_slot(&self, probe: &Probe, index: u32) -> bool {
-        let [one, two] = probe.place.buckets.map(|number| self.bucket(number));
-        let emptier = [one, two]
+        // The first choice while it is not nearly full, so that lookups of a table with room meet one cache line.
+        let emptier = probe
+            .place
+            .buckets
             .into_iter()
-            .flatten()
-            .min_by_key(|bucket| bucket.len());
+            .filter_map(|number| self.bucket(number))
+            .min_by_key(|bucket| bucket.len().max(FIRST_CHOICE_SLOTS));
         let Some((bucket, slot)) = emptier.and_then(|bucket| Some((bucket, bucket.empty()?)))
         else {
             return false;
@@ -572,11 +584,7 @@ impl Table {
     fn take_entry(&self) -> Option<u32> {
         let head = self.count(FREE);
         let mut word = head.load(Acquire);
-        loop {
-            #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
-            let Some(index) = (word as u32).checked_sub(1) else {
-                break;
-            };
+        while let Some(index) = free_index(word) {
             let next = self.entry(index)?[LINK].load(Relaxed);
             let new = ((word >> 32).wrapping_add(1) << 32) | next & 0xffff_ffff;
             match head.compare_exchange_weak(word, new, Acquire, Acquire) {
@@ -636,6 +644,12 @@ impl Table {
         }
         self.words.get(self.entry_at(index)..)?.first_chunk()
     }
+}
+
+/// The entry a free-list head names.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+const fn free_index(head: u64) -> Option<u32> {
+    (head as u32).checked_sub(1)
 }
 
 pub(crate) fn seed_of(limits: &Limits) -> u64 {
