@@ -10,5 +10,5 @@ pub mod bell;
 
 pub use bell::Bell;
 pub use cores::{CoreError, cores};
-pub use run::{Exit, Handle, Settings, SpawnError, spawn};
+pub use run::{Ended, Exit, Handle, Settings, SpawnError, spawn};
 pub use turn::{Ready, Turn, Worker};

@@ -45,6 +45,14 @@ pub enum Exit {
     Panicked,
 }
 
+/// A worker after its end.
+#[derive(Debug)]
+pub struct Ended<S, U> {
+    pub worker: Worker<S, U>,
+    /// Why it ended; `Ok` when it was told to.
+    pub result: Result<(), Exit>,
+}
+
 #[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
@@ -59,7 +67,7 @@ pub struct Handle<S, U> {
     service: Arc<Health>,
     underlay: Arc<Health>,
     core: Option<usize>,
-    thread: JoinHandle<(Worker<S, U>, Result<(), Exit>)>,
+    thread: JoinHandle<Ended<S, U>>,
 }
 
 impl<S: Link, U: Link> Handle<S, U> {
@@ -84,7 +92,7 @@ impl<S: Link, U: Link> Handle<S, U> {
     ///
     /// # Errors
     /// When it panicked; then its belongings are lost.
-    pub fn join(self) -> Result<(Worker<S, U>, Result<(), Exit>), Exit> {
+    pub fn join(self) -> Result<Ended<S, U>, Exit> {
         self.thread.join().map_err(|_| Exit::Panicked)
     }
 
@@ -140,10 +148,13 @@ where
         // The receiver waits below; it cannot be gone.
         let _ = pinned.send(result);
         if failed {
-            return (worker, Ok(()));
+            return Ended {
+                worker,
+                result: Ok(()),
+            };
         }
         let result = run(&mut worker, &inside, settings.spin_us);
-        (worker, result)
+        Ended { worker, result }
     })?;
     is_pinned
         .recv()

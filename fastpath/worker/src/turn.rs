@@ -17,9 +17,16 @@ pub struct Worker<S, U> {
     pub account: Arc<Account>,
     tables: Reader,
     bell: Arc<Bell>,
+    /// Boxed: some 200 KiB that are not to be moved with the worker.
+    frames: Box<Frames>,
+    generation: u64,
+}
+
+/// Frames on their way within a turn.
+#[derive(Debug, Default)]
+struct Frames {
     batch: Batch,
     output: Output,
-    generation: u64,
 }
 
 /// Which links may have something.
@@ -65,8 +72,7 @@ impl<S: Link, U: Link> Worker<S, U> {
             account,
             tables,
             bell,
-            batch: Batch::new(),
-            output: Output::default(),
+            frames: Box::default(),
             generation: 0,
         }
     }
@@ -91,10 +97,10 @@ impl<S: Link, U: Link> Worker<S, U> {
             account,
             tables,
             bell,
-            batch,
-            output,
+            frames,
             generation,
         } = self;
+        let Frames { batch, output } = &mut **frames;
         let tables: &Tables = tables.load();
         if tables.generation != *generation {
             *generation = tables.generation;

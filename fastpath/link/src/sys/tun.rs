@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 const IFF_TUN: i16 = 0x0001;
@@ -50,7 +50,7 @@ impl Offload {
     }
 }
 
-/// The kernel's `struct ifreq`, as TUNSETIFF and SIOCGIFFLAGS use it.
+/// The kernel's `struct ifreq`, as TUNSETIFF uses it.
 #[repr(C)]
 struct IfReq {
     name: [u8; libc::IFNAMSIZ],
@@ -143,30 +143,55 @@ pub fn set_offload(queue: &File, most: Offload) -> io::Result<Offload> {
     Err(refused)
 }
 
-/// Whether a device `name` exists and has a queue attached (by this process or another).
+/// Whether a device `name` exists, is up, and has a queue attached (by this process or another).
 ///
 /// # Errors
 /// When no socket can be made, or the name is too long.
 pub fn in_use(name: &str) -> io::Result<bool> {
-    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
-        .or_else(|_| std::net::UdpSocket::bind(("::1", 0)))
-        .or_else(|_| std::net::UdpSocket::bind(("0.0.0.0", 0)))?;
-    let mut request = IfReq::new(name, 0)?;
-    // SAFETY: the kernel reads and writes one `ifreq`, which `request` is.
+    let socket = super::udp::Socket::new()?;
+    let mut value = EthtoolValue {
+        command: ETHTOOL_GLINK,
+        data: 0,
+    };
+    let mut request = EthtoolRequest {
+        name: IfReq::new(name, 0)?.name,
+        value: &raw mut value,
+        rest: [0; 24 - size_of::<usize>()],
+    };
+    // IFF_RUNNING would say it too, but up to a second late; this asks the device itself.
+    // SAFETY: the kernel reads one `ifreq`, which `request` is, and reads and writes `value` behind it.
     let result = unsafe {
         libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCGIFFLAGS as _,
+            socket.as_fd().as_raw_fd(),
+            libc::SIOCETHTOOL as _,
             &raw mut request,
         )
     };
     if result < 0 {
         let error = io::Error::last_os_error();
         return match error.raw_os_error() {
-            Some(libc::ENODEV) => Ok(false),
+            // No such device, or one that is no TUN: attaching says so.
+            Some(libc::ENODEV | libc::EOPNOTSUPP) => Ok(false),
             Some(_) | None => Err(error),
         };
     }
     // A TUN device has a carrier exactly while a queue is attached.
-    Ok(i32::from(request.flags) & libc::IFF_RUNNING != 0)
+    Ok(value.data != 0)
+}
+
+const ETHTOOL_GLINK: u32 = 0x0a;
+
+/// The kernel's `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+/// The kernel's `struct ifreq`, as SIOCETHTOOL uses it.
+#[repr(C)]
+struct EthtoolRequest {
+    name: [u8; libc::IFNAMSIZ],
+    value: *mut EthtoolValue,
+    rest: [u8; 24 - size_of::<usize>()],
 }

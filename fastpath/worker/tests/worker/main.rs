@@ -1,0 +1,8 @@
+//! Workers with real engines: on links in memory, and in network namespaces on TUN and UDP.
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod namespaces;
+#[cfg(test)]
+mod site;
