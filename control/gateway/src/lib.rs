@@ -3,7 +3,9 @@
 pub mod config;
 pub mod admin_api;
 pub mod command;
+pub mod container;
 pub mod node;
+pub mod node_api;
 pub mod metrics;
 pub mod client;
 pub mod output;

@@ -8,7 +8,7 @@ pub use socket::{AdminSocket, SocketError};
 pub use view::{FlowRow, GatewayState, GatewayView, TraceFilter, TraceRecord, WorkerState};
 
 use crate::command::{
-    Attach, AttachTarget, Attached, Command, Detach, InstanceName, Refusal, Reply,
+    Attach, AttachTarget, Attached, Command, Commands, Detach, InstanceName, Refusal, Reply,
 };
 use crate::metrics::Exporter;
 use axum::body::{Body, Bytes};
@@ -60,11 +60,19 @@ pub fn router(view: GatewayView) -> Router {
             "/v1/drops",
             get(async |State(view): View| Json(rows::drops(&view.accounts))),
         )
-        .route("/v1/attach", post(attach))
-        .route("/v1/detach", post(detach))
         .route("/v1/trace", post(trace))
         .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))
+        .merge(attach_routes(view.commands.clone()))
         .with_state(Arc::new(view))
+}
+
+/// The calls by which workloads come and go; the node API offers them too.
+pub(crate) fn attach_routes<S>(commands: Commands) -> Router<S> {
+    Router::new()
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
+        .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))
+        .with_state(commands)
 }
 
 type View = State<Arc<GatewayView>>;
@@ -173,7 +181,7 @@ impl From<Attached> for AttachAnswer {
     }
 }
 
-async fn attach(State(view): View, body: Bytes) -> Response {
+async fn attach(State(commands): State<Commands>, body: Bytes) -> Response {
     let command = async {
         let body: AttachBody = parse(&body)?;
         let target = body.target()?.ok_or_else(|| {
@@ -185,12 +193,12 @@ async fn attach(State(view): View, body: Bytes) -> Response {
             target,
             port_mappings: body.port_mappings,
         };
-        ask(&view, |reply| Command::Attach(attach, reply)).await
+        ask(&commands, |reply| Command::Attach(attach, reply)).await
     };
     answer(command.await.map(AttachAnswer::from))
 }
 
-async fn detach(State(view): View, body: Bytes) -> Response {
+async fn detach(State(commands): State<Commands>, body: Bytes) -> Response {
     let command = async {
         let body: AttachBody = parse(&body)?;
         let detach = Detach {
@@ -198,7 +206,7 @@ async fn detach(State(view): View, body: Bytes) -> Response {
             service: body.service,
             instance_number: body.instance_number,
         };
-        ask(&view, |reply| Command::Detach(detach, reply)).await
+        ask(&commands, |reply| Command::Detach(detach, reply)).await
     };
     answer(command.await.map(|()| json!({})))
 }
@@ -208,13 +216,13 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
 }
 
 /// Sends a command to the core and waits for its reply.
-async fn ask<T>(
-    view: &GatewayView,
+pub(crate) async fn ask<T>(
+    commands: &Commands,
     command: impl FnOnce(Reply<T>) -> Command,
 ) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
     let exchange = async {
-        view.commands
+        commands
             .send(command(reply))
             .await
             .map_err(|_| Refusal::Stopping)?;
