@@ -13,3 +13,4 @@ pub mod cli;
 pub mod log;
 pub mod notify;
 pub mod demo;
+pub mod gateway;

@@ -3,7 +3,7 @@
 use sluice_link::sys::Event;
 use sluice_tables::Upcalls;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,6 +46,13 @@ impl Bell {
     /// Rings for what is left when control stops draining before the queue is empty.
     pub fn ring_again(&self) {
         self.ring_if_needed();
+    }
+}
+
+/// For tokio, which still asks for it.
+impl AsRawFd for Bell {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

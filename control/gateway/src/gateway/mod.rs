@@ -1,0 +1,179 @@
+//! The gateway role: the one place where control, workers, node wiring and the cluster meet.
+//!
+//! [`run`] owns the sockets and the loop; [`core`] decides; [`plane`] holds the workers; [`routes`] writes the tables;
+//! [`mqtt`] speaks to the broker; [`state`] remembers.
+
+mod core;
+mod flows;
+mod mqtt;
+mod plane;
+mod routes;
+mod state;
+mod trace;
+
+use crate::admin_api::{self, AdminSocket, GatewayState, GatewayView, SocketError};
+use crate::config::{Config, RoleError, node_id_of_machine};
+use crate::node::NodeError;
+use crate::node::watch::Watch;
+use crate::notify;
+use core::Core;
+use plane::{Plane, now};
+use routes::Routes;
+use sluice_link::LinksError;
+use sluice_proto::NameError;
+use sluice_proto::message::{MessageError, TopicError};
+use sluice_tables::Writer;
+use sluice_wire::plan::SubnetError;
+use sluice_wire::{Dual, Ip};
+use state::{StateError, StateFile};
+use std::future::Future;
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use thiserror::Error as ThisError;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// MTU of bridge, veths and TUN device in bytes: what legacy nodes use and send (OAKESTRA-WIRE section 4.2).
+const DEVICE_MTU: u32 = 1450;
+/// The longest inner packet that goes to a peer, in bytes: every underlay of 1500 carries it over IPv4 (28 bytes more)
+/// and IPv6 (48 bytes more).
+const PEER_MTU: u16 = 1450;
+/// The broker's port when a registration names only a host (OAKESTRA-WIRE section 1.6).
+const BROKER_PORT: u16 = 10003;
+/// Requests of the HTTP interfaces that wait for the core.
+const COMMANDS_MAX: usize = 64;
+/// Messages of the broker that wait for the core.
+const MESSAGES_MAX: usize = 256;
+/// Upcalls handled before other events get their turn.
+const UPCALLS_PER_TURN: usize = 256;
+
+/// Why the gateway cannot start or go on.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    #[error(transparent)]
+    Role(#[from] RoleError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("wiring the node panicked; the log has the place")]
+    NodePanicked,
+    #[error(transparent)]
+    Links(#[from] LinksError),
+    #[error(transparent)]
+    Engine(#[from] sluice_engine::SharedError),
+    #[error(transparent)]
+    Pool(#[from] sluice_memory::PoolError),
+    #[error(transparent)]
+    Spawn(#[from] sluice_worker::SpawnError),
+    #[error(transparent)]
+    Worker(#[from] sluice_worker::Exit),
+    #[error("worker {0} ended without being told to")]
+    WorkerEnded(usize),
+    #[error("the node id of this machine: /etc/machine-id: {0}; set `gateway.node_id`")]
+    MachineId(io::Error),
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("the cluster gave an impossible subnet: {0}")]
+    Subnet(#[from] SubnetError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs the gateway until `shutdown` completes. The node's wiring stays, so that the next start adopts it.
+///
+/// # Errors
+/// When it cannot start, or a worker lost its link.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let token = config.gateway_token()?.map(|token| token.secret().to_owned());
+    let state = StateFile::open(&config.gateway.state_dir)?;
+    let writer = Writer::new(config.plan, Dual::default());
+    let publisher = writer.publisher();
+    let plane = Plane::new(&config.fastpath, &config.gateway.tun, publisher.clone())?;
+    // SAFETY: the bell owns one eventfd from its birth to its end, and the `Arc` in the `AsyncFd` keeps it alive.
+    let bell = unsafe { AsyncFd::register_with_interest(plane.bell(), Interest::READABLE) };
+    let (bell, upcalls) = (bell.map_err(io::Error::from)?, plane.upcalls());
+    let (commands, mut command_queue) = mpsc::channel(COMMANDS_MAX);
+    let (mqtt_events, mut mqtt_queue) = mpsc::channel(MESSAGES_MAX);
+    let (watch, mut gone) = Watch::start()?;
+    let (view_state, shown) = watch::channel(GatewayState::default());
+    let view = GatewayView {
+        state: shown,
+        publisher,
+        accounts: plane.accounts(),
+        commands,
+        now_s: || u32::try_from(now().as_secs()).unwrap_or(u32::MAX),
+        flows: flows::lister(plane.shared(), plane.publisher().clone()),
+        trace: trace::follower(plane.shared()),
+    };
+    let admin = AdminSocket::bind(&config.gateway.admin_socket).await?;
+    // Aborted at the end; nothing is left unfinished by that.
+    let admin = tokio::spawn(admin.serve(admin_api::router(view)));
+
+    let routes = Routes::new(writer, PEER_MTU);
+    let mut core = Core::new(config, token, state, (plane, routes), (watch, mqtt_events), view_state, now());
+    core.start(now()).await?;
+    core.settle(now());
+    tokio::pin!(shutdown);
+    let result = loop {
+        let due = Instant::from_std(instant_of(core.poll_timeout()));
+        tokio::select! {
+            () = &mut shutdown => break Ok(()),
+            Some(command) = command_queue.recv() => core.handle_command(command, now()).await,
+            Some(event) = mqtt_queue.recv() => core.handle_mqtt(event, now()).await,
+            Some(instance) = gone.recv() => core.handle_gone(instance, now()).await,
+            ready = bell.readable() => {
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+                bell.get_ref().answer();
+                for _ in 0..UPCALLS_PER_TURN {
+                    let Some(upcall) = upcalls.pop() else { break };
+                    core.handle_upcall(upcall, now());
+                }
+                bell.get_ref().ring_again();
+            }
+            () = sleep_until(due) => core.handle_timeout(now()),
+        }
+        core.settle(now());
+        if let Some(error) = core.worker_exit() {
+            break Err(error);
+        }
+    };
+    notify::stopping();
+    core.stop(now());
+    admin.abort();
+    result
+}
+
+/// The node id of this machine when none is configured.
+fn machine_node_id() -> Result<String, Error> {
+    let machine_id = std::fs::read_to_string("/etc/machine-id").map_err(Error::MachineId)?;
+    Ok(node_id_of_machine(machine_id.trim()))
+}
+
+/// The source address of packets towards the cluster; nothing is sent.
+fn source_towards(host: &str, port: u16) -> Option<Ip> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    if socket.connect((host, port)).is_err() {
+        let socket = UdpSocket::bind("[::]:0").ok()?;
+        socket.connect((host, port)).ok()?;
+        return Some(socket.local_addr().ok()?.ip().into());
+    }
+    Some(socket.local_addr().ok()?.ip().into())
+}
+
+/// The workers' clock as tokio's.
+#[expect(clippy::disallowed_methods, reason = "the shell's timer needs the clock that tokio reads")]
+fn instant_of(at: std::time::Duration) -> std::time::Instant {
+    std::time::Instant::now() + at.saturating_sub(now())
+}

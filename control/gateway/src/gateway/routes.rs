@@ -1,0 +1,442 @@
+//! What control knows about jobs, written into the tables the workers read.
+//!
+//! A *job* is a service under its wire name. Rows come from the table query; where an instance runs on this node is
+//! known better here, so local truth wins over any row.
+
+use sluice_proto::ServiceName;
+use sluice_proto::table_query::asker::Routes as JobRoutes;
+use sluice_proto::table_query::{self, Place, Row};
+use sluice_tables::publish::InstanceUpdate;
+use sluice_tables::{
+    InstanceSlot, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables, Target, TunnelFormat, Writer,
+};
+use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An instance that runs on this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LocalInstance {
+    pub job: ServiceName,
+    pub number: u32,
+    /// Which instance of this number, as the managers count them; 0 when they did not say.
+    pub epoch: u64,
+    pub instance_ip: Dual<InstanceIp>,
+    pub ns_ip: Dual<NsIp>,
+}
+
+#[derive(Debug)]
+struct Job {
+    slot: ServiceSlot,
+    /// Every instance that has a slot, listed in the last answer or not.
+    instances: BTreeMap<u32, InstanceSlot>,
+    /// The numbers that a new flow may choose, local ones apart.
+    listed: BTreeSet<u32>,
+}
+
+/// The route state of the gateway.
+#[derive(Debug)]
+pub struct Routes {
+    writer: Writer,
+    jobs: BTreeMap<ServiceName, Job>,
+    local: BTreeMap<(ServiceName, u32), LocalInstance>,
+    /// Where each instance is placed, and how many on each peer.
+    placed: BTreeMap<InstanceSlot, PeerSlot>,
+    peers: BTreeMap<PeerSlot, usize>,
+    own: Option<(Ip, u16)>,
+    peer_mtu: u16,
+}
+
+impl Routes {
+    /// `peer_mtu`: the longest inner packet a peer takes, in bytes.
+    #[must_use]
+    pub const fn new(writer: Writer, peer_mtu: u16) -> Self {
+        Self {
+            writer,
+            jobs: BTreeMap::new(),
+            local: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            own: None,
+            peer_mtu,
+        }
+    }
+
+    /// This node's own tunnel address: a row that places an instance here without our knowing it is stale.
+    pub const fn set_own(&mut self, own: (Ip, u16)) {
+        self.own = Some(own);
+    }
+
+    /// This node's gateway addresses, once its subnet is known.
+    pub fn set_gateway(&mut self, gateway: Dual<Ip>) {
+        self.writer.set_gateway(gateway);
+    }
+
+    #[must_use]
+    pub const fn tables(&self) -> &Tables {
+        self.writer.tables()
+    }
+
+    /// Makes all edits visible to the workers.
+    pub fn publish(&mut self) {
+        self.writer.publish();
+    }
+
+    /// The job an instance belongs to.
+    #[must_use]
+    pub fn job_of(&self, slot: InstanceSlot) -> Option<ServiceName> {
+        let service = self.tables().instance(slot)?.service;
+        ServiceName::parse(&self.tables().service(service)?.name).ok()
+    }
+
+    /// The jobs that packets used at or after `since_s` of the workers' clock, by service or by instance.
+    pub fn used_since(&self, since_s: u32) -> impl Iterator<Item = &ServiceName> {
+        self.jobs.iter().filter_map(move |(name, job)| {
+            let tables = self.writer.tables();
+            let service = tables.service(job.slot).is_some_and(|row| row.used.last_s() >= since_s);
+            let used = |slot: &InstanceSlot| tables.instance(*slot).is_some_and(|row| row.used.last_s() >= since_s);
+            (service || job.instances.values().any(used)).then_some(name)
+        })
+    }
+
+    /// Replaces what is known of a job. An instance that is not listed any more takes no new flow, but keeps its row
+    /// and its flows until [`Routes::withdraw`] or [`Routes::forget`].
+    pub fn set_job(&mut self, known: &JobRoutes) {
+        let name = &known.job;
+        let service_ips: Vec<(Policy, Dual<ServiceIp>)> = known
+            .service_ips
+            .iter()
+            .filter_map(|address| match address.policy {
+                table_query::Policy::RoundRobin => Some((Policy::RoundRobin, address.ip)),
+                // The engine has no such policy yet; the address stays unknown rather than balanced wrongly.
+                table_query::Policy::Closest => None,
+            })
+            .collect();
+        let slot = self.writer.upsert_service(&name.to_string(), &service_ips);
+        let instances = self.jobs.remove(name).map_or_else(BTreeMap::new, |old| old.instances);
+        let mut job = Job { slot, instances, listed: known.instances.iter().map(|row| row.number).collect() };
+        for row in &known.instances {
+            if self.local.contains_key(&(name.clone(), row.number)) {
+                continue;
+            }
+            let (placement, ns_ip) = self.placement(row);
+            let update = InstanceUpdate {
+                service: slot,
+                number: row.number,
+                instance_ip: row.instance_ip,
+                ns_ip,
+                placement,
+                reach: if row.reply_only { Reach::ReplyOnly } else { Reach::Any },
+            };
+            self.write_instance(&mut job, update);
+        }
+        self.jobs.insert(name.clone(), job);
+        for local in self.locals_of(name) {
+            self.write_local(&local);
+        }
+        self.write_candidates(name);
+    }
+
+    /// Withdraws one instance explicitly: its flows end. One that runs here stays: only [`Routes::remove_local`] ends it.
+    pub fn withdraw(&mut self, name: &ServiceName, number: u32) {
+        if self.local.contains_key(&(name.clone(), number)) {
+            return;
+        }
+        if let Some(job) = self.jobs.get_mut(name) {
+            job.listed.remove(&number);
+            if let Some(slot) = job.instances.remove(&number) {
+                self.withdraw_slot(slot);
+            }
+            self.write_candidates(name);
+        }
+    }
+
+    /// Forgets a job that nobody here uses; its addresses are asked anew when dialled. Does nothing while a local
+    /// instance belongs to it.
+    pub fn forget(&mut self, name: &ServiceName) {
+        if !self.locals_of(name).is_empty() {
+            return;
+        }
+        let Some(job) = self.jobs.remove(name) else { return };
+        for instance in job.instances.into_values() {
+            self.withdraw_slot(instance);
+        }
+        self.writer.forget_service(job.slot);
+    }
+
+    /// An instance begins to run on this node.
+    pub fn add_local(&mut self, local: LocalInstance) {
+        let name = local.job.clone();
+        self.local.insert((name.clone(), local.number), local.clone());
+        if !self.jobs.contains_key(&name) {
+            let slot = self.writer.upsert_service(&name.to_string(), &[]);
+            self.jobs.insert(name.clone(), Job { slot, instances: BTreeMap::new(), listed: BTreeSet::new() });
+        }
+        self.write_local(&local);
+        self.write_candidates(&name);
+    }
+
+    /// An instance of this node ended. Its row goes with it; if it runs elsewhere by now, the next answer says so.
+    pub fn remove_local(&mut self, name: &ServiceName, number: u32) -> Option<LocalInstance> {
+        let local = self.local.remove(&(name.clone(), number))?;
+        self.withdraw(name, number);
+        Some(local)
+    }
+
+    #[must_use]
+    pub fn local(&self, name: &ServiceName, number: u32) -> Option<&LocalInstance> {
+        self.local.get(&(name.clone(), number))
+    }
+
+    pub fn locals(&self) -> impl Iterator<Item = &LocalInstance> {
+        self.local.values()
+    }
+
+    /// Notes that an address means nothing reachable.
+    pub fn set_negative(&mut self, address: Ip, known: Known) {
+        if !matches!(self.tables().semantic(address), Some(Known::Target(_))) {
+            self.writer.set_negative(address, known);
+        }
+    }
+
+    /// Ends a negative answer.
+    pub fn clear_negative(&mut self, address: Ip) {
+        if matches!(self.tables().semantic(address), Some(Known::Absent | Known::Unavailable)) {
+            self.writer.forget_semantic(address);
+        }
+    }
+
+    /// Delivery to an instance failed, if it is still the one meant: others take new flows. Returns its job.
+    pub fn suspect(&mut self, slot: InstanceSlot, epoch: u32) -> Option<ServiceName> {
+        self.tables().instance_at(slot, epoch)?;
+        let job = self.job_of(slot)?;
+        self.writer.set_suspect(slot, true);
+        Some(job)
+    }
+
+    fn locals_of(&self, name: &ServiceName) -> Vec<LocalInstance> {
+        self.local.values().filter(|local| local.job == *name).cloned().collect()
+    }
+
+    fn placement(&mut self, row: &Row) -> (Placement, Dual<NsIp>) {
+        match &row.place {
+            Some(Place { ns_ip, host, port, .. }) if self.own != Some((*host, *port)) => {
+                let peer = self.writer.upsert_peer(*host, *port, TunnelFormat::Plain, self.peer_mtu);
+                (Placement::Peer(peer), *ns_ip)
+            }
+            _ => (Placement::Nowhere, Dual::default()),
+        }
+    }
+
+    fn write_instance(&mut self, job: &mut Job, update: InstanceUpdate) {
+        let (number, placement) = (update.number, update.placement);
+        let slot = self.writer.upsert_instance(update);
+        // An instance that came back under another InstanceIP: the old row ends.
+        if let Some(old) = job.instances.insert(number, slot)
+            && old != slot
+        {
+            self.withdraw_slot(old);
+        }
+        self.place(slot, placement);
+    }
+
+    fn write_local(&mut self, local: &LocalInstance) {
+        let Some(mut job) = self.jobs.remove(&local.job) else { return };
+        let update = InstanceUpdate {
+            service: job.slot,
+            number: local.number,
+            instance_ip: local.instance_ip,
+            ns_ip: local.ns_ip,
+            placement: Placement::Local,
+            reach: Reach::Any,
+        };
+        self.write_instance(&mut job, update);
+        self.jobs.insert(local.job.clone(), job);
+    }
+
+    /// Keeps count of who is placed on which peer; a peer that nobody is placed on any more is forgotten.
+    fn place(&mut self, instance: InstanceSlot, placement: Placement) {
+        let here = if let Placement::Peer(peer) = placement { Some(peer) } else { None };
+        let before = match here {
+            Some(peer) => self.placed.insert(instance, peer),
+            None => self.placed.remove(&instance),
+        };
+        if let Some(peer) = here {
+            *self.peers.entry(peer).or_default() += 1;
+        }
+        if let Some(peer) = before
+            && let Some(count) = self.peers.get_mut(&peer)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.peers.remove(&peer);
+                self.writer.forget_peer(peer);
+            }
+        }
+    }
+
+    fn withdraw_slot(&mut self, slot: InstanceSlot) {
+        self.place(slot, Placement::Nowhere);
+        self.writer.withdraw_instance(slot);
+    }
+
+    /// A new flow may choose every listed or local instance that has a location, in the order of their numbers.
+    fn write_candidates(&mut self, name: &ServiceName) {
+        let Some(job) = self.jobs.get(name) else { return };
+        let tables = self.writer.tables();
+        let eligible = |number: u32, slot: InstanceSlot| match tables.instance(slot).map(|row| row.placement) {
+            Some(Placement::Local) => true,
+            Some(Placement::Peer(_)) => job.listed.contains(&number),
+            Some(Placement::Nowhere) | None => false,
+        };
+        let candidates: Vec<InstanceSlot> = job
+            .instances
+            .iter()
+            .filter(|(number, slot)| eligible(**number, **slot))
+            .map(|(_, slot)| *slot)
+            .collect();
+        let slot = job.slot;
+        self.writer.set_candidates(slot, &candidates);
+    }
+}
+
+/// The target of an address, if it has one.
+#[must_use]
+pub fn target(tables: &Tables, address: Ip) -> Option<Target> {
+    match tables.semantic(address)? {
+        Known::Target(target) => Some(target),
+        Known::Unavailable | Known::Absent => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_proto::table_query::ServiceAddress;
+    use sluice_wire::AddressPlan;
+
+    const NODE_ONE: &str = "192.0.2.1";
+    const NODE_TWO: &str = "192.0.2.2";
+    const SELF: &str = "192.0.2.9";
+
+    fn ip(text: &str) -> Ip {
+        text.parse().unwrap()
+    }
+
+    fn name() -> ServiceName {
+        ServiceName::parse("a.b.c.d").unwrap()
+    }
+
+    fn instance_ips(number: u32) -> Dual<InstanceIp> {
+        let at = |first: &str| InstanceIp::new(ip(first).offset(number.into()));
+        Dual::both(at("10.30.0.10"), at("fdff::10"))
+    }
+
+    fn ns_ips(number: u32) -> Dual<NsIp> {
+        let at = |first: &str| NsIp::new(ip(first).offset(number.into()));
+        Dual::both(at("10.18.0.10"), at("fc00::10"))
+    }
+
+    fn row(number: u32, node: &str) -> Row {
+        Row {
+            number,
+            epoch: 1,
+            instance_ip: instance_ips(number),
+            place: Some(Place { ns_ip: ns_ips(number), host: ip(node), port: 50103, node: None }),
+            cluster_id: None,
+            reply_only: false,
+        }
+    }
+
+    fn job(rows: &[Row]) -> JobRoutes {
+        let ips = Dual::both(ServiceIp::new(ip("10.30.1.1")), ServiceIp::new(ip("fdff:2000::1")));
+        JobRoutes {
+            job: name(),
+            service_ips: vec![ServiceAddress { policy: table_query::Policy::RoundRobin, ip: ips }],
+            instances: rows.to_vec(),
+        }
+    }
+
+    fn routes() -> Routes {
+        let mut routes = Routes::new(Writer::new(AddressPlan::oakestra(), Dual::default()), 1450);
+        routes.set_own((ip(SELF), 50103));
+        routes
+    }
+
+    fn candidates(routes: &Routes) -> Vec<u32> {
+        let Some(Target::Service { service, .. }) = target(routes.tables(), ip("10.30.1.1")) else { return Vec::new() };
+        let numbers = routes.tables().service(service).unwrap().candidates.iter();
+        numbers.map(|&slot| routes.tables().instance(slot).unwrap().number).collect()
+    }
+
+    #[test]
+    fn an_answer_makes_addresses_and_candidates() {
+        let mut routes = routes();
+        routes.set_job(&job(&[row(1, NODE_TWO), row(0, NODE_ONE)]));
+        assert_eq!(candidates(&routes), [0, 1]);
+        assert!(matches!(target(routes.tables(), ip("fdff::11")), Some(Target::Instance(_))));
+        assert_eq!(routes.tables().peers_at(ip(NODE_ONE)).len(), 1);
+    }
+
+    #[test]
+    fn an_unlisted_instance_keeps_its_flows_until_it_is_withdrawn() {
+        let mut routes = routes();
+        routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+        let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.11")) else { panic!("instance 1") };
+        let epoch = routes.tables().instance(slot).unwrap().epoch;
+        routes.set_job(&job(&[row(0, NODE_ONE)]));
+        assert!(routes.tables().instance_at(slot, epoch).is_some());
+        assert_eq!(candidates(&routes), [0]);
+        routes.withdraw(&name(), 1);
+        assert!(routes.tables().instance_at(slot, epoch).is_none());
+        assert!(routes.tables().peers_at(ip(NODE_TWO)).is_empty(), "a peer nobody is placed on is forgotten");
+    }
+
+    #[test]
+    fn what_runs_here_is_known_better_here() {
+        let mut routes = routes();
+        let local = LocalInstance { job: name(), number: 0, epoch: 1, instance_ip: instance_ips(0), ns_ip: ns_ips(0) };
+        routes.add_local(local);
+        routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+        routes.withdraw(&name(), 0);
+        let slot = routes.tables().local(NsIp::new(ip("10.18.0.10"))).unwrap();
+        assert_eq!(routes.tables().instance(slot).unwrap().placement, Placement::Local);
+        assert_eq!(candidates(&routes), [0, 1]);
+        routes.forget(&name());
+        assert_eq!(candidates(&routes), [0, 1], "a local instance keeps its job");
+        assert!(routes.remove_local(&name(), 0).is_some());
+        assert_eq!(candidates(&routes), [1]);
+        routes.forget(&name());
+        assert_eq!(target(routes.tables(), ip("10.30.1.1")), None);
+    }
+
+    /// The row of an instance that ended here a moment ago must not make a tunnel to ourselves.
+    #[test]
+    fn a_stale_row_about_this_node_is_nowhere() {
+        let mut routes = routes();
+        routes.set_job(&job(&[row(0, SELF)]));
+        assert!(candidates(&routes).is_empty());
+    }
+
+    #[test]
+    fn a_migration_keeps_the_slot_and_moves_the_peer() {
+        let mut routes = routes();
+        routes.set_job(&job(&[row(0, NODE_ONE)]));
+        let before = target(routes.tables(), ip("10.30.0.10"));
+        routes.set_job(&job(&[row(0, NODE_TWO)]));
+        assert_eq!(target(routes.tables(), ip("10.30.0.10")), before);
+        assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
+        assert_eq!(routes.tables().peers_at(ip(NODE_TWO)).len(), 1);
+    }
+
+    #[test]
+    fn a_negative_answer_never_hides_a_target() {
+        let mut routes = routes();
+        routes.set_negative(ip("10.30.9.9"), Known::Absent);
+        assert_eq!(routes.tables().semantic(ip("10.30.9.9")), Some(Known::Absent));
+        routes.set_job(&job(&[row(0, NODE_ONE)]));
+        routes.set_negative(ip("10.30.1.1"), Known::Absent);
+        assert_eq!(candidates(&routes), [0]);
+        routes.clear_negative(ip("10.30.9.9"));
+        assert_eq!(routes.tables().semantic(ip("10.30.9.9")), None);
+    }
+}

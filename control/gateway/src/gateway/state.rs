@@ -1,0 +1,126 @@
+//! What a gateway remembers on disk, so that a restart works before any manager answers: who it is, its subnet and its routes.
+
+use serde::{Deserialize, Serialize};
+use sluice_proto::message::{SubnetResult, TableQueryResult};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Who this node is to its cluster.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    pub node_id: String,
+    /// Host and port of the cluster's broker.
+    pub host: String,
+    pub port: u16,
+    /// This node's subnet, once given: network addresses, as in a subnet result.
+    pub subnet: Option<SubnetResult>,
+}
+
+/// An instance of this node, as the managers named it; its lease is kept beside the wiring.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalState {
+    pub service: String,
+    pub number: u32,
+    #[serde(default)]
+    pub epoch: u64,
+    pub instance_ip: Option<IpAddr>,
+    pub instance_ip_v6: Option<IpAddr>,
+}
+
+/// Everything in the file.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    pub registration: Option<Registration>,
+    #[serde(default)]
+    pub local: Vec<LocalState>,
+    /// The table query's snapshot.
+    #[serde(default)]
+    pub routes: Vec<TableQueryResult>,
+}
+
+#[derive(Debug, Error)]
+pub enum StateError {
+    #[error("{path}: {source}; check `gateway.state_dir` and its permissions")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is not a state file of this version: {source}; move it away to start afresh")]
+    Syntax { path: PathBuf, source: serde_json::Error },
+}
+
+/// The file, written whole: a reader sees the old or the new state, never half of one.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    written: Vec<u8>,
+}
+
+impl StateFile {
+    /// Reads `gateway.json` in `dir` (made when missing, mode 0700 as it names tenants and addresses).
+    ///
+    /// # Errors
+    /// When the directory or file cannot be used, or the file is not ours.
+    pub fn open(dir: &Path) -> Result<(Self, State), StateError> {
+        let path = dir.join("gateway.json");
+        let io = |source| StateError::Io { path: path.clone(), source };
+        fs::create_dir_all(dir).map_err(io)?;
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io)?;
+        let state = match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| StateError::Syntax { path: path.clone(), source })?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
+            Err(error) => return Err(io(error)),
+        };
+        Ok((Self { path, written: Vec::new() }, state))
+    }
+
+    /// Writes the state if it differs from what was written last.
+    ///
+    /// # Errors
+    /// When the disk refuses; the old file then still stands.
+    pub fn write(&mut self, state: &State) -> Result<(), StateError> {
+        let bytes = serde_json::to_vec_pretty(state).unwrap_or_default();
+        if bytes == self.written {
+            return Ok(());
+        }
+        let io = |source| StateError::Io { path: self.path.clone(), source };
+        let fresh = self.path.with_extension("json.new");
+        let mut file = File::create(&fresh).map_err(io)?;
+        file.write_all(&bytes).map_err(io)?;
+        file.sync_all().map_err(io)?;
+        fs::rename(&fresh, &self.path).map_err(io)?;
+        self.written = bytes;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_and_a_foreign_file_is_refused() {
+        let dir = std::env::temp_dir().join(format!("sluice-state-{}", std::process::id()));
+        let (mut file, state) = StateFile::open(&dir).unwrap();
+        assert_eq!(state, State::default());
+        let routes = vec![TableQueryResult { app_name: "a.b.c.d".to_owned(), ..TableQueryResult::default() }];
+        let local = LocalState {
+            service: "a.b.c.d".to_owned(),
+            number: 0,
+            epoch: 7,
+            instance_ip: Some("10.30.0.1".parse().unwrap()),
+            instance_ip_v6: None,
+        };
+        let state = State { registration: None, local: vec![local], routes };
+        file.write(&state).unwrap();
+        assert_eq!(StateFile::open(&dir).unwrap().1, state);
+        fs::write(dir.join("gateway.json"), "{\"x\":1}").unwrap();
+        assert!(StateFile::open(&dir).unwrap_err().to_string().contains("gateway.json"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
