@@ -117,6 +117,11 @@ impl Answerer {
             .set(timer, latest.map_or(at, |latest| at.min(latest)));
     }
 
+    /// The root answers, but is not the one that answered before: it may have lost notices and interests on the way.
+    pub fn handle_root_restarted(&mut self, now: Duration) {
+        self.root_is_back(now);
+    }
+
     /// Changes may have passed by while the root was away: every job is asked again.
     fn root_is_back(&mut self, now: Duration) {
         let names: Vec<_> = self.jobs.keys().cloned().collect();
