@@ -5,7 +5,7 @@ use crate::log_limit::warn_limited;
 use axum::Router;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
@@ -29,11 +29,15 @@ use tokio::sync::watch;
 /// How long open requests may take after the listener stopped.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
-/// Opens a TCP listener for [`serve`].
-pub(crate) async fn bind(listen: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(listen)
-        .await
-        .map_err(|source| ListenError::Tcp { listen, source })
+/// With the root's answer to a registration: changes with every start of the root.
+pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("sluice-incarnation");
+
+/// Opens a TCP listener and says where it listens, which the kernel decides for port 0.
+pub(crate) async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let failed = |source| ListenError::Tcp { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 #[derive(Debug, Error)]
@@ -176,6 +180,7 @@ pub(crate) enum CallError {
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -215,13 +220,17 @@ impl Client {
             .map_err(|_| CallError::Address(format!("{authority}{path}")))?;
         let exchange = async {
             let response = self.inner.request(request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MESSAGE_LENGTH_MAX)
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, MESSAGE_LENGTH_MAX)
                 .collect()
                 .await
                 .map_err(|_| CallError::Body)?
                 .to_bytes();
-            Ok(Answer { status, body })
+            Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+            })
         };
         tokio::time::timeout(wait, exchange)
             .await

@@ -12,6 +12,8 @@ mod store;
 mod reply;
 mod http;
 mod admin;
+mod broker;
+pub mod cluster;
 pub mod root;
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,7 @@
 //! Records on disk: a write is durable before its ticket is, and one thread commits whatever came in meanwhile at once.
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use sluice_proto::record::Change;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -31,6 +32,13 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    pub(crate) fn push(&mut self, change: Change) {
+        match change {
+            Change::Put { key, value } => self.put(key, value),
+            Change::Delete { key } => self.delete(key),
+        }
+    }
+
     pub(crate) fn put(&mut self, key: impl Into<String>, value: Vec<u8>) {
         self.changes.push((key.into(), Some(value)));
     }
@@ -160,6 +168,11 @@ impl Waiter {
                 .unwrap_or_else(|| self.writer_gone())),
             Err(_) => Err(self.writer_gone()),
         }
+    }
+
+    /// Whether everything up to `ticket` is on disk already.
+    pub(crate) fn is_durable(&self, ticket: Ticket) -> bool {
+        self.progress.borrow().committed >= ticket
     }
 
     /// Returns when a write has failed. Nothing after it will be durable; the process must start again from the disk.

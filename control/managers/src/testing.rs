@@ -1,15 +1,16 @@
 //! Help for this crate's tests: a directory that goes away with its guard, managers on free ports, short requests.
 
 use crate::http::{Answer, Client};
-use crate::{Access, RootConfig, root};
+use crate::{Access, BrokerConfig, ClusterConfig, RootConfig, cluster, root};
 use hyper::Method;
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
 use sluice_wire::AddressPlan;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
@@ -75,6 +76,157 @@ impl RunningRoot {
     pub(crate) async fn end(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap().unwrap();
+    }
+}
+
+/// A cluster manager of the test, on loopback.
+pub(crate) struct RunningCluster {
+    pub(crate) address: SocketAddr,
+    pub(crate) broker: Option<SocketAddr>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), cluster::ClusterError>>,
+}
+
+pub(crate) fn cluster_config(directory: &Path, id: &str, root: SocketAddr) -> ClusterConfig {
+    ClusterConfig {
+        id: id.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        access: Access::default(),
+        root: root.to_string(),
+        root_token: None,
+        advertise: None,
+        data_dir: directory.to_owned(),
+        admin_socket: None,
+        broker: BrokerConfig::Embedded {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            access: Access::default(),
+        },
+        plan: AddressPlan::oakestra(),
+    }
+}
+
+pub(crate) async fn start_cluster(config: ClusterConfig) -> RunningCluster {
+    let server = cluster::Server::bind(config).await.unwrap();
+    let (address, broker) = (server.address(), server.broker_address());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(server.run(async move {
+        let _ = stopped.await;
+    }));
+    RunningCluster {
+        address,
+        broker,
+        stop,
+        task,
+    }
+}
+
+impl RunningCluster {
+    pub(crate) async fn end(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// A node as Oakestra's network manager is one: subscribed to its results, QoS 1, no password.
+pub(crate) struct Node {
+    pub(crate) id: String,
+    client: AsyncClient,
+    packets: mpsc::UnboundedReceiver<Packet>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Node {
+    /// Connects, and subscribes to everything under `nodes/<id>/net/` and to the updates of `job`.
+    pub(crate) async fn join(broker: SocketAddr, id: &str, job: &str) -> Self {
+        let mut options = MqttOptions::new(id, broker.ip().to_string(), broker.port());
+        options.set_max_packet_size(1 << 20, 1 << 20);
+        let (client, mut events) = AsyncClient::new(options, 16);
+        let (sender, packets) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            while let Ok(event) = events.poll().await {
+                if let Event::Incoming(packet) = event {
+                    // The test may have heard enough.
+                    let _ = sender.send(packet);
+                }
+            }
+        });
+        let mut node = Self {
+            id: id.to_owned(),
+            client,
+            packets,
+            task,
+        };
+        for filter in [
+            format!("nodes/{id}/net/#"),
+            format!("jobs/{job}/updates_available"),
+        ] {
+            node.client
+                .subscribe(filter, QoS::AtLeastOnce)
+                .await
+                .unwrap();
+            node.packet(|packet| matches!(packet, Packet::SubAck(_)))
+                .await;
+        }
+        node
+    }
+
+    async fn packet(&mut self, wanted: impl Fn(&Packet) -> bool) -> Packet {
+        let wait = async {
+            loop {
+                let packet = self.packets.recv().await.expect("the connection lives");
+                if wanted(&packet) {
+                    return packet;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("the packet comes")
+    }
+
+    /// Publishes on `nodes/<id>/net/<verb>`.
+    pub(crate) async fn say(&self, verb: &str, payload: impl Into<Vec<u8>>) {
+        let topic = format!("nodes/{}/net/{verb}", self.id);
+        self.client
+            .publish(topic, QoS::AtLeastOnce, false, payload)
+            .await
+            .unwrap();
+    }
+
+    /// The next message on `nodes/<id>/net/<verb>`, or on the whole topic given.
+    pub(crate) async fn hear(&mut self, verb: &str) -> Value {
+        let topic = if verb.starts_with("jobs/") {
+            verb.to_owned()
+        } else {
+            format!("nodes/{}/net/{verb}", self.id)
+        };
+        let packet = self
+            .packet(|packet| matches!(packet, Packet::Publish(publish) if publish.topic == topic))
+            .await;
+        let Packet::Publish(publish) = packet else {
+            unreachable!("waited for a PUBLISH");
+        };
+        serde_json::from_slice(&publish.payload).unwrap()
+    }
+
+    /// A table query and its answer.
+    pub(crate) async fn query(&mut self, sname: &str, sip: &str) -> Value {
+        let request = serde_json::json!({"sname": sname, "sip": sip});
+        self.say("tablequery/request", request.to_string()).await;
+        loop {
+            let result = self.hear("tablequery/result").await;
+            // Pushed results of other keys may come between.
+            let key = if sip.is_empty() { sname } else { sip };
+            if result["query_key"] == key {
+                return result;
+            }
+        }
     }
 }
 

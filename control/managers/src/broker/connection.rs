@@ -150,6 +150,8 @@ impl Connection {
             return Err(v4::ConnectReturnCode::RefusedProtocolVersion);
         }
         let client_id = match connect.client_id {
+            // Those belong to links inside this process.
+            id if id.starts_with('$') => return Err(v4::ConnectReturnCode::BadClientId),
             id if !id.is_empty() => id,
             // MQTT 3.1.1 section 3.1.3.1: an empty id is allowed with a clean session only.
             _ if connect.clean_session => format!("anonymous-{}", self.peer),

@@ -53,7 +53,7 @@ impl Broker {
         }))
     }
 
-    /// A client inside this process, allowed everything.
+    /// A client inside this process, allowed everything. Its id begins with `$`, so that no connection can take it over.
     pub(crate) fn link(&self, client_id: &str) -> Link {
         let (session, outbox) = self.router().join(client_id, Grant::All, LINK_LIMIT);
         Link {

@@ -79,14 +79,11 @@ async fn closed(mut stream: TcpStream) {
 #[tokio::test]
 async fn messages_pass_between_a_client_and_a_link() {
     let running = start(Access::default()).await;
-    let link = running.broker.link("manager");
+    let link = running.broker.link("$manager");
     link.subscribe("nodes/+/net/#");
     let (client, mut events) = running.client(NODE);
     let result = format!("nodes/{NODE}/net/subnetwork/result");
-    client
-        .subscribe(&result, QoS::AtLeastOnce)
-        .await
-        .unwrap();
+    client.subscribe(&result, QoS::AtLeastOnce).await.unwrap();
     until(&mut events, |packet| matches!(packet, Packet::SubAck(_))).await;
     client
         .publish(
@@ -114,7 +111,7 @@ async fn messages_pass_between_a_client_and_a_link() {
 #[tokio::test]
 async fn garbage_closes_that_connection_and_no_other() {
     let running = start(Access::default()).await;
-    let link = running.broker.link("manager");
+    let link = running.broker.link("$manager");
     link.subscribe("x");
     let healthy = running.connect(&v4::Connect::new("healthy")).await;
     let connected = {
@@ -161,7 +158,7 @@ async fn garbage_closes_that_connection_and_no_other() {
 fn any_bytes_are_decoded_or_refused() {
     bolero::check!().for_each(|input: &[u8]| {
         let mut bytes = bytes::BytesMut::from(input);
-        while let Ok(packet) = v4::Packet::read(&mut bytes, 1 << 16) {
+        while let Ok(packet) = Packet::read(&mut bytes, 1 << 16) {
             let mut written = bytes::BytesMut::new();
             let _ = packet.write(&mut written, 1 << 20);
         }
@@ -190,7 +187,7 @@ async fn a_token_is_the_password_and_the_user_is_the_node() {
 #[tokio::test]
 async fn a_node_cannot_speak_for_another() {
     let running = start(Access::default()).await;
-    let link = running.broker.link("manager");
+    let link = running.broker.link("$manager");
     link.subscribe("nodes/#");
     let (client, mut events) = running.client(NODE);
     for topic in [
@@ -225,7 +222,7 @@ async fn the_second_connection_with_an_id_ends_the_first() {
 #[tokio::test]
 async fn a_will_is_published_when_the_connection_breaks_but_not_after_disconnect() {
     let running = start(Access::default()).await;
-    let link = running.broker.link("manager");
+    let link = running.broker.link("$manager");
     link.subscribe("gone/+");
     for (id, farewell) in [("polite", true), ("broken", false)] {
         let mut connect = v4::Connect::new(id);
@@ -263,7 +260,7 @@ async fn a_silent_client_is_closed_after_one_and_a_half_intervals() {
 #[tokio::test]
 async fn qos_2_is_acknowledged_in_four_steps_and_routed_once() {
     let running = start(Access::default()).await;
-    let link = running.broker.link("manager");
+    let link = running.broker.link("$manager");
     link.subscribe("x");
     let mut stream = running.connect(&v4::Connect::new("exact")).await;
     let publish = b"\x34\x06\x00\x01x\x00\x07y";

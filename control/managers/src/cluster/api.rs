@@ -8,11 +8,12 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use sluice_proto::ServiceName;
 use sluice_proto::message::{self, JobUpdate, NetDeployment};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// What a handler asks of the task that owns the state.
 #[derive(Debug)]
-pub(crate) enum Ask {
+pub(super) enum Ask {
     /// A job was scheduled here; the answer comes when the root has said what it is.
     Deployment(ServiceName, oneshot::Sender<Resolution>),
     Remove(ServiceName),
@@ -22,7 +23,7 @@ pub(crate) enum Ask {
 
 /// What came of a deployment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Resolution {
+pub(super) enum Resolution {
     Stored,
     /// The root does not know the job, or does not answer.
     Failed,
@@ -30,19 +31,23 @@ pub(crate) enum Resolution {
 
 /// A list that `/v1` shows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum View {
+pub(super) enum View {
     Nodes,
     Jobs,
+    Instances,
     Status,
 }
 
 /// Handlers that wait for the task; more than that many wait in their sockets.
-pub(crate) const ASKS_MAX: usize = 256;
+pub(super) const ASKS_MAX: usize = 256;
+
+/// A cluster manager waits this long for its service manager at most; the root is asked several times meanwhile.
+const RESOLUTION_WAIT: Duration = Duration::from_secs(5);
 
 type Asks = State<mpsc::Sender<Ask>>;
 
 /// The paths of Oakestra and `/v1`.
-pub(crate) fn routes(asks: mpsc::Sender<Ask>) -> Router {
+pub(super) fn routes(asks: mpsc::Sender<Ask>) -> Router {
     Router::new()
         .route("/api/net/deployment", post(deployment))
         .route("/api/net/deployment/{job}", delete(remove))
@@ -51,22 +56,19 @@ pub(crate) fn routes(asks: mpsc::Sender<Ask>) -> Router {
         .merge(views(asks))
 }
 
-/// `/v1` alone, for the admin socket.
-pub(crate) fn views(asks: mpsc::Sender<Ask>) -> Router {
-    Router::new()
-        .route(
-            "/v1/nodes",
-            get(async |asks: Asks| look(asks, View::Nodes).await),
-        )
-        .route(
-            "/v1/jobs",
-            get(async |asks: Asks| look(asks, View::Jobs).await),
-        )
-        .route(
-            "/v1/status",
-            get(async |asks: Asks| look(asks, View::Status).await),
-        )
-        .with_state(asks)
+/// `/v1` alone, for the admin socket. Jobs are services here.
+pub(super) fn views(asks: mpsc::Sender<Ask>) -> Router {
+    let mut routes = Router::new();
+    for (path, view) in [
+        ("/v1/nodes", View::Nodes),
+        ("/v1/jobs", View::Jobs),
+        ("/v1/services", View::Jobs),
+        ("/v1/instances", View::Instances),
+        ("/v1/status", View::Status),
+    ] {
+        routes = routes.route(path, get(async move |asks: Asks| look(asks, view).await));
+    }
+    routes.with_state(asks)
 }
 
 async fn deployment(State(asks): Asks, body: Bytes) -> Reply {
@@ -82,14 +84,14 @@ async fn deployment(State(asks): Asks, body: Bytes) -> Reply {
     {
         return stopping();
     }
-    match resolution.await {
+    match tokio::time::timeout(RESOLUTION_WAIT, resolution).await {
         // Spelled as Oakestra spells it.
-        Ok(Resolution::Stored) => Reply::ok("job stored succesfully"),
-        Ok(Resolution::Failed) => Reply::text(
+        Ok(Ok(Resolution::Stored)) => Reply::ok("job stored succesfully"),
+        Ok(Ok(Resolution::Failed)) | Err(_) => Reply::text(
             StatusCode::INTERNAL_SERVER_ERROR,
             "Service resolution failed",
         ),
-        Err(_) => stopping(),
+        Ok(Err(_)) => stopping(),
     }
 }
 

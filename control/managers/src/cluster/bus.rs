@@ -22,21 +22,21 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 
 /// Where messages come from and go to.
-pub(crate) enum Bus {
+pub(super) enum Bus {
     Embedded(Link),
     External(External),
 }
 
 impl Bus {
     /// Joins the embedded broker and subscribes to `filter`.
-    pub(crate) fn embedded(broker: &Broker, client_id: &str, filter: &str) -> Self {
-        let link = broker.link(client_id);
+    pub(super) fn embedded(broker: &Broker, filter: &str) -> Self {
+        let link = broker.link("$cluster-manager");
         link.subscribe(filter);
         Self::Embedded(link)
     }
 
     /// Starts a task that keeps a connection to the broker at `address` until `stop`.
-    pub(crate) fn external(
+    pub(super) fn external(
         address: &str,
         login: Option<&(String, Token)>,
         client_id: &str,
@@ -71,7 +71,7 @@ impl Bus {
     }
 
     /// The next message; nothing is lost when the future is dropped. Never returns once an external bus has stopped.
-    pub(crate) async fn receive(&self) -> Message {
+    pub(super) async fn receive(&self) -> Message {
         match self {
             Self::Embedded(link) => link.receive().await,
             Self::External(external) => match external.messages.lock().await.recv().await {
@@ -82,7 +82,7 @@ impl Bus {
     }
 
     /// Sends, or drops and counts while the broker is away: whoever waits asks again.
-    pub(crate) fn publish(&self, topic: &str, payload: Vec<u8>) {
+    pub(super) fn publish(&self, topic: &str, payload: Vec<u8>) {
         match self {
             Self::Embedded(link) => link.publish(topic, &Bytes::from(payload)),
             Self::External(external) => {
@@ -99,7 +99,7 @@ impl Bus {
         }
     }
 
-    pub(crate) fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         match self {
             Self::Embedded(_) => true,
             Self::External(external) => *external.connected.borrow(),
@@ -108,7 +108,7 @@ impl Bus {
 }
 
 /// Our end of the connection to an external broker.
-pub(crate) struct External {
+pub(super) struct External {
     client: AsyncClient,
     messages: tokio::sync::Mutex<mpsc::Receiver<Message>>,
     connected: watch::Receiver<bool>,

@@ -1,57 +1,46 @@
-//! Requests to the root: a bounded number at a time, each with a deadline, results in the order they arrive.
+//! Requests to the root: a bounded number at a time, each with a deadline, outcomes in the order they arrive.
 
 use crate::http::{Answer, CallError, Client};
 use hyper::Method;
+use sluice_proto::table_query::answerer::{self, RootRequest};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// A node that waits gets an answer within a second whatever the root does, so the root gets a little less.
+/// A request that takes longer is repeated by the answerer; below a second, so that waiting nodes can be told in time.
 const CALL_WAIT: Duration = Duration::from_millis(900);
 /// Requests at a time; others wait their turn.
 const RUNNING_MAX: usize = 64;
 
-/// One request to the root; `purpose` comes back with its outcome.
-#[derive(Debug)]
-pub(crate) struct Call<P> {
-    pub(crate) purpose: P,
-    pub(crate) method: Method,
-    /// Begins with `/`, without a query.
-    pub(crate) path: String,
-    pub(crate) body: Vec<u8>,
-}
-
-/// What came of a call.
-pub(crate) type Outcome = Result<Answer, CallError>;
+/// What came of a request.
+pub(super) type Outcome = Result<Answer, CallError>;
 
 /// The requests that run and wait.
-pub(crate) struct Calls<P> {
+pub(super) struct Calls {
     client: Client,
     authority: String,
-    /// Says which cluster asks; any number of clusters may share an address.
-    query: String,
-    running: JoinSet<(P, Outcome)>,
-    waiting: VecDeque<Call<P>>,
+    running: JoinSet<(u64, Outcome)>,
+    waiting: VecDeque<RootRequest>,
 }
 
-impl<P: Send + 'static> Calls<P> {
-    pub(crate) fn new(client: Client, authority: &str, cluster_id: &str) -> Self {
+impl Calls {
+    /// `authority` is the root's `host:port`.
+    pub(super) fn new(client: Client, authority: &str) -> Self {
         Self {
             client,
             authority: authority.to_owned(),
-            query: format!("?cluster_id={cluster_id}"),
             running: JoinSet::new(),
             waiting: VecDeque::new(),
         }
     }
 
-    pub(crate) fn start(&mut self, call: Call<P>) {
-        self.waiting.push_back(call);
+    pub(super) fn start(&mut self, request: RootRequest) {
+        self.waiting.push_back(request);
         self.fill();
     }
 
-    /// The next outcome; never, while nothing runs. Nothing is lost when the future is dropped.
-    pub(crate) async fn finished(&mut self) -> (P, Outcome) {
+    /// The next outcome with the request's id; never, while nothing runs. Nothing is lost when the future is dropped.
+    pub(super) async fn finished(&mut self) -> (u64, Outcome) {
         loop {
             match self.running.join_next().await {
                 Some(Ok(finished)) => {
@@ -67,16 +56,21 @@ impl<P: Send + 'static> Calls<P> {
 
     fn fill(&mut self) {
         while self.running.len() < RUNNING_MAX
-            && let Some(call) = self.waiting.pop_front()
+            && let Some(request) = self.waiting.pop_front()
         {
             let client = self.client.clone();
             let authority = self.authority.clone();
-            let path = format!("{}{}", call.path, self.query);
+            let method = match request.method {
+                answerer::Method::Get => Method::GET,
+                answerer::Method::Post => Method::POST,
+                answerer::Method::Delete => Method::DELETE,
+            };
             self.running.spawn(async move {
+                let body = request.body.unwrap_or_default();
                 let outcome = client
-                    .call(call.method, &authority, &path, call.body, CALL_WAIT)
+                    .call(method, &authority, &request.path, body, CALL_WAIT)
                     .await;
-                (call.purpose, outcome)
+                (request.id, outcome)
             });
         }
     }

@@ -2,11 +2,11 @@
 
 use super::identity::{Named, registered_address};
 use super::shared::Shared;
+use crate::http::INCARNATION;
 use crate::reply::Reply;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::HeaderName;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::de::DeserializeOwned;
@@ -19,9 +19,6 @@ use std::sync::Arc;
 
 type Root = State<Arc<Shared>>;
 type Peer = ConnectInfo<SocketAddr>;
-
-/// With the answer to a registration: changes with every start of the root.
-pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("sluice-incarnation");
 
 pub(super) fn routes(shared: Arc<Shared>) -> Router {
     Router::new()

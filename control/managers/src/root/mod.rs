@@ -73,11 +73,7 @@ impl Server {
             .map(|(key, value)| (key.as_str(), value.as_slice()));
         let root = Root::restore(&config.plan, records)
             .map_err(|source| RootError::Restore { path, source })?;
-        let listener = http::bind(config.listen).await?;
-        let address = listener.local_addr().map_err(|source| ListenError::Tcp {
-            listen: config.listen,
-            source,
-        })?;
+        let (listener, address) = http::bind(config.listen).await?;
         let admin = match &config.admin_socket {
             Some(path) => Some(AdminSocket::bind(path).await?),
             None => None,

@@ -5,7 +5,6 @@ use crate::reply::Reply;
 use crate::store::{Batch, Store, StoreError, Ticket, Waiter};
 use axum::http::StatusCode;
 use sluice_proto::message::{JobUpdate, UpdateKind};
-use sluice_proto::record::Change;
 use sluice_proto::table_query::notifier::Notifier;
 use sluice_proto::table_query::root::{self, Applied, Command, Effect, Root};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -104,7 +103,11 @@ impl State {
         let waits = changes
             .iter()
             .any(|change| !change.key().starts_with("interest/"));
-        let ticket = self.store.write(batch(changes));
+        let mut batch = Batch::default();
+        for change in changes {
+            batch.push(change);
+        }
+        let ticket = self.store.write(batch);
         if waits {
             self.awaited = ticket;
         }
@@ -124,17 +127,6 @@ impl State {
         }
         reply
     }
-}
-
-fn batch(changes: Vec<Change>) -> Batch {
-    let mut batch = Batch::default();
-    for change in changes {
-        match change {
-            Change::Put { key, value } => batch.put(key, value),
-            Change::Delete { key } => batch.delete(key),
-        }
-    }
-    batch
 }
 
 impl From<root::Reply> for Reply {

@@ -1,0 +1,255 @@
+//! The one task that owns a cluster manager's state: messages, requests and time in, messages and requests out.
+
+use super::api::{Ask, Resolution, View};
+use super::bus::Bus;
+use super::calls::{Calls, Outcome};
+use super::views;
+use crate::broker::{Broker, Message};
+use crate::clock::Clock;
+use crate::http::{INCARNATION, stopped};
+use crate::log_limit::warn_limited;
+use crate::store::{Store, StoreError, Ticket, Waiter};
+use sluice_proto::message::{Topic, Verb};
+use sluice_proto::table_query::answerer::{Answerer, Event, Transmit};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// See the module.
+pub(super) struct Site {
+    pub(super) answerer: Answerer,
+    pub(super) bus: Bus,
+    /// The embedded broker, to see which nodes are connected.
+    pub(super) broker: Option<Broker>,
+    calls: Calls,
+    store: Store,
+    waiter: Waiter,
+    pub(super) clock: Clock,
+    /// What waits for the disk, in the order in which it will be sent.
+    outgoing: VecDeque<(Ticket, Transmit)>,
+    /// The last write that what is sent has to wait for.
+    awaited: Ticket,
+    /// Requests of table queries: their answers are not worth a sync (see [`Site::flush`]).
+    queries: BTreeSet<u64>,
+    deployments: BTreeMap<u64, oneshot::Sender<Resolution>>,
+    deployments_asked: u64,
+    /// Of the root, when it last accepted our registration.
+    root_incarnation: Option<Vec<u8>>,
+    /// The root has answered in this life.
+    root_seen: bool,
+    ready: watch::Sender<bool>,
+}
+
+/// Why something is to be sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Cause {
+    /// Somebody wants to know something.
+    Query,
+    /// Something has changed.
+    Change,
+}
+
+impl Site {
+    pub(super) fn new(
+        answerer: Answerer,
+        clock: Clock,
+        bus: Bus,
+        broker: Option<Broker>,
+        calls: Calls,
+        store: Store,
+        ready: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            answerer,
+            bus,
+            broker,
+            calls,
+            waiter: store.waiter(),
+            awaited: store.written(),
+            store,
+            clock,
+            outgoing: VecDeque::new(),
+            queries: BTreeSet::new(),
+            deployments: BTreeMap::new(),
+            deployments_asked: 0,
+            root_incarnation: None,
+            root_seen: false,
+            ready,
+        }
+    }
+
+    /// Serves until `stop`.
+    pub(super) async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Ask>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), StoreError> {
+        loop {
+            let gate = self.outgoing.front().map(|(ticket, _)| *ticket);
+            let cause = tokio::select! {
+                message = self.bus.receive() => self.take_message(&message),
+                (id, outcome) = self.calls.finished() => self.take_outcome(id, &outcome),
+                Some(ask) = asks.recv() => self.take_ask(ask),
+                () = self.clock.reaches(self.answerer.poll_timeout()) => {
+                    self.answerer.handle_timeout(self.clock.now());
+                    Cause::Query
+                }
+                durable = durable(&self.waiter, gate) => {
+                    durable?;
+                    Cause::Query
+                }
+                () = stopped(stop.clone()) => return Ok(()),
+            };
+            self.flush(cause);
+            self.ready.send_if_modified(|ready| {
+                let is = self.root_seen && self.bus.is_connected();
+                std::mem::replace(ready, is) != is
+            });
+        }
+    }
+
+    fn take_message(&mut self, message: &Message) -> Cause {
+        let now = self.clock.now();
+        metrics::counter!("sluice_cluster_messages_total").increment(1);
+        if let Err(error) = self
+            .answerer
+            .handle_publish(&message.topic, &message.payload, now)
+        {
+            metrics::counter!("sluice_cluster_malformed_total").increment(1);
+            warn_limited!(topic = &*message.topic, %error, "a message was refused");
+        }
+        match Topic::parse(&message.topic) {
+            Ok(Topic::Node {
+                verb: Verb::TableQueryRequest,
+                ..
+            }) => Cause::Query,
+            Ok(_) | Err(_) => Cause::Change,
+        }
+    }
+
+    fn take_outcome(&mut self, id: u64, outcome: &Outcome) -> Cause {
+        let now = self.clock.now();
+        let cause = if self.queries.remove(&id) {
+            Cause::Query
+        } else {
+            Cause::Change
+        };
+        match outcome {
+            Ok(answer) => {
+                self.root_seen = true;
+                let reply = Some((answer.status.as_u16(), &answer.body[..]));
+                self.answerer.handle_root_reply(id, reply, now);
+                if let Some(incarnation) = answer.headers.get(INCARNATION) {
+                    self.take_incarnation(incarnation.as_bytes());
+                }
+            }
+            Err(error) => {
+                metrics::counter!("sluice_cluster_root_failures_total").increment(1);
+                warn_limited!(%error, "the root is away");
+                self.answerer.handle_root_reply(id, None, now);
+            }
+        }
+        cause
+    }
+
+    /// The root accepted our registration. One that started anew may have lost what it had to tell us.
+    fn take_incarnation(&mut self, incarnation: &[u8]) {
+        match &self.root_incarnation {
+            Some(known) if known == incarnation => return,
+            Some(_) => {
+                tracing::info!("the root has started anew: every service is asked again");
+                self.answerer.handle_root_restarted(self.clock.now());
+            }
+            None => tracing::info!("registered at the root"),
+        }
+        self.root_incarnation = Some(incarnation.to_vec());
+    }
+
+    fn take_ask(&mut self, ask: Ask) -> Cause {
+        let now = self.clock.now();
+        match ask {
+            Ask::Deployment(job, sender) => {
+                self.deployments_asked += 1;
+                self.deployments.retain(|_, sender| !sender.is_closed());
+                self.deployments.insert(self.deployments_asked, sender);
+                self.answerer
+                    .handle_deployment(self.deployments_asked, &job, now);
+            }
+            Ask::Remove(job) => self.answerer.handle_deployment_removed(&job),
+            Ask::Update(update) => self.answerer.handle_job_update(&update, now),
+            Ask::Look(view, sender) => {
+                let list = match view {
+                    View::Nodes => views::nodes(self),
+                    View::Jobs => views::jobs(self),
+                    View::Instances => views::instances(self),
+                    View::Status => views::status(self),
+                };
+                // Whoever asked may have gone away.
+                let _ = sender.send(list);
+                return Cause::Query;
+            }
+        }
+        Cause::Change
+    }
+
+    /// Writes what changed and sends what may be sent.
+    ///
+    /// What a query changes (the asker's interest, a service learnt from the root) is written but not waited for: a
+    /// sync would be the longest part of a first packet's way, and a manager that dies in between is asked again by
+    /// everybody once the connections come back. Subnets are waited for always: each is given once.
+    fn flush(&mut self, cause: Cause) {
+        let mut batch = crate::store::Batch::default();
+        let mut waits = cause == Cause::Change;
+        while let Some(change) = self.answerer.poll_change() {
+            waits |= !change.key().starts_with("job/");
+            batch.push(change);
+        }
+        let ticket = self.store.write(batch);
+        if waits {
+            self.awaited = ticket;
+        }
+        while let Some(transmit) = self.answerer.poll_transmit() {
+            self.outgoing.push_back((self.awaited, transmit));
+        }
+        while let Some((ticket, _)) = self.outgoing.front()
+            && self.waiter.is_durable(*ticket)
+            && let Some((_, transmit)) = self.outgoing.pop_front()
+        {
+            self.send(transmit);
+        }
+        while let Some(event) = self.answerer.poll_event() {
+            match event {
+                Event::Deployment { ticket, stored } => {
+                    if let Some(sender) = self.deployments.remove(&ticket) {
+                        // The caller may have given up.
+                        let _ = sender.send(if stored {
+                            Resolution::Stored
+                        } else {
+                            Resolution::Failed
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, transmit: Transmit) {
+        match transmit {
+            Transmit::Publish { topic, payload } => self.bus.publish(&topic, payload),
+            Transmit::Root(request) => {
+                if request.path.contains("/instances?") {
+                    self.queries.insert(request.id);
+                }
+                self.calls.start(request);
+            }
+        }
+    }
+}
+
+/// Returns when `gate` is on disk; never, without one.
+async fn durable(waiter: &Waiter, gate: Option<Ticket>) -> Result<(), StoreError> {
+    match gate {
+        Some(gate) => waiter.durable(gate).await,
+        // A failed write must end the manager even when nothing waits for it.
+        None => Err(waiter.failed().await),
+    }
+}
