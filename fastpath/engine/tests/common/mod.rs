@@ -239,6 +239,35 @@ impl Gateway {
         }
     }
 
+    /// A packet whose bytes may be anything: nothing is read from what leaves.
+    pub fn carry(&mut self, outbound: bool, bytes: &[u8]) {
+        let from = (!outbound).then(|| node(2));
+        let mut batch = self.batch(&[bytes.to_vec()], from);
+        let tables = self.publisher.snapshot();
+        let (engine, pool) = (&mut self.engine, &mut self.pool);
+        let (account, output) = (&self.account, &mut self.output);
+        if outbound {
+            engine.outbound(&mut batch, &tables, self.now, pool, account, output);
+        } else {
+            engine.inbound(&mut batch, &tables, self.now, pool, account, output);
+        }
+        self.settle_with(|_| ());
+    }
+
+    /// As [`Gateway::wait_ms`], whatever leaves.
+    pub fn wait_quietly(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+        let tables = self.publisher.snapshot();
+        self.engine.handle_timeout(
+            &tables,
+            self.now,
+            &mut self.pool,
+            &self.account,
+            &mut self.output,
+        );
+        self.settle_with(|_| ());
+    }
+
     /// Control has published: what was held goes on.
     pub fn release(&mut self) -> Vec<Left> {
         let tables = self.publisher.snapshot();
@@ -320,21 +349,29 @@ impl Gateway {
         left
     }
 
-    /// Plays the links: everything in the output is sent, its buffers come back, and the account must balance.
     fn settle(&mut self) -> Vec<Left> {
+        self.settle_with(|frame| match frame.outer {
+            Some(to) => Left::To(to, Packet::read(frame.bytes())),
+            None => Left::In(Packet::read(frame.bytes())),
+        })
+    }
+
+    /// Plays the links: everything in the output is sent, its buffers come back, and the account must balance.
+    fn settle_with<T>(&mut self, read: impl Fn(&Frame) -> T) -> Vec<T> {
         let mut left = Vec::new();
-        for frame in self.output.to_underlay.drain(..) {
+        let Output {
+            to_underlay,
+            to_service,
+            done,
+        } = &mut self.output;
+        assert!(to_underlay.iter().all(|frame| frame.outer.is_some()));
+        assert!(to_service.iter().all(|frame| frame.outer.is_none()));
+        for frame in to_underlay.drain(..).chain(to_service.drain(..)) {
             self.account.forwarded.add(1);
-            let to = frame.outer.expect("a frame for the underlay says where to");
-            left.push(Left::To(to, Packet::read(frame.bytes())));
+            left.push(read(&frame));
             self.pool.release(frame.into_buffer());
         }
-        for frame in self.output.to_service.drain(..) {
-            self.account.forwarded.add(1);
-            left.push(Left::In(Packet::read(frame.bytes())));
-            self.pool.release(frame.into_buffer());
-        }
-        for frame in self.output.done.drain(..) {
+        for frame in done.drain(..) {
             self.pool.release(frame.into_buffer());
         }
         let (came, went) = self.account.balance();
