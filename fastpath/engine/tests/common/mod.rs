@@ -2,12 +2,15 @@
 #![allow(
     dead_code,
     clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
     unreachable_pub,
     reason = "each test binary uses its own part of this module"
 )]
 
 pub mod packet;
 
+#[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use packet::{Packet, ack, echo, syn, tcp, udp};
 
 use sluice_engine::{Engine, Limits, Now, Output, Settings, Shared};
@@ -231,6 +234,13 @@ impl Gateway {
         self.account.forwarded.add(frames.len() as u64);
         assert!(self.settle().is_empty());
         frames
+    }
+
+    /// As [`Gateway::out_as`] where nothing is to be tunnelled; how many frames go to services.
+    pub fn out_as_any(&mut self, packet: &[u8], set: impl Fn(&mut Frame)) -> usize {
+        let left = self.run(&[packet.to_vec()], None, set);
+        assert!(left.iter().all(|left| matches!(left, Left::In(_))));
+        left.len()
     }
 
     pub fn give_back(&mut self, frames: Vec<Frame>) {
