@@ -18,6 +18,18 @@ pub(super) async fn root(config: Config) -> Result<(), CliError> {
     server.run(stop).await.map_err(&failed)
 }
 
+/// `sluice cluster`
+pub(super) async fn cluster(config: Config) -> Result<(), CliError> {
+    log::start(&config.log)?;
+    let failed = failed("cluster");
+    let stop = stop_signal()?;
+    let server = sluice_managers::cluster::Server::bind(config.cluster_manager()?)
+        .await
+        .map_err(&failed)?;
+    notify::ready();
+    server.run(stop).await.map_err(&failed)
+}
+
 /// Completes at the first SIGTERM or Ctrl-C.
 fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Runtime)?;

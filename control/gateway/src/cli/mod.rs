@@ -29,6 +29,8 @@ pub struct Cli {
 enum Command {
     /// Run the root manager: knows every service, hands out every address
     Root,
+    /// Run a cluster manager: answers the gateways of one site
+    Cluster,
     /// Create or update the services of a descriptor (thesis YAML or Oakestra SLA JSON)
     Apply(write::Apply),
     /// Delete services
@@ -153,6 +155,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Ok(())
         }
         Command::Root => block_on(daemon::root(config()?)),
+        Command::Cluster => block_on(daemon::cluster(config()?)),
         Command::Apply(apply) => block_on(apply.run(&config()?)),
         Command::Delete(delete) => block_on(delete.run(&config()?)),
         Command::Attach(attach) => block_on(attach.run(&config()?)),
