@@ -9,16 +9,22 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
+use rustix::event::{PollFd, PollFlags};
 use sluice::command::InstanceName;
 use sluice::node::attach::{Attachment, Request};
 use sluice::node::namespace::Workload;
 use sluice::node::port_mapping::PortMapping;
 use sluice::node::watch::Watch;
 use sluice::node::{NodeError, NodeNet, Wiring};
+use sluice_link::Link;
 use sluice_wire::{AddressPlan, Dual, Subnet};
 
 const NOW: Duration = Duration::from_secs(1_000_000);
@@ -146,7 +152,6 @@ fn detach_and_teardown_leave_nothing() {
     assert_eq!(host.ns.inside(|| node.detach(&name(0), NOW)).unwrap(), None);
     host.attach(&mut node, &a, 0, "").unwrap();
     host.teardown(node);
-    host.ns.succeeds(&["ip", "link", "del", "sluicetun0"]);
     assert_eq!(host.everything(), before);
     assert_eq!(std::fs::read_dir(&host.state_dir).unwrap().count(), 0);
 }
@@ -283,6 +288,88 @@ fn a_forward_policy_of_drop_does_not_stop_us_nor_we_it() {
     drop(outside);
 }
 
+/// The gateway's own ICMP errors come out of the TUN device with a source address of this very host.
+#[test]
+#[ignore = "needs root"]
+fn errors_of_the_gateway_reach_the_instance_though_rp_filter_is_strict() {
+    let host = Host::new("rpf");
+    host.ns
+        .succeeds(&["sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1"]);
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let settings = sluice_link::tun::TunSettings {
+        name: "sluicetun0".to_owned(),
+        workers: 1,
+        offload: false,
+        one_packet_per_syscall: true,
+        persistent: false,
+    };
+    let links = host
+        .ns
+        .inside(|| sluice_link::tun::open(&settings))
+        .unwrap();
+    let tun = links[0].fd().unwrap();
+    host.ns.inside(|| node.wire_tun()).unwrap();
+    let a = host.instance("a");
+    host.attach(&mut node, &a, 0, "").unwrap();
+    for (from, to, gateway) in [
+        ("10.18.0.2:7", "10.30.0.1:9", "10.18.0.1"),
+        ("[fc00::2]:7", "[fdff::1]:9", "fc00::1"),
+    ] {
+        let socket = a.inside(|| UdpSocket::bind(from)).unwrap();
+        socket.connect(to).unwrap();
+        socket.send(b"x").unwrap();
+        let mut asked = [0; 2000];
+        let length = receive(tun, &mut asked);
+        let (header, packet) = asked[..length].split_at(VNET_HEADER);
+        let error = unreachable(gateway, packet);
+        rustix::io::write(tun, &[header, &error].concat()).unwrap();
+        let answer = socket.recv(&mut [0; 10]).unwrap_err();
+        assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
+    }
+    drop(links);
+    host.teardown(node);
+}
+
+/// Of a TUN queue with IFF_VNET_HDR.
+const VNET_HEADER: usize = 10;
+
+/// The next packet for a semantic address; the device hears multicast reports as well.
+fn receive(tun: BorrowedFd<'_>, packet: &mut [u8]) -> usize {
+    loop {
+        rustix::event::poll(&mut [PollFd::new(&tun, PollFlags::IN)], None).unwrap();
+        let length = rustix::io::read(tun, &mut *packet).unwrap();
+        let ip = &packet[VNET_HEADER..length];
+        if ip.starts_with(&[0x45]) || ip.get(24..26) == Some(&[0xfd, 0xff]) {
+            return length;
+        }
+    }
+}
+
+/// "Port unreachable" about `packet` to whoever sent it.
+fn unreachable(from: &str, packet: &[u8]) -> Vec<u8> {
+    let mut error = Vec::new();
+    match from.parse().unwrap() {
+        IpAddr::V4(from) => {
+            let to = packet[12..16].try_into().unwrap();
+            PacketBuilder::ipv4(from.octets(), to, 64)
+                .icmpv4(Icmpv4Type::DestinationUnreachable(
+                    icmpv4::DestUnreachableHeader::Port,
+                ))
+                .write(&mut error, packet)
+        }
+        IpAddr::V6(from) => {
+            let to = packet[8..24].try_into().unwrap();
+            PacketBuilder::ipv6(from.octets(), to, 64)
+                .icmpv6(Icmpv6Type::DestinationUnreachable(
+                    icmpv6::DestUnreachableCode::Port,
+                ))
+                .write(&mut error, packet)
+        }
+    }
+    .unwrap();
+    error
+}
+
 #[test]
 #[ignore = "needs root"]
 fn the_outside_reaches_mapped_ports_only() {
@@ -291,29 +378,31 @@ fn the_outside_reaches_mapped_ports_only() {
     let mut node = host.node(subnet("10.18.0.0/26"));
     let a = host.instance("a");
     host.attach(&mut node, &a, 0, "8080:80").unwrap();
-    let mut server = a.spawn(&[
-        "python3", "-c",
-        "import socket\ns=socket.create_server(('::',80),family=socket.AF_INET6,dualstack_ipv6=True)\nprint('up',flush=True)\nwhile True:\n c,p=s.accept(); c.sendall(p[0].encode()); c.close()",
-    ]);
-    first_line(&mut server);
+    // A server that tells its callers who they are.
+    let server = a.inside(|| TcpListener::bind("[::]:80")).unwrap();
+    std::thread::spawn(move || {
+        for caller in server.incoming() {
+            let mut caller = caller.unwrap();
+            let who = caller.peer_addr().unwrap().ip().to_canonical();
+            caller.write_all(who.to_string().as_bytes()).unwrap();
+        }
+    });
     let ask = |from: &Ns, address: &str, port: u16| {
-        from.output(&[
-            "python3", "-c",
-            &format!("import socket\nc=socket.create_connection(('{address}',{port}),2)\nprint(c.recv(99).decode())"),
-        ])
-        .trim()
-        .to_owned()
+        let mut who = String::new();
+        from.inside(|| TcpStream::connect((address, port)))
+            .unwrap()
+            .read_to_string(&mut who)
+            .unwrap();
+        who
     };
-    assert_eq!(ask(&outside, "192.0.2.1", 8080), "::ffff:192.0.2.2");
+    assert_eq!(ask(&outside, "192.0.2.1", 8080), "192.0.2.2");
     assert_eq!(ask(&outside, "2001:db8::1", 8080), "2001:db8::2");
-    assert_eq!(ask(&host.ns, "192.0.2.1", 8080), "::ffff:192.0.2.1");
+    assert_eq!(ask(&host.ns, "192.0.2.1", 8080), "192.0.2.1");
     // A neighbour that knows a way to the subnet still gets nothing else.
     outside.succeeds(&["ip", "route", "add", "10.18.0.0/26", "via", "192.0.2.1"]);
     outside.fails(&["ping", "-c1", "-W1", "10.18.0.2"]);
     let error = host.attach(&mut node, &host.instance("b"), 1, "8080:81");
     assert!(matches!(error, Err(NodeError::HostPortTaken { .. })));
-    server.kill().unwrap();
-    server.wait().unwrap();
     host.teardown(node);
 }
 

@@ -247,25 +247,6 @@ impl Devices {
         )
     }
 
-    pub(crate) fn delete_address(
-        &mut self,
-        index: u32,
-        address: Ip,
-        length: u8,
-    ) -> Result<(), NetlinkError> {
-        let mut message = AddressMessage::default();
-        message.header.family = family(address.family());
-        message.header.prefix_len = length;
-        message.header.index = index;
-        message.attributes = vec![AddressAttribute::Local(address.into())];
-        let result = self
-            .socket
-            .change(RouteNetlinkMessage::DelAddress(message), 0, || {
-                format!("deleting address {address}/{length} from link {index}")
-            });
-        tolerate(result, &[Errno::ADDRNOTAVAIL, Errno::NODEV])
-    }
-
     pub(crate) fn set_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let message = route_message(route);
         self.socket.change(
@@ -273,16 +254,6 @@ impl Devices {
             NLM_F_CREATE | NLM_F_REPLACE,
             || format!("adding {route}"),
         )
-    }
-
-    pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
-        let message = route_message(route);
-        let result = self
-            .socket
-            .change(RouteNetlinkMessage::DelRoute(message), 0, || {
-                format!("deleting {route}")
-            });
-        tolerate(result, &[Errno::SRCH, Errno::NODEV])
     }
 
     /// Whether a default route of this family exists through another device than `except`.

@@ -100,7 +100,7 @@ pub enum NodeError {
     HostPortTaken { port: String, owner: InstanceName },
     #[error("the node's thread has stopped")]
     Stopped,
-    #[error("guest network of {instance}: {source}")]
+    #[error("making a tap device for {instance} with /dev/net/tun: {source}")]
     Guest {
         instance: InstanceName,
         source: std::io::Error,
@@ -324,28 +324,21 @@ impl NodeNet {
             // `fib_validate_source`).
             devices.add_address(tun.index, gateway, 32, false)?;
         }
-        for route in self.tun_routes(tun.index) {
-            devices.set_route(&route)?;
+        for range in self.wiring.plan.semantic.iter() {
+            // A node without IPv6 has no use for the range.
+            let Some(gateway) = self.gateway().of(range.family()) else {
+                continue;
+            };
+            devices.set_route(&Route {
+                destination: Some(range),
+                device: tun.index,
+                gateway: None,
+                // What the host itself sends there comes from the gateway.
+                source: Some(gateway),
+                mtu: None,
+            })?;
         }
         Ok(())
-    }
-
-    fn tun_routes(&self, device: u32) -> impl Iterator<Item = Route> {
-        let gateway = self.gateway();
-        self.wiring
-            .plan
-            .semantic
-            .iter()
-            .filter(move |range| gateway.of(range.family()).is_some())
-            .map(move |range| Route {
-                destination: Some(range),
-                device,
-                gateway: None,
-                source: gateway.of(range.family()),
-                mtu: None,
-            })
-            .collect::<Vec<_>>()
-            .into_iter()
     }
 
     /// Looks again whether a foreign FORWARD chain drops our packets; cheap, to be called every few seconds. Returns
@@ -357,8 +350,8 @@ impl NodeNet {
         Ok(foreign::accept(&self.wiring)?)
     }
 
-    /// Removes all that was made: instances' devices, bridge, uplink, routes, tables, rules and the state file.
-    /// Forwarding stays on, as others may use it.
+    /// Removes all that was made: instances' devices, bridge, uplink, the TUN device with its routes, tables, rules and
+    /// the state file. Forwarding stays on, as others may use it.
     ///
     /// # Errors
     /// The first thing that could not be removed; the rest is removed all the same.
@@ -373,17 +366,9 @@ impl NodeNet {
         };
         match Devices::open() {
             Ok(mut devices) => {
-                if let Ok(Some(tun)) = devices.link(&self.wiring.tun) {
-                    for route in self.tun_routes(tun.index) {
-                        note(devices.delete_route(&route).map_err(NodeError::from));
-                    }
-                    if let Some(gateway) = self.gateway().v4 {
-                        note(
-                            devices
-                                .delete_address(tun.index, gateway, 32)
-                                .map_err(NodeError::from),
-                        );
-                    }
+                // Its routes go with it. The link may have made it to outlive the process.
+                if matches!(devices.link(&self.wiring.tun), Ok(Some(tun)) if tun.kind == "tun") {
+                    note(devices.delete(&self.wiring.tun).map_err(NodeError::from));
                 }
                 for attachment in &self.state.attachments {
                     note(
