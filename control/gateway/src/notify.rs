@@ -46,7 +46,10 @@ mod tests {
         let path = std::env::temp_dir().join(&name);
         let abstract_address = SocketAddr::from_abstract_name(&name).unwrap();
         let listeners = [
-            (path.as_os_str().to_owned(), UnixDatagram::bind(&path).unwrap()),
+            (
+                path.as_os_str().to_owned(),
+                UnixDatagram::bind(&path).unwrap(),
+            ),
             (
                 format!("@{name}").into(),
                 UnixDatagram::bind_addr(&abstract_address).unwrap(),

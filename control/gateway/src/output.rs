@@ -57,16 +57,18 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A list of JSON objects as a table. Where none of the columns exists, the rows' own keys are shown.
+/// A list of JSON objects as a table: those of the columns that any row has, or the rows' own keys when there are none.
 #[must_use]
 pub fn json_table(columns: &[Column], rows: &[Value]) -> String {
-    let known = |column: &Column| {
-        column
-            .keys
-            .iter()
-            .any(|key| rows.iter().any(|row| row.pointer(key).is_some()))
+    let known = |column: &&Column| {
+        rows.is_empty()
+            || column
+                .keys
+                .iter()
+                .any(|key| rows.iter().any(|row| row.pointer(key).is_some()))
     };
-    if rows.is_empty() || columns.iter().any(known) {
+    let columns: Vec<&Column> = columns.iter().filter(known).collect();
+    if !columns.is_empty() {
         let headings: Vec<&str> = columns.iter().map(|column| column.heading).collect();
         let cells: Vec<Vec<String>> = rows
             .iter()
@@ -148,6 +150,10 @@ mod tests {
                 heading: "N",
                 keys: &["/n"],
             },
+            Column {
+                heading: "NEVER",
+                keys: &["/never"],
+            },
         ];
         let rows = [
             json!({"v4": "10.30.0.1", "v6": "fdff::1", "n": [1, 2]}),
@@ -157,7 +163,7 @@ mod tests {
             json_table(COLUMNS, &rows),
             "IP                 N\n10.30.0.1 fdff::1  1,2\n-                  -\n"
         );
-        assert_eq!(json_table(COLUMNS, &[]), "IP  N\n");
+        assert_eq!(json_table(COLUMNS, &[]), "IP  N  NEVER\n");
         assert_eq!(
             json_table(COLUMNS, &[json!({"other": {"a": 1}})]),
             "other\na=1\n"

@@ -196,10 +196,10 @@ macro_rules! columns {
 columns! {
     SERVICES: "SERVICE" "/service/service", "POLICY" "/ip/policy", "SERVICE IP" "/ip/service_ip" "/ip/service_ip_v6",
         "INSTANCES" "/service/instances";
-    INSTANCES: "SERVICE" "/service", "INSTANCE" "/instance", "STATE" "/state", "NODE" "/node",
+    INSTANCES: "SERVICE" "/service", "INSTANCE" "/instance", "STATE" "/state", "CLUSTER" "/cluster", "NODE" "/node",
         "INSTANCE IP" "/instance_ip" "/instance_ip_v6", "NS IP" "/ns_ip" "/ns_ip_v6", "USED (S AGO)" "/used_s_ago";
-    NODES: "NODE" "/node", "CLUSTER" "/cluster", "ADDRESS" "/address", "INSTANCES" "/instances",
-        "STATE" "/state";
+    NODES: "NODE" "/node", "CLUSTER" "/cluster", "ADDRESS" "/address", "SUBNET" "/subnet_v4" "/subnet_v6",
+        "INSTANCES" "/instances", "STATE" "/state";
     CLUSTERS: "CLUSTER" "/cluster", "ADDRESS" "/address", "STATE" "/state";
     PEERS: "NODE" "/node", "FORMAT" "/format", "MTU" "/mtu", "INSTANCES" "/instances";
     FLOWS: "PROTOCOL" "/protocol", "DIRECTION" "/direction", "CALLER" "/caller", "DIALLED" "/dialled",

@@ -11,8 +11,8 @@ use super::routes::{LocalInstance, Routes};
 use super::state::{LocalState, Registration, State, StateFile};
 use crate::admin_api::GatewayState;
 use crate::command::{
-    Attach, AttachTarget, Attached, Command, Deploy, DeployKind, Deployed, Detach, InstanceName, Refusal, Register,
-    Reply,
+    Attach, AttachTarget, Attached, Command, Deploy, DeployKind, Deployed, Detach, InstanceName,
+    Refusal, Register, Reply,
 };
 use crate::config::Config;
 use crate::node::attach::{Attachment, Request};
@@ -24,11 +24,11 @@ use crate::node::{NodeNet, Wiring};
 use crate::notify;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{
-    self, InstanceRequest, InstanceResult, NodeId, SubnetRequest, SubnetResult, TableQueryResult, Topic, Undeployed,
-    UpdatesAvailable, Verb,
+    self, InstanceRequest, InstanceResult, NodeId, SubnetRequest, SubnetResult, TableQueryResult,
+    Topic, Undeployed, UpdatesAvailable, Verb,
 };
-use sluice_proto::table_query::{Key, Row};
 use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
+use sluice_proto::table_query::{Key, Row};
 use sluice_tables::{Known, Question, Upcall};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, Subnet};
 use std::collections::BTreeMap;
@@ -145,11 +145,24 @@ impl Core {
     /// for a registration.
     pub(crate) async fn start(&mut self, now: Duration) -> Result<(), Error> {
         if let Some(cluster) = &self.config.gateway.cluster {
-            let node_id = self.config.gateway.node_id.clone().map_or_else(super::machine_node_id, Ok)?;
+            let node_id = self
+                .config
+                .gateway
+                .node_id
+                .clone()
+                .map_or_else(super::machine_node_id, Ok)?;
             let (host, port) = (cluster.host.clone(), cluster.port);
-            let known = self.registration.take().filter(|known| known.node_id == node_id);
+            let known = self
+                .registration
+                .take()
+                .filter(|known| known.node_id == node_id);
             let subnet = known.and_then(|known| known.subnet);
-            self.registration = Some(Registration { node_id, host, port, subnet });
+            self.registration = Some(Registration {
+                node_id,
+                host,
+                port,
+                subnet,
+            });
         }
         if self.registration.is_some() {
             self.begin(now).await?;
@@ -162,8 +175,18 @@ impl Core {
         let mut due = self.tick_at;
         let mut sooner = |at: Option<Duration>| due = at.map_or(due, |at| due.min(at));
         sooner(self.asker.poll_timeout());
-        sooner(self.attaching.values().map(|attaching| attaching.until).min());
-        sooner(self.nameless.values().filter_map(|nameless| nameless.reply.as_ref().map(|(_, until)| *until)).min());
+        sooner(
+            self.attaching
+                .values()
+                .map(|attaching| attaching.until)
+                .min(),
+        );
+        sooner(
+            self.nameless
+                .values()
+                .filter_map(|nameless| nameless.reply.as_ref().map(|(_, until)| *until))
+                .min(),
+        );
         sooner(self.registering.iter().map(|(_, until)| *until).min());
         sooner(self.state_changed.then(|| self.written_at + WRITE_PAUSE));
         due
@@ -179,7 +202,11 @@ impl Core {
             .collect();
         for request in late {
             if let Some(attaching) = self.attaching.remove(&request) {
-                let away = format!("no instance of {} within {} s", attaching.service, ATTACH_WAIT.as_secs());
+                let away = format!(
+                    "no instance of {} within {} s",
+                    attaching.service,
+                    ATTACH_WAIT.as_secs()
+                );
                 let _ = attaching.reply.send(Err(Refusal::ManagersAway(away)));
             }
         }
@@ -207,11 +234,17 @@ impl Core {
         for job in used {
             self.asker.handle_used(&job, now);
         }
-        if self.subnet_asked_at.is_some_and(|at| at + SUBNET_RETRY <= now) {
+        if self
+            .subnet_asked_at
+            .is_some_and(|at| at + SUBNET_RETRY <= now)
+        {
             self.ask_subnet(now);
         }
         // Only of a literal address: resolving a name would hold up everything else.
-        if let Some((host, port)) = self.registration.as_ref().map(|known| (known.host.clone(), known.port))
+        if let Some((host, port)) = self
+            .registration
+            .as_ref()
+            .map(|known| (known.host.clone(), known.port))
             && host.parse::<IpAddr>().is_ok()
         {
             self.look_at_own_address(&host, port);
@@ -262,11 +295,16 @@ impl Core {
             Upcall::Ask(Question::Dialled(ip) | Question::InnerSource { source: ip, .. }) => {
                 self.asker.handle_question(&Key::Address(ip), now);
             }
-            Upcall::Suspect { instance, epoch, why } => {
+            Upcall::Suspect {
+                instance,
+                epoch,
+                why,
+            } => {
                 if let Some(job) = self.routes.suspect(instance, epoch) {
                     tracing::debug!(%job, ?why, "delivery to an instance failed");
                     self.routes_changed = true;
-                    self.asker.handle_update_available(&job, &UpdatesAvailable::default(), now);
+                    self.asker
+                        .handle_update_available(&job, &UpdatesAvailable::default(), now);
                 }
             }
         }
@@ -324,16 +362,24 @@ impl Core {
                     self.name_instance(&routes.job, row);
                 }
             }
-            Event::Absent { key: Key::Address(ip) } => self.routes.set_negative(ip, Known::Absent),
-            Event::Unknown { key: Key::Address(ip) } => self.routes.clear_negative(ip),
+            Event::Absent {
+                key: Key::Address(ip),
+            } => self.routes.set_negative(ip, Known::Absent),
+            Event::Unknown {
+                key: Key::Address(ip),
+            } => self.routes.clear_negative(ip),
             Event::Withdrawn { job, number, .. } => self.routes.withdraw(&job, number),
             Event::Forgotten { job } => self.routes.forget(&job),
-            Event::Absent { key: Key::Name(_) } | Event::Unknown { key: Key::Name(_) } | Event::Unanswered { .. } => {}
+            Event::Absent { key: Key::Name(_) }
+            | Event::Unknown { key: Key::Name(_) }
+            | Event::Unanswered { .. } => {}
         }
     }
 
     fn transmit(&self, transmit: &asker::Transmit) {
-        let (Some(mqtt), Some(node_id)) = (&self.mqtt, &self.node_id) else { return };
+        let (Some(mqtt), Some(node_id)) = (&self.mqtt, &self.node_id) else {
+            return;
+        };
         let queued = match transmit.mqtt(node_id) {
             Outgoing::Publish { topic, payload } => mqtt.publish(&topic, payload),
             Outgoing::Subscribe { topic } => mqtt.subscribe(&topic),
@@ -348,7 +394,10 @@ impl Core {
         if let (Some(mqtt), Some(node_id)) = (&self.mqtt, &self.node_id)
             && self.connected
         {
-            mqtt.publish(&Topic::node(node_id.clone(), verb).to_string(), message::write(body));
+            mqtt.publish(
+                &Topic::node(node_id.clone(), verb).to_string(),
+                message::write(body),
+            );
         }
     }
 
@@ -358,7 +407,10 @@ impl Core {
         if let Some(known) = &self.registration {
             if known.node_id != register.client_id {
                 let registered = known.node_id.clone();
-                let _ = reply.send(Err(Refusal::OtherNode { registered, asked: register.client_id }));
+                let _ = reply.send(Err(Refusal::OtherNode {
+                    registered,
+                    asked: register.client_id,
+                }));
                 return;
             }
             if self.node.is_some() {
@@ -374,8 +426,12 @@ impl Core {
             let _ = reply.send(Err(Refusal::BadRequest(missing)));
             return;
         }
-        self.registration =
-            Some(Registration { node_id: register.client_id, host, port: super::BROKER_PORT, subnet: None });
+        self.registration = Some(Registration {
+            node_id: register.client_id,
+            host,
+            port: super::BROKER_PORT,
+            subnet: None,
+        });
         self.registering.push((reply, now + REGISTER_WAIT));
         if let Err(error) = self.begin(now).await {
             tracing::error!(%error, "registration failed");
@@ -388,7 +444,9 @@ impl Core {
 
     /// Connects, opens the links, and wires the node if its subnet is known.
     async fn begin(&mut self, now: Duration) -> Result<(), Error> {
-        let Some(registration) = self.registration.clone() else { return Ok(()) };
+        let Some(registration) = self.registration.clone() else {
+            return Ok(());
+        };
         self.node_id = Some(NodeId::new(&registration.node_id)?);
         self.look_at_own_address(&registration.host, registration.port);
         self.plane.start()?;
@@ -413,8 +471,14 @@ impl Core {
 
     /// The address that other nodes reach us at: configured, or the source of packets towards the cluster.
     fn look_at_own_address(&mut self, host: &str, port: u16) {
-        let found = self.config.gateway.node_address.or_else(|| super::source_towards(host, port));
-        let Some(ip) = found.filter(|ip| self.own_ip != Some(*ip)) else { return };
+        let found = self
+            .config
+            .gateway
+            .node_address
+            .or_else(|| super::source_towards(host, port));
+        let Some(ip) = found.filter(|ip| self.own_ip != Some(*ip)) else {
+            return;
+        };
         if let Some(old) = self.own_ip.replace(ip) {
             tracing::info!(%old, new = %ip, "the node's address changed");
         }
@@ -431,8 +495,10 @@ impl Core {
     async fn wire(&mut self, granted: &SubnetResult, now: Duration) -> Result<(), Error> {
         let plan = self.config.plan;
         let subnet = |ip: Option<Ip>, length: u8| ip.map(|ip| Subnet::new(ip, length)).transpose();
-        let subnet =
-            Dual { v4: subnet(granted.address, plan.node_length_v4)?, v6: subnet(granted.addressv6, plan.node_length_v6)? };
+        let subnet = Dual {
+            v4: subnet(granted.address, plan.node_length_v4)?,
+            v6: subnet(granted.addressv6, plan.node_length_v6)?,
+        };
         let gateway = &self.config.gateway;
         let wiring = Wiring {
             bridge: gateway.bridge.clone(),
@@ -443,9 +509,11 @@ impl Core {
             plan,
             state_dir: gateway.state_dir.clone(),
         };
-        let net = tokio::task::spawn_blocking(move || NodeNet::adopt_or_create(wiring, subnet, since_1970()))
-            .await
-            .map_err(|_| Error::NodePanicked)??;
+        let net = tokio::task::spawn_blocking(move || {
+            NodeNet::adopt_or_create(wiring, subnet, since_1970())
+        })
+        .await
+        .map_err(|_| Error::NodePanicked)??;
         self.routes.set_gateway(net.gateway());
         let attachments = net.attachments().to_vec();
         let node = Node::start(net)?;
@@ -457,8 +525,11 @@ impl Core {
             self.adopt(attachment, &remembered, now);
         }
         for local in remembered {
-            if ServiceName::parse(&local.service).is_ok_and(|service| !self.lives_here(&service, local.number)) {
-                self.ended.insert((local.service, local.number), local.epoch);
+            if ServiceName::parse(&local.service)
+                .is_ok_and(|service| !self.lives_here(&service, local.number))
+            {
+                self.ended
+                    .insert((local.service, local.number), local.epoch);
             }
         }
         self.tell_ended();
@@ -475,11 +546,17 @@ impl Core {
     // The cluster's messages.
 
     fn handle_connected(&mut self, now: Duration) {
-        let Some(node_id) = self.node_id.clone() else { return };
+        let Some(node_id) = self.node_id.clone() else {
+            return;
+        };
         self.connected = true;
         tracing::info!("connected to the cluster's broker");
         if let Some(mqtt) = &self.mqtt {
-            for verb in [Verb::SubnetResult, Verb::TableQueryResult, Verb::InstanceResult] {
+            for verb in [
+                Verb::SubnetResult,
+                Verb::TableQueryResult,
+                Verb::InstanceResult,
+            ] {
                 mqtt.subscribe(&Topic::node(node_id.clone(), verb).to_string());
             }
         }
@@ -495,13 +572,24 @@ impl Core {
         self.announce_all();
     }
 
-    async fn handle_message(&mut self, topic: &str, payload: &[u8], now: Duration) -> Result<(), Error> {
+    async fn handle_message(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        now: Duration,
+    ) -> Result<(), Error> {
         match Topic::parse(topic)? {
-            Topic::Node { verb: Verb::TableQueryResult, .. } => {
+            Topic::Node {
+                verb: Verb::TableQueryResult,
+                ..
+            } => {
                 let result: TableQueryResult = message::read("table-query result", payload)?;
                 self.asker.handle_result(&result, now)?;
             }
-            Topic::Node { verb: Verb::SubnetResult, .. } => {
+            Topic::Node {
+                verb: Verb::SubnetResult,
+                ..
+            } => {
                 let granted: SubnetResult = message::read("subnet result", payload)?;
                 if self.node.is_none()
                     && let Some(registration) = &mut self.registration
@@ -510,7 +598,10 @@ impl Core {
                     self.wire(&granted, now).await?;
                 }
             }
-            Topic::Node { verb: Verb::InstanceResult, .. } => {
+            Topic::Node {
+                verb: Verb::InstanceResult,
+                ..
+            } => {
                 let result: InstanceResult = message::read("instance result", payload)?;
                 self.handle_instance(result, now).await;
             }
@@ -530,7 +621,11 @@ impl Core {
 
     async fn deploy(&mut self, deploy: Deploy, reply: Reply<Deployed>, now: Duration) {
         let prepared = parse_name(&deploy.instance.service).and_then(|service| {
-            Ok((service, PortMapping::list(&deploy.port_mappings).map_err(bad_mapping)?, self.node()?))
+            Ok((
+                service,
+                PortMapping::list(&deploy.port_mappings).map_err(bad_mapping)?,
+                self.node()?,
+            ))
         });
         let (service, port_mappings, node) = match prepared {
             Ok(prepared) => prepared,
@@ -540,7 +635,11 @@ impl Core {
             }
         };
         let number = deploy.instance.instance_number;
-        let request = Request { instance: deploy.instance, port_mappings, note: String::new() };
+        let request = Request {
+            instance: deploy.instance,
+            port_mappings,
+            note: String::new(),
+        };
         let attached = match deploy.kind {
             DeployKind::Container { pid } => match Workload::of_process(pid) {
                 Ok(workload) => node.attach(request, workload).await,
@@ -552,7 +651,10 @@ impl Core {
             Ok(attachment) => {
                 self.watch.add(&attachment);
                 self.announce(&attachment, 0);
-                let nameless = Nameless { attachment, reply: Some((reply, now + DEPLOY_WAIT)) };
+                let nameless = Nameless {
+                    attachment,
+                    reply: Some((reply, now + DEPLOY_WAIT)),
+                };
                 self.nameless.insert((service.clone(), number), nameless);
                 self.asker.handle_local(&service, number, true, now);
                 self.name_known(&service, number);
@@ -585,7 +687,10 @@ impl Core {
         if let Some(number) = attach.instance_number
             && self.lives_here(&service, number)
         {
-            let instance = InstanceName { service: attach.service, instance_number: number };
+            let instance = InstanceName {
+                service: attach.service,
+                instance_number: number,
+            };
             let _ = reply.send(Err(Refusal::AlreadyAttached(instance)));
             return;
         }
@@ -623,23 +728,45 @@ impl Core {
             return;
         };
         if let Some(error) = result.error {
-            let refusal = if result.retry { Refusal::ManagersAway(error) } else { Refusal::ManagersRefused(error) };
+            let refusal = if result.retry {
+                Refusal::ManagersAway(error)
+            } else {
+                Refusal::ManagersRefused(error)
+            };
             let _ = attaching.reply.send(Err(refusal));
             return;
         }
         let number = result.instance_number;
-        let instance = InstanceName { service: attaching.service.to_string(), instance_number: number };
-        let request =
-            Request { instance: instance.clone(), port_mappings: attaching.port_mappings, note: String::new() };
+        let instance = InstanceName {
+            service: attaching.service.to_string(),
+            instance_number: number,
+        };
+        let request = Request {
+            instance: instance.clone(),
+            port_mappings: attaching.port_mappings,
+            note: String::new(),
+        };
         let attached = match self.node() {
-            Ok(node) => node.attach(request, attaching.workload).await.map_err(Refusal::from),
+            Ok(node) => node
+                .attach(request, attaching.workload)
+                .await
+                .map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
         match attached {
             Ok(attachment) => {
                 self.watch.add(&attachment);
-                let instance_ip = Dual { v4: result.instance_ip, v6: result.instance_ip_v6 };
-                self.list(&attaching.service, &attachment, result.epoch, map(instance_ip, InstanceIp::new), now);
+                let instance_ip = Dual {
+                    v4: result.instance_ip,
+                    v6: result.instance_ip_v6,
+                };
+                self.list(
+                    &attaching.service,
+                    &attachment,
+                    result.epoch,
+                    map(instance_ip, InstanceIp::new),
+                    now,
+                );
                 let attached = Attached {
                     instance,
                     instance_ip: instance_ip.v4.and_then(v4),
@@ -668,15 +795,24 @@ impl Core {
         let attachments = node.run(|net| net.attachments().to_vec()).await?;
         let meant: Vec<u32> = attachments
             .iter()
-            .filter(|attachment| ServiceName::parse(&attachment.instance.service).is_ok_and(|name| name == service))
-            .filter(|attachment| detach.instance_number.is_none_or(|n| attachment.instance.instance_number == n))
+            .filter(|attachment| {
+                ServiceName::parse(&attachment.instance.service).is_ok_and(|name| name == service)
+            })
+            .filter(|attachment| {
+                detach
+                    .instance_number
+                    .is_none_or(|n| attachment.instance.instance_number == n)
+            })
             .filter(|attachment| namespace.is_none_or(|id| attachment.namespace == id))
             .map(|attachment| attachment.instance.instance_number)
             .collect();
         if meant.is_empty() {
             return Err(Refusal::UnknownInstance(format!(
                 "an instance of {service}{}",
-                detach.target.map(|target| format!(" in {target}")).unwrap_or_default()
+                detach
+                    .target
+                    .map(|target| format!(" in {target}"))
+                    .unwrap_or_default()
             )));
         }
         for number in meant {
@@ -686,14 +822,26 @@ impl Core {
     }
 
     /// Ends a local instance on purpose.
-    async fn end(&mut self, service: &ServiceName, number: u32, now: Duration) -> Result<(), Refusal> {
+    async fn end(
+        &mut self,
+        service: &ServiceName,
+        number: u32,
+        now: Duration,
+    ) -> Result<(), Refusal> {
         self.node()?;
-        let instance = InstanceName { service: service.to_string(), instance_number: number };
+        let instance = InstanceName {
+            service: service.to_string(),
+            instance_number: number,
+        };
         self.watch.remove(&instance);
         let was_listed = self.unlist(service, number, now);
         self.settle(now);
         let was_wired = self.unwire(instance.clone()).await?;
-        if was_listed || was_wired { Ok(()) } else { Err(Refusal::UnknownInstance(instance.to_string())) }
+        if was_listed || was_wired {
+            Ok(())
+        } else {
+            Err(Refusal::UnknownInstance(instance.to_string()))
+        }
     }
 
     /// Takes an instance out of routes, interests and the cluster's knowledge.
@@ -703,7 +851,10 @@ impl Core {
         let nameless = self.nameless.remove(&(service.clone(), number)).is_some();
         if listed || nameless {
             self.asker.handle_local(service, number, false, now);
-            self.ended.insert((service.to_string(), number), known.map_or(0, |local| local.epoch));
+            self.ended.insert(
+                (service.to_string(), number),
+                known.map_or(0, |local| local.epoch),
+            );
             self.tell_ended();
             self.routes_changed = true;
             self.state_changed = true;
@@ -727,7 +878,13 @@ impl Core {
         let number = attachment.instance.instance_number;
         self.ended.remove(&(service.to_string(), number));
         let ns_ip = attachment.ns_ip();
-        self.routes.add_local(LocalInstance { job: service.clone(), number, epoch, instance_ip, ns_ip });
+        self.routes.add_local(LocalInstance {
+            job: service.clone(),
+            number,
+            epoch,
+            instance_ip,
+            ns_ip,
+        });
         self.announce(attachment, epoch);
         self.asker.handle_local(service, number, true, now);
         self.routes_changed = true;
@@ -736,12 +893,15 @@ impl Core {
 
     /// An instance that an earlier life of this gateway attached.
     fn adopt(&mut self, attachment: Attachment, remembered: &[LocalState], now: Duration) {
-        let Ok(service) = ServiceName::parse(&attachment.instance.service) else { return };
+        let Ok(service) = ServiceName::parse(&attachment.instance.service) else {
+            return;
+        };
         let number = attachment.instance.instance_number;
         self.watch.add(&attachment);
-        let known = remembered
-            .iter()
-            .find(|local| local.number == number && ServiceName::parse(&local.service).is_ok_and(|name| name == service));
+        let known = remembered.iter().find(|local| {
+            local.number == number
+                && ServiceName::parse(&local.service).is_ok_and(|name| name == service)
+        });
         if let Some(known) = known {
             let instance_ip = Dual {
                 v4: known.instance_ip.map(|ip| InstanceIp::new(ip.into())),
@@ -750,7 +910,13 @@ impl Core {
             self.list(&service, &attachment, known.epoch, instance_ip, now);
         } else {
             self.announce(&attachment, 0);
-            self.nameless.insert((service.clone(), number), Nameless { attachment, reply: None });
+            self.nameless.insert(
+                (service.clone(), number),
+                Nameless {
+                    attachment,
+                    reply: None,
+                },
+            );
             self.asker.handle_local(&service, number, true, now);
             self.name_known(&service, number);
         }
@@ -759,7 +925,11 @@ impl Core {
     /// Looks whether the managers have told the InstanceIP before.
     fn name_known(&mut self, service: &ServiceName, number: u32) {
         let row = self.asker.routes(service).and_then(|routes| {
-            routes.instances.iter().find(|row| row.number == number).cloned()
+            routes
+                .instances
+                .iter()
+                .find(|row| row.number == number)
+                .cloned()
         });
         if let Some(row) = row {
             self.name_instance(service, &row);
@@ -768,7 +938,9 @@ impl Core {
 
     /// The managers told an InstanceIP; if that instance waits for it here, it takes part from now on.
     fn name_instance(&mut self, service: &ServiceName, row: &Row) {
-        let Some(nameless) = self.nameless.remove(&(service.clone(), row.number)) else { return };
+        let Some(nameless) = self.nameless.remove(&(service.clone(), row.number)) else {
+            return;
+        };
         self.routes.add_local(LocalInstance {
             job: service.clone(),
             number: row.number,
@@ -782,12 +954,16 @@ impl Core {
     }
 
     fn lives_here(&self, service: &ServiceName, number: u32) -> bool {
-        self.routes.local(service, number).is_some() || self.nameless.contains_key(&(service.clone(), number))
+        self.routes.local(service, number).is_some()
+            || self.nameless.contains_key(&(service.clone(), number))
     }
 
     /// Tells the cluster where an instance runs.
     fn announce(&self, attachment: &Attachment, epoch: u64) {
-        let InstanceName { service, instance_number } = &attachment.instance;
+        let InstanceName {
+            service,
+            instance_number,
+        } = &attachment.instance;
         self.announce_at(service, *instance_number, epoch, &attachment.ns_ip());
     }
 
@@ -808,7 +984,12 @@ impl Core {
     /// Tells the cluster about every instance again: it may have forgotten, or we have another address.
     fn announce_all(&self) {
         for local in self.routes.locals() {
-            self.announce_at(&local.job.to_string(), local.number, local.epoch, &local.ns_ip);
+            self.announce_at(
+                &local.job.to_string(),
+                local.number,
+                local.epoch,
+                &local.ns_ip,
+            );
         }
         for nameless in self.nameless.values() {
             self.announce(&nameless.attachment, 0);
@@ -820,7 +1001,14 @@ impl Core {
             return;
         }
         for ((appname, instance_number), epoch) in std::mem::take(&mut self.ended) {
-            self.say(Verb::Undeployed, &Undeployed { appname, instance_number, epoch });
+            self.say(
+                Verb::Undeployed,
+                &Undeployed {
+                    appname,
+                    instance_number,
+                    epoch,
+                },
+            );
         }
     }
 
@@ -843,7 +1031,11 @@ impl Core {
             })
             .chain(self.remembered.iter().cloned())
             .collect();
-        let state = State { registration: self.registration.clone(), local, routes: self.asker.snapshot() };
+        let state = State {
+            registration: self.registration.clone(),
+            local,
+            routes: self.asker.snapshot(),
+        };
         self.written_at = now;
         self.state_changed = false;
         if let Err(error) = self.file.write(&state) {
@@ -862,7 +1054,9 @@ impl Core {
         let subnet = registration.and_then(|known| known.subnet.as_ref());
         let plan = &self.config.plan;
         let state = GatewayState {
-            node_id: registration.map(|known| known.node_id.clone()).unwrap_or_default(),
+            node_id: registration
+                .map(|known| known.node_id.clone())
+                .unwrap_or_default(),
             node_address: self.own_ip,
             tunnel_port: self.config.fastpath.tunnel_port,
             exposed_port: self.config.gateway.exposed_port,
@@ -870,7 +1064,9 @@ impl Core {
                 v4: subnet.and_then(|it| Subnet::new(it.address?, plan.node_length_v4).ok()),
                 v6: subnet.and_then(|it| Subnet::new(it.addressv6?, plan.node_length_v6).ok()),
             },
-            cluster: registration.map(|known| format!("{}:{}", known.host, known.port)).unwrap_or_default(),
+            cluster: registration
+                .map(|known| format!("{}:{}", known.host, known.port))
+                .unwrap_or_default(),
             cluster_connected: self.connected,
             questions_open: self.asker.queries(),
             tunnels: self.plane.tunnels(),
@@ -893,11 +1089,10 @@ async fn find(target: &AttachTarget) -> Result<Workload, Refusal> {
     let pid = match target {
         AttachTarget::Pid(pid) => *pid,
         AttachTarget::Netns(path) => {
-            return Workload::of_namespace(path).map_err(|error| Refusal::NoTarget(error.to_string()));
+            return Workload::of_namespace(path)
+                .map_err(|error| Refusal::NoTarget(error.to_string()));
         }
-        AttachTarget::Container(id) => {
-            return Err(Refusal::NoTarget(format!("container {id}")))
-        }
+        AttachTarget::Container(id) => return Err(Refusal::NoTarget(format!("container {id}"))),
     };
     Workload::of_process(pid).map_err(|error| Refusal::NoTarget(error.to_string()))
 }
@@ -911,7 +1106,10 @@ fn deployed(attachment: &Attachment) -> Deployed {
 }
 
 fn map<T: Copy, U>(pair: Dual<T>, make: impl Fn(T) -> U) -> Dual<U> {
-    Dual { v4: pair.v4.map(&make), v6: pair.v6.map(&make) }
+    Dual {
+        v4: pair.v4.map(&make),
+        v6: pair.v6.map(&make),
+    }
 }
 
 fn v4(ip: Ip) -> Option<std::net::Ipv4Addr> {

@@ -15,21 +15,33 @@ pub(crate) fn lister(shared: Arc<Shared>, publisher: Publisher) -> Lister {
     Arc::new(move |limit| {
         let tables = publisher.snapshot();
         let now_s = u32::try_from(now().as_secs()).unwrap_or(u32::MAX);
-        let rows = shared.flows().iter_from(0).take(limit).map(|flow| row(&flow, &tables, now_s)).collect();
+        let rows = shared
+            .flows()
+            .iter_from(0)
+            .take(limit)
+            .map(|flow| row(&flow, &tables, now_s))
+            .collect();
         (rows, shared.flows().live())
     })
 }
 
 fn row(flow: &Flow, tables: &Tables, now_s: u32) -> FlowRow {
     let family = flow.forward.src.family();
-    let local = endpoint(instance_ip(tables, flow.local.slot, family).unwrap_or(flow.forward.src), flow.forward.src_port);
+    let local = endpoint(
+        instance_ip(tables, flow.local.slot, family).unwrap_or(flow.forward.src),
+        flow.forward.src_port,
+    );
     let remote = endpoint(flow.remote_ip.ip(), flow.wire_dst_port);
     let dialled = endpoint(flow.forward.dst, flow.forward.dst_port);
     let passive = flow.state.is_passive();
     FlowRow {
         protocol: name(flow.forward.protocol),
         direction: if passive { "inbound" } else { "outbound" }.to_owned(),
-        caller: if passive { remote.clone() } else { local.clone() },
+        caller: if passive {
+            remote.clone()
+        } else {
+            local.clone()
+        },
         dialled: if passive { local.clone() } else { dialled },
         instance: if passive { local } else { remote },
         state: flow.state.name().to_owned(),
@@ -48,7 +60,11 @@ fn name(key: u8) -> String {
 }
 
 fn instance_ip(tables: &Tables, slot: InstanceSlot, family: Family) -> Option<Ip> {
-    tables.instance(slot)?.instance_ip.of(family).map(sluice_wire::InstanceIp::ip)
+    tables
+        .instance(slot)?
+        .instance_ip
+        .of(family)
+        .map(sluice_wire::InstanceIp::ip)
 }
 
 fn endpoint(ip: Ip, port: u16) -> String {

@@ -94,7 +94,9 @@ pub enum Error {
 /// # Errors
 /// When it cannot start, or a worker lost its link.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let token = config.gateway_token()?.map(|token| token.secret().to_owned());
+    let token = config
+        .gateway_token()?
+        .map(|token| token.secret().to_owned());
     let state = StateFile::open(&config.gateway.state_dir)?;
     let writer = Writer::new(config.plan, Dual::default());
     let publisher = writer.publisher();
@@ -120,7 +122,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let admin = tokio::spawn(admin.serve(admin_api::router(view)));
 
     let routes = Routes::new(writer, PEER_MTU);
-    let mut core = Core::new(config, token, state, (plane, routes), (watch, mqtt_events), view_state, now());
+    let mut core = Core::new(
+        config,
+        token,
+        state,
+        (plane, routes),
+        (watch, mqtt_events),
+        view_state,
+        now(),
+    );
     core.start(now()).await?;
     core.settle(now());
     tokio::pin!(shutdown);
@@ -173,7 +183,10 @@ fn source_towards(host: &str, port: u16) -> Option<Ip> {
 }
 
 /// The workers' clock as tokio's.
-#[expect(clippy::disallowed_methods, reason = "the shell's timer needs the clock that tokio reads")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell's timer needs the clock that tokio reads"
+)]
 fn instant_of(at: std::time::Duration) -> std::time::Instant {
     std::time::Instant::now() + at.saturating_sub(now())
 }

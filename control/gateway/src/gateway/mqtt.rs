@@ -1,6 +1,8 @@
 //! The MQTT shell: one connection to the cluster's broker, kept up with back-off, as a stream of events.
 
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS};
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS,
+};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -66,7 +68,9 @@ impl Mqtt {
 
     /// Queues a message; false when the queue is full, which the protocol above treats like a lost message.
     pub(crate) fn publish(&self, topic: &str, payload: Vec<u8>) -> bool {
-        self.client.try_publish(topic, QoS::AtLeastOnce, false, payload).is_ok()
+        self.client
+            .try_publish(topic, QoS::AtLeastOnce, false, payload)
+            .is_ok()
     }
 
     pub(crate) fn subscribe(&self, topic: &str) -> bool {
@@ -92,9 +96,10 @@ async fn run(mut connection: EventLoop, events: mpsc::Sender<MqttEvent>) {
                 retry = RETRY_FIRST;
                 MqttEvent::Connected
             }
-            Ok(Event::Incoming(Packet::Publish(message))) => {
-                MqttEvent::Message { topic: message.topic, payload: message.payload.to_vec() }
-            }
+            Ok(Event::Incoming(Packet::Publish(message))) => MqttEvent::Message {
+                topic: message.topic,
+                payload: message.payload.to_vec(),
+            },
             Ok(_) => continue,
             Err(error) => {
                 // What was queued before belongs to a session that is gone; the protocol asks again.
@@ -117,7 +122,9 @@ async fn run(mut connection: EventLoop, events: mpsc::Sender<MqttEvent>) {
 
 fn describe(error: &ConnectionError) -> String {
     match error {
-        ConnectionError::ConnectionRefused(code) => format!("the broker refused the connection: {code:?}"),
+        ConnectionError::ConnectionRefused(code) => {
+            format!("the broker refused the connection: {code:?}")
+        }
         other => other.to_string(),
     }
 }

@@ -91,7 +91,12 @@ impl Plane {
         };
         for (index, (service, underlay)) in links.pairs.into_iter().enumerate() {
             let seed = self.seed.wrapping_add(index as u64);
-            let engine = Engine::new(Arc::clone(&self.shared), Arc::clone(&self.upcalls), &settings, seed);
+            let engine = Engine::new(
+                Arc::clone(&self.shared),
+                Arc::clone(&self.upcalls),
+                &settings,
+                seed,
+            );
             self.counters.push(engine.counters());
             let worker = Worker::new(
                 service,
@@ -102,9 +107,12 @@ impl Plane {
                 Pool::new(config.buffers, FRAME_LEN_MAX)?,
                 Arc::clone(&self.accounts[index]),
             );
-            let settings =
-                sluice_worker::Settings { core: config.cores.get(index).copied(), spin_us: config.spin_us };
-            self.workers.push(spawn(format!("sluice-{index}"), worker, settings)?);
+            let settings = sluice_worker::Settings {
+                core: config.cores.get(index).copied(),
+                spin_us: config.spin_us,
+            };
+            self.workers
+                .push(spawn(format!("sluice-{index}"), worker, settings)?);
         }
         tracing::info!(links = ?self.links, "workers run");
         Ok(())
@@ -165,11 +173,20 @@ impl Plane {
 
     /// Active tunnels of all workers.
     pub(crate) fn tunnels(&self) -> usize {
-        self.counters.iter().map(|counters| usize::try_from(counters.tunnels.value()).unwrap_or(0)).sum()
+        self.counters
+            .iter()
+            .map(|counters| usize::try_from(counters.tunnels.value()).unwrap_or(0))
+            .sum()
     }
 
     pub(crate) fn workers(&self) -> Vec<WorkerState> {
-        self.workers.iter().map(|worker| WorkerState { core: worker.core(), links: self.links.clone() }).collect()
+        self.workers
+            .iter()
+            .map(|worker| WorkerState {
+                core: worker.core(),
+                links: self.links.clone(),
+            })
+            .collect()
     }
 
     /// A message of the cluster could not be read.

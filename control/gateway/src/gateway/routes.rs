@@ -8,7 +8,8 @@ use sluice_proto::table_query::asker::Routes as JobRoutes;
 use sluice_proto::table_query::{self, Place, Row};
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{
-    InstanceSlot, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables, Target, TunnelFormat, Writer,
+    InstanceSlot, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables, Target,
+    TunnelFormat, Writer,
 };
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,8 +93,14 @@ impl Routes {
     pub fn used_since(&self, since_s: u32) -> impl Iterator<Item = &ServiceName> {
         self.jobs.iter().filter_map(move |(name, job)| {
             let tables = self.writer.tables();
-            let service = tables.service(job.slot).is_some_and(|row| row.used.last_s() >= since_s);
-            let used = |slot: &InstanceSlot| tables.instance(*slot).is_some_and(|row| row.used.last_s() >= since_s);
+            let service = tables
+                .service(job.slot)
+                .is_some_and(|row| row.used.last_s() >= since_s);
+            let used = |slot: &InstanceSlot| {
+                tables
+                    .instance(*slot)
+                    .is_some_and(|row| row.used.last_s() >= since_s)
+            };
             (service || job.instances.values().any(used)).then_some(name)
         })
     }
@@ -112,8 +119,15 @@ impl Routes {
             })
             .collect();
         let slot = self.writer.upsert_service(&name.to_string(), &service_ips);
-        let instances = self.jobs.remove(name).map_or_else(BTreeMap::new, |old| old.instances);
-        let mut job = Job { slot, instances, listed: known.instances.iter().map(|row| row.number).collect() };
+        let instances = self
+            .jobs
+            .remove(name)
+            .map_or_else(BTreeMap::new, |old| old.instances);
+        let mut job = Job {
+            slot,
+            instances,
+            listed: known.instances.iter().map(|row| row.number).collect(),
+        };
         for row in &known.instances {
             if self.local.contains_key(&(name.clone(), row.number)) {
                 continue;
@@ -125,7 +139,11 @@ impl Routes {
                 instance_ip: row.instance_ip,
                 ns_ip,
                 placement,
-                reach: if row.reply_only { Reach::ReplyOnly } else { Reach::Any },
+                reach: if row.reply_only {
+                    Reach::ReplyOnly
+                } else {
+                    Reach::Any
+                },
             };
             self.write_instance(&mut job, update);
         }
@@ -156,7 +174,9 @@ impl Routes {
         if !self.locals_of(name).is_empty() {
             return;
         }
-        let Some(job) = self.jobs.remove(name) else { return };
+        let Some(job) = self.jobs.remove(name) else {
+            return;
+        };
         for instance in job.instances.into_values() {
             self.withdraw_slot(instance);
         }
@@ -166,10 +186,18 @@ impl Routes {
     /// An instance begins to run on this node.
     pub fn add_local(&mut self, local: LocalInstance) {
         let name = local.job.clone();
-        self.local.insert((name.clone(), local.number), local.clone());
+        self.local
+            .insert((name.clone(), local.number), local.clone());
         if !self.jobs.contains_key(&name) {
             let slot = self.writer.upsert_service(&name.to_string(), &[]);
-            self.jobs.insert(name.clone(), Job { slot, instances: BTreeMap::new(), listed: BTreeSet::new() });
+            self.jobs.insert(
+                name.clone(),
+                Job {
+                    slot,
+                    instances: BTreeMap::new(),
+                    listed: BTreeSet::new(),
+                },
+            );
         }
         self.write_local(&local);
         self.write_candidates(&name);
@@ -200,7 +228,10 @@ impl Routes {
 
     /// Ends a negative answer.
     pub fn clear_negative(&mut self, address: Ip) {
-        if matches!(self.tables().semantic(address), Some(Known::Absent | Known::Unavailable)) {
+        if matches!(
+            self.tables().semantic(address),
+            Some(Known::Absent | Known::Unavailable)
+        ) {
             self.writer.forget_semantic(address);
         }
     }
@@ -214,13 +245,21 @@ impl Routes {
     }
 
     fn locals_of(&self, name: &ServiceName) -> Vec<LocalInstance> {
-        self.local.values().filter(|local| local.job == *name).cloned().collect()
+        self.local
+            .values()
+            .filter(|local| local.job == *name)
+            .cloned()
+            .collect()
     }
 
     fn placement(&mut self, row: &Row) -> (Placement, Dual<NsIp>) {
         match &row.place {
-            Some(Place { ns_ip, host, port, .. }) if self.own != Some((*host, *port)) => {
-                let peer = self.writer.upsert_peer(*host, *port, TunnelFormat::Plain, self.peer_mtu);
+            Some(Place {
+                ns_ip, host, port, ..
+            }) if self.own != Some((*host, *port)) => {
+                let peer =
+                    self.writer
+                        .upsert_peer(*host, *port, TunnelFormat::Plain, self.peer_mtu);
                 (Placement::Peer(peer), *ns_ip)
             }
             _ => (Placement::Nowhere, Dual::default()),
@@ -240,7 +279,9 @@ impl Routes {
     }
 
     fn write_local(&mut self, local: &LocalInstance) {
-        let Some(mut job) = self.jobs.remove(&local.job) else { return };
+        let Some(mut job) = self.jobs.remove(&local.job) else {
+            return;
+        };
         let update = InstanceUpdate {
             service: job.slot,
             number: local.number,
@@ -255,7 +296,11 @@ impl Routes {
 
     /// Keeps count of who is placed on which peer; a peer that nobody is placed on any more is forgotten.
     fn place(&mut self, instance: InstanceSlot, placement: Placement) {
-        let here = if let Placement::Peer(peer) = placement { Some(peer) } else { None };
+        let here = if let Placement::Peer(peer) = placement {
+            Some(peer)
+        } else {
+            None
+        };
         let before = match here {
             Some(peer) => self.placed.insert(instance, peer),
             None => self.placed.remove(&instance),
@@ -281,9 +326,14 @@ impl Routes {
 
     /// A new flow may choose every listed or local instance that has a location, in the order of their numbers.
     fn write_candidates(&mut self, name: &ServiceName) {
-        let Some(job) = self.jobs.get(name) else { return };
+        let Some(job) = self.jobs.get(name) else {
+            return;
+        };
         let tables = self.writer.tables();
-        let eligible = |number: u32, slot: InstanceSlot| match tables.instance(slot).map(|row| row.placement) {
+        let eligible = |number: u32, slot: InstanceSlot| match tables
+            .instance(slot)
+            .map(|row| row.placement)
+        {
             Some(Placement::Local) => true,
             Some(Placement::Peer(_)) => job.listed.contains(&number),
             Some(Placement::Nowhere) | None => false,
@@ -341,17 +391,28 @@ mod tests {
             number,
             epoch: 1,
             instance_ip: instance_ips(number),
-            place: Some(Place { ns_ip: ns_ips(number), host: ip(node), port: 50103, node: None }),
+            place: Some(Place {
+                ns_ip: ns_ips(number),
+                host: ip(node),
+                port: 50103,
+                node: None,
+            }),
             cluster_id: None,
             reply_only: false,
         }
     }
 
     fn job(rows: &[Row]) -> JobRoutes {
-        let ips = Dual::both(ServiceIp::new(ip("10.30.1.1")), ServiceIp::new(ip("fdff:2000::1")));
+        let ips = Dual::both(
+            ServiceIp::new(ip("10.30.1.1")),
+            ServiceIp::new(ip("fdff:2000::1")),
+        );
         JobRoutes {
             job: name(),
-            service_ips: vec![ServiceAddress { policy: table_query::Policy::RoundRobin, ip: ips }],
+            service_ips: vec![ServiceAddress {
+                policy: table_query::Policy::RoundRobin,
+                ip: ips,
+            }],
             instances: rows.to_vec(),
         }
     }
@@ -363,9 +424,13 @@ mod tests {
     }
 
     fn candidates(routes: &Routes) -> Vec<u32> {
-        let Some(Target::Service { service, .. }) = target(routes.tables(), ip("10.30.1.1")) else { return Vec::new() };
+        let Some(Target::Service { service, .. }) = target(routes.tables(), ip("10.30.1.1")) else {
+            return Vec::new();
+        };
         let numbers = routes.tables().service(service).unwrap().candidates.iter();
-        numbers.map(|&slot| routes.tables().instance(slot).unwrap().number).collect()
+        numbers
+            .map(|&slot| routes.tables().instance(slot).unwrap().number)
+            .collect()
     }
 
     #[test]
@@ -373,7 +438,10 @@ mod tests {
         let mut routes = routes();
         routes.set_job(&job(&[row(1, NODE_TWO), row(0, NODE_ONE)]));
         assert_eq!(candidates(&routes), [0, 1]);
-        assert!(matches!(target(routes.tables(), ip("fdff::11")), Some(Target::Instance(_))));
+        assert!(matches!(
+            target(routes.tables(), ip("fdff::11")),
+            Some(Target::Instance(_))
+        ));
         assert_eq!(routes.tables().peers_at(ip(NODE_ONE)).len(), 1);
     }
 
@@ -381,28 +449,46 @@ mod tests {
     fn an_unlisted_instance_keeps_its_flows_until_it_is_withdrawn() {
         let mut routes = routes();
         routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
-        let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.11")) else { panic!("instance 1") };
+        let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.11")) else {
+            panic!("instance 1")
+        };
         let epoch = routes.tables().instance(slot).unwrap().epoch;
         routes.set_job(&job(&[row(0, NODE_ONE)]));
         assert!(routes.tables().instance_at(slot, epoch).is_some());
         assert_eq!(candidates(&routes), [0]);
         routes.withdraw(&name(), 1);
         assert!(routes.tables().instance_at(slot, epoch).is_none());
-        assert!(routes.tables().peers_at(ip(NODE_TWO)).is_empty(), "a peer nobody is placed on is forgotten");
+        assert!(
+            routes.tables().peers_at(ip(NODE_TWO)).is_empty(),
+            "a peer nobody is placed on is forgotten"
+        );
     }
 
     #[test]
     fn what_runs_here_is_known_better_here() {
         let mut routes = routes();
-        let local = LocalInstance { job: name(), number: 0, epoch: 1, instance_ip: instance_ips(0), ns_ip: ns_ips(0) };
+        let local = LocalInstance {
+            job: name(),
+            number: 0,
+            epoch: 1,
+            instance_ip: instance_ips(0),
+            ns_ip: ns_ips(0),
+        };
         routes.add_local(local);
         routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
         routes.withdraw(&name(), 0);
         let slot = routes.tables().local(NsIp::new(ip("10.18.0.10"))).unwrap();
-        assert_eq!(routes.tables().instance(slot).unwrap().placement, Placement::Local);
+        assert_eq!(
+            routes.tables().instance(slot).unwrap().placement,
+            Placement::Local
+        );
         assert_eq!(candidates(&routes), [0, 1]);
         routes.forget(&name());
-        assert_eq!(candidates(&routes), [0, 1], "a local instance keeps its job");
+        assert_eq!(
+            candidates(&routes),
+            [0, 1],
+            "a local instance keeps its job"
+        );
         assert!(routes.remove_local(&name(), 0).is_some());
         assert_eq!(candidates(&routes), [1]);
         routes.forget(&name());
@@ -432,7 +518,10 @@ mod tests {
     fn a_negative_answer_never_hides_a_target() {
         let mut routes = routes();
         routes.set_negative(ip("10.30.9.9"), Known::Absent);
-        assert_eq!(routes.tables().semantic(ip("10.30.9.9")), Some(Known::Absent));
+        assert_eq!(
+            routes.tables().semantic(ip("10.30.9.9")),
+            Some(Known::Absent)
+        );
         routes.set_job(&job(&[row(0, NODE_ONE)]));
         routes.set_negative(ip("10.30.1.1"), Known::Absent);
         assert_eq!(candidates(&routes), [0]);

@@ -49,7 +49,10 @@ pub enum StateError {
     #[error("{path}: {source}; check `gateway.state_dir` and its permissions")]
     Io { path: PathBuf, source: io::Error },
     #[error("{path} is not a state file of this version: {source}; move it away to start afresh")]
-    Syntax { path: PathBuf, source: serde_json::Error },
+    Syntax {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
 }
 
 /// The file, written whole: a reader sees the old or the new state, never half of one.
@@ -66,17 +69,28 @@ impl StateFile {
     /// When the directory or file cannot be used, or the file is not ours.
     pub fn open(dir: &Path) -> Result<(Self, State), StateError> {
         let path = dir.join("gateway.json");
-        let io = |source| StateError::Io { path: path.clone(), source };
+        let io = |source| StateError::Io {
+            path: path.clone(),
+            source,
+        };
         fs::create_dir_all(dir).map_err(io)?;
-        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io)?;
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(io)?;
         let state = match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|source| StateError::Syntax { path: path.clone(), source })?
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StateError::Syntax {
+                path: path.clone(),
+                source,
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(error) => return Err(io(error)),
         };
-        Ok((Self { path, written: Vec::new() }, state))
+        Ok((
+            Self {
+                path,
+                written: Vec::new(),
+            },
+            state,
+        ))
     }
 
     /// Writes the state if it differs from what was written last.
@@ -88,7 +102,10 @@ impl StateFile {
         if bytes == self.written {
             return Ok(());
         }
-        let io = |source| StateError::Io { path: self.path.clone(), source };
+        let io = |source| StateError::Io {
+            path: self.path.clone(),
+            source,
+        };
         let fresh = self.path.with_extension("json.new");
         let mut file = File::create(&fresh).map_err(io)?;
         file.write_all(&bytes).map_err(io)?;
@@ -108,7 +125,10 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("sluice-state-{}", std::process::id()));
         let (mut file, state) = StateFile::open(&dir).unwrap();
         assert_eq!(state, State::default());
-        let routes = vec![TableQueryResult { app_name: "a.b.c.d".to_owned(), ..TableQueryResult::default() }];
+        let routes = vec![TableQueryResult {
+            app_name: "a.b.c.d".to_owned(),
+            ..TableQueryResult::default()
+        }];
         let local = LocalState {
             service: "a.b.c.d".to_owned(),
             number: 0,
@@ -116,11 +136,20 @@ mod tests {
             instance_ip: Some("10.30.0.1".parse().unwrap()),
             instance_ip_v6: None,
         };
-        let state = State { registration: None, local: vec![local], routes };
+        let state = State {
+            registration: None,
+            local: vec![local],
+            routes,
+        };
         file.write(&state).unwrap();
         assert_eq!(StateFile::open(&dir).unwrap().1, state);
         fs::write(dir.join("gateway.json"), "{\"x\":1}").unwrap();
-        assert!(StateFile::open(&dir).unwrap_err().to_string().contains("gateway.json"));
+        assert!(
+            StateFile::open(&dir)
+                .unwrap_err()
+                .to_string()
+                .contains("gateway.json")
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -18,7 +18,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// Packets of one trace: enough for any question, and an end if the reader forgets it.
 const PACKETS_MAX: u64 = 1_000_000;
 
-type Follower = Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>;
+type Follower =
+    Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>;
 
 /// Begins traces, one at a time.
 pub(crate) fn follower(shared: Arc<Shared>) -> Follower {
@@ -28,7 +29,12 @@ pub(crate) fn follower(shared: Arc<Shared>) -> Follower {
             return Err("another trace is running; end it first".to_owned());
         }
         let (records, reader) = mpsc::channel(RECORDS_MAX);
-        tokio::spawn(follow(Arc::clone(&shared), filter, records, Arc::clone(&busy)));
+        tokio::spawn(follow(
+            Arc::clone(&shared),
+            filter,
+            records,
+            Arc::clone(&busy),
+        ));
         Ok(reader)
     })
 }
@@ -63,7 +69,10 @@ async fn follow(
             if let Decision::Entered(entry, _) = record.decision {
                 directions.insert(record.packet, entry);
             }
-            let direction = directions.get(&record.packet).map(Entry::to_string).unwrap_or_default();
+            let direction = directions
+                .get(&record.packet)
+                .map(Entry::to_string)
+                .unwrap_or_default();
             let last = record.decision.is_last();
             if last {
                 directions.remove(&record.packet);
