@@ -58,7 +58,8 @@ pub enum Command {
     Query { key: Key, caller: Caller },
     /// DELETE `/api/net/interest/<name>`
     InterestRemove { job: ServiceName, caller: Caller },
-    /// GET `/api/net/subnet`. With a request id (extension) a repetition gets the same subnet.
+    /// GET `/api/net/subnet`. With a request id (extension), which no other cluster uses, a
+    /// repetition gets the same subnet.
     Subnet {
         caller: Caller,
         request_id: Option<String>,
@@ -662,7 +663,7 @@ impl Root {
             && let Some(grant) = self
                 .grants
                 .iter()
-                .find(|grant| grant.request_id.as_deref() == request_id && grant.cluster == cluster)
+                .find(|grant| grant.request_id.as_deref() == request_id)
         {
             return Ok(Reply::json(&grant.subnet));
         }

@@ -672,8 +672,10 @@ impl Answerer {
             self.asked.remove(&id);
         }
         let (incarnation, count) = (self.settings.incarnation, self.subnet_requests);
+        // With the cluster's id in it: the root may not know yet who asks.
+        let cluster = escaped(&self.settings.cluster_id);
         let path = format!(
-            "/api/net/subnet{}&request_id={incarnation}-{count}",
+            "/api/net/subnet{}&request_id={cluster}-{incarnation}-{count}",
             self.as_cluster()
         );
         self.subnet.attempts = self.subnet.attempts.saturating_add(1);

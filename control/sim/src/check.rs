@@ -1,0 +1,138 @@
+//! What must be the case when the network has been whole for a while.
+
+use crate::world::World;
+use sluice_proto::ServiceName;
+use sluice_proto::table_query::asker::Event;
+use sluice_proto::table_query::{Key, Row};
+use std::time::Duration;
+
+/// Every gateway holds exactly the rows that its cluster manager has for it.
+///
+/// # Panics
+/// Names the gateway and the job.
+pub fn gateways_agree_with_their_clusters(world: &World) {
+    for node in &world.nodes {
+        let answerer = &world.clusters[node.cluster].answerer;
+        for job in node.asker.jobs() {
+            let have = node.asker.routes(job).expect("a known job has routes");
+            let Some(view) = answerer.view(job, &node.id) else {
+                panic!("{} holds {job}, its cluster does not", node.id);
+            };
+            let rows: Vec<Row> = view
+                .instance_list
+                .iter()
+                .filter_map(Row::of_entry)
+                .collect();
+            assert_eq!(have.instances, rows, "{} about {job}", node.id);
+            for row in &have.instances {
+                let used = node.rows.get(&(job.clone(), row.number));
+                assert_eq!(used, Some(row), "{} routes to {job}", node.id);
+            }
+        }
+    }
+}
+
+/// Every cluster manager knows of its jobs which instances live, and where; the root knows it too.
+///
+/// # Panics
+/// Names the cluster and the job.
+pub fn clusters_know_the_truth(world: &World) {
+    for job in world.root.root.jobs() {
+        let live: Vec<(u32, u64)> = job
+            .instance_list
+            .iter()
+            .map(|entry| (entry.instance_number, entry.epoch))
+            .collect();
+        placed_as_in_truth(world, &job.job_name, &job.instance_list, &live, "the root");
+    }
+    for cluster in &world.clusters {
+        let jobs: Vec<ServiceName> = cluster.answerer.jobs().cloned().collect();
+        for job in jobs {
+            let who = world.nodes[0].id.clone();
+            let view = cluster
+                .answerer
+                .view(&job, &who)
+                .expect("a known job has a view");
+            let live = view.live.expect("a view says what lives");
+            let who = &cluster.settings.cluster_id;
+            placed_as_in_truth(world, &job, &view.instance_list, &live, who);
+        }
+    }
+}
+
+fn placed_as_in_truth(
+    world: &World,
+    job: &ServiceName,
+    entries: &[sluice_proto::message::InstanceEntry],
+    live: &[(u32, u64)],
+    who: &str,
+) {
+    for entry in entries {
+        let identity = (job.clone(), entry.instance_number, entry.epoch);
+        let lives = world.truth.living.get(&identity);
+        let place = entry.worker_id.as_deref();
+        let expected = lives.map(|node| world.nodes[*node].id.as_str());
+        assert_eq!(place, expected, "{who} about {identity:?}");
+    }
+    for identity in world.truth.living_of(job) {
+        assert!(
+            live.contains(&identity),
+            "{who} misses {identity:?} of {job}"
+        );
+    }
+}
+
+/// Every gateway can resolve every service by name and by ServiceIP within `wait`, and hears that nothing has an
+/// address that nothing has.
+///
+/// # Panics
+/// Names the gateway and the key.
+pub fn everything_resolves(world: &mut World, wait: Duration) {
+    let nothing = Key::Address(sluice_wire::Ip::v4([10, 30, 250, 250]));
+    let mut keys = vec![nothing.clone()];
+    for job in world.root.root.jobs() {
+        keys.push(Key::Name(job.job_name.clone()));
+        keys.extend(
+            job.service_ip_list
+                .iter()
+                .filter_map(|entry| entry.address_v6)
+                .map(Key::Address),
+        );
+    }
+    let seen: Vec<usize> = world.nodes.iter().map(|node| node.events.len()).collect();
+    let now = world.now;
+    for node in &mut world.nodes {
+        for key in &keys {
+            node.asker.handle_question(key, now);
+        }
+    }
+    world.run_for(wait);
+    for (node, seen) in world.nodes.iter().zip(seen) {
+        for key in &keys {
+            let mut events = node.events[seen..].iter().map(|(_, event)| event);
+            assert!(
+                events.any(|event| answers(event, key, *key != nothing)),
+                "{} cannot resolve {key}",
+                node.id
+            );
+        }
+    }
+}
+
+/// True when the event is the answer to `key`, which means something or not.
+fn answers(event: &Event, key: &Key, exists: bool) -> bool {
+    match event {
+        Event::Routes(routes) | Event::Unavailable(routes) => match key {
+            Key::Name(name) => routes.job == *name,
+            Key::Address(ip) => routes
+                .service_ips
+                .iter()
+                .any(|address| address.ip.v6.is_some_and(|v6| v6.ip() == *ip)),
+        },
+        Event::Absent { key: absent } => absent == key && !exists,
+        Event::Unknown { .. }
+        | Event::Unanswered { .. }
+        | Event::Withdrawn { .. }
+        | Event::Forgotten { .. } => false,
+    }
+}

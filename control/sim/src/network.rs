@@ -1,0 +1,130 @@
+//! Messages on their way: delayed, and while faults are on also lost, repeated, reordered and cut off.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Who sends and receives.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Party {
+    Node(usize),
+    Cluster(usize),
+    Root,
+}
+
+/// How bad the network is.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// Delay of a message, from and to.
+    pub delay: (Duration, Duration),
+    /// Of 1000 messages so many are lost, so many arrive twice.
+    pub lost: u32,
+    pub repeated: u32,
+}
+
+impl Weather {
+    /// Every message takes exactly `delay`.
+    #[must_use]
+    pub const fn calm(delay: Duration) -> Self {
+        Self {
+            delay: (delay, delay),
+            lost: 0,
+            repeated: 0,
+        }
+    }
+
+    /// Loss, repetition, and delays so different that messages overtake each other.
+    #[must_use]
+    pub const fn storm() -> Self {
+        Self {
+            delay: (Duration::from_millis(1), Duration::from_millis(400)),
+            lost: 150,
+            repeated: 100,
+        }
+    }
+}
+
+/// The messages on their way. See the module.
+#[derive(Debug)]
+pub struct Network<M> {
+    random: StdRng,
+    pub weather: Weather,
+    sent: u64,
+    queue: BTreeMap<(Duration, u64), (Party, Party, M)>,
+    cut: BTreeSet<(Party, Party)>,
+}
+
+impl<M: Clone> Network<M> {
+    #[must_use]
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            weather,
+            sent: 0,
+            queue: BTreeMap::new(),
+            cut: BTreeSet::new(),
+        }
+    }
+
+    pub fn send(&mut self, from: Party, to: Party, message: M, now: Duration) {
+        if self.is_cut(from, to) || self.random.random_range(0..1000) < self.weather.lost {
+            return;
+        }
+        if self.random.random_range(0..1000) < self.weather.repeated {
+            self.enqueue(from, to, message.clone(), now);
+        }
+        self.enqueue(from, to, message, now);
+    }
+
+    fn enqueue(&mut self, from: Party, to: Party, message: M, now: Duration) {
+        let (least, most) = self.weather.delay;
+        let delay = self.random.random_range(least..=most);
+        self.sent += 1;
+        self.queue
+            .insert((now + delay, self.sent), (from, to, message));
+    }
+
+    /// When the next message arrives.
+    #[must_use]
+    pub fn next(&self) -> Option<Duration> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Takes a message that has arrived.
+    pub fn receive(&mut self, now: Duration) -> Option<(Party, Party, M)> {
+        if self.next()? > now {
+            return None;
+        }
+        self.queue.pop_first().map(|(_, message)| message)
+    }
+
+    /// Nothing passes between the two, and what was on its way is lost.
+    pub fn cut(&mut self, a: Party, b: Party) {
+        self.cut.insert((a.min(b), a.max(b)));
+        self.drop_between(|from, to| (from.min(to), from.max(to)) == (a.min(b), a.max(b)));
+    }
+
+    pub fn join(&mut self, a: Party, b: Party) {
+        self.cut.remove(&(a.min(b), a.max(b)));
+    }
+
+    /// Joins all that was cut.
+    pub fn join_all(&mut self) {
+        self.cut.clear();
+    }
+
+    #[must_use]
+    pub fn is_cut(&self, a: Party, b: Party) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// What a party that restarts had sent or would have received is lost with its connections.
+    pub fn reset(&mut self, party: Party) {
+        self.drop_between(|from, to| from == party || to == party);
+    }
+
+    fn drop_between(&mut self, gone: impl Fn(Party, Party) -> bool) {
+        self.queue.retain(|_, (from, to, _)| !gone(*from, *to));
+    }
+}
