@@ -30,6 +30,15 @@ pub(super) async fn cluster(config: Config) -> Result<(), CliError> {
     server.run(stop).await.map_err(&failed)
 }
 
+/// `sluice gateway`. It tells systemd that it is ready once the node is wired.
+pub(super) async fn gateway(config: Config) -> Result<(), CliError> {
+    log::start(&config.log)?;
+    let stop = stop_signal()?;
+    crate::gateway::run(config, stop)
+        .await
+        .map_err(failed("gateway"))
+}
+
 /// Completes at the first SIGTERM or Ctrl-C.
 fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Runtime)?;

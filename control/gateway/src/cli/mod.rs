@@ -31,6 +31,8 @@ enum Command {
     Root,
     /// Run a cluster manager: answers the gateways of one site
     Cluster,
+    /// Run the gateway of this node: beside the services, towards all other nodes
+    Gateway,
     /// Create or update the services of a descriptor (thesis YAML or Oakestra SLA JSON)
     Apply(write::Apply),
     /// Delete services
@@ -156,6 +158,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         }
         Command::Root => block_on(daemon::root(config()?)),
         Command::Cluster => block_on(daemon::cluster(config()?)),
+        Command::Gateway => block_on(daemon::gateway(config()?)),
         Command::Apply(apply) => block_on(apply.run(&config()?)),
         Command::Delete(delete) => block_on(delete.run(&config()?)),
         Command::Attach(attach) => block_on(attach.run(&config()?)),

@@ -15,6 +15,7 @@ use crate::command::{
     Refusal, Register, Reply,
 };
 use crate::config::Config;
+use crate::container;
 use crate::node::attach::{Attachment, Request};
 use crate::node::namespace::Workload;
 use crate::node::port_mapping::PortMapping;
@@ -1092,7 +1093,9 @@ async fn find(target: &AttachTarget) -> Result<Workload, Refusal> {
             return Workload::of_namespace(path)
                 .map_err(|error| Refusal::NoTarget(error.to_string()));
         }
-        AttachTarget::Container(id) => return Err(Refusal::NoTarget(format!("container {id}"))),
+        AttachTarget::Container(id) => container::pid(id)
+            .await
+            .map_err(|error| Refusal::NoTarget(error.to_string()))?,
     };
     Workload::of_process(pid).map_err(|error| Refusal::NoTarget(error.to_string()))
 }

@@ -15,7 +15,7 @@ use crate::admin_api::{self, AdminSocket, GatewayState, GatewayView, SocketError
 use crate::config::{Config, RoleError, node_id_of_machine};
 use crate::node::NodeError;
 use crate::node::watch::Watch;
-use crate::notify;
+use crate::{node_api, notify};
 use core::Core;
 use plane::{Plane, now};
 use routes::Routes;
@@ -25,11 +25,11 @@ use sluice_proto::message::{MessageError, TopicError};
 use sluice_tables::Writer;
 use sluice_wire::plan::SubnetError;
 use sluice_wire::{Dual, Ip};
-use state::{StateError, StateFile};
+pub use state::StateError;
+use state::StateFile;
 use std::future::Future;
 use std::io;
 use std::net::UdpSocket;
-use std::sync::Arc;
 use thiserror::Error as ThisError;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -59,6 +59,8 @@ pub enum Error {
     State(#[from] StateError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error(transparent)]
+    NodeApi(#[from] node_api::SocketError),
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error("wiring the node panicked; the log has the place")]
@@ -112,7 +114,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         state: shown,
         publisher,
         accounts: plane.accounts(),
-        commands,
+        commands: commands.clone(),
         now_s: || u32::try_from(now().as_secs()).unwrap_or(u32::MAX),
         flows: flows::lister(plane.shared(), plane.publisher().clone()),
         trace: trace::follower(plane.shared()),
@@ -120,6 +122,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let admin = AdminSocket::bind(&config.gateway.admin_socket).await?;
     // Aborted at the end; nothing is left unfinished by that.
     let admin = tokio::spawn(admin.serve(admin_api::router(view)));
+
+    let node = node_api::bind(&config.gateway.node_socket)?;
+    let node = tokio::spawn(node_api::serve(node, commands));
 
     let routes = Routes::new(writer, PEER_MTU);
     let mut core = Core::new(
@@ -162,6 +167,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     notify::stopping();
     core.stop(now());
     admin.abort();
+    node.abort();
     result
 }
 

@@ -19,7 +19,7 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Where the broker is, and as whom to speak.
 #[derive(Clone, Debug)]
-pub struct MqttConfig {
+pub(crate) struct MqttConfig {
     /// The worker id; also the client id (it must not collide with the node engine's `<id>-ne`).
     pub node_id: String,
     pub host: String,

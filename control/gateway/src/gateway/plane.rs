@@ -140,10 +140,12 @@ impl Plane {
     /// The reason, when a worker ended by itself.
     pub(crate) fn take_exit(&mut self) -> Option<Error> {
         let index = self.workers.iter().position(Handle::is_finished)?;
-        match self.workers.swap_remove(index).join() {
-            Ok((_, Ok(()))) => Some(Error::WorkerEnded(index)),
-            Ok((_, Err(exit))) | Err(exit) => Some(exit.into()),
-        }
+        let ended = self
+            .workers
+            .swap_remove(index)
+            .join()
+            .and_then(|ended| ended.result);
+        Some(ended.map_or_else(Error::from, |()| Error::WorkerEnded(index)))
     }
 
     pub(crate) fn bell(&self) -> Arc<Bell> {

@@ -8,15 +8,15 @@ use sluice_proto::table_query::asker::Routes as JobRoutes;
 use sluice_proto::table_query::{self, Place, Row};
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{
-    InstanceSlot, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables, Target,
-    TunnelFormat, Writer,
+    InstanceSlot, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables, TunnelFormat,
+    Writer,
 };
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An instance that runs on this node.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct LocalInstance {
+pub(crate) struct LocalInstance {
     pub job: ServiceName,
     pub number: u32,
     /// Which instance of this number, as the managers count them; 0 when they did not say.
@@ -36,7 +36,7 @@ struct Job {
 
 /// The route state of the gateway.
 #[derive(Debug)]
-pub struct Routes {
+pub(crate) struct Routes {
     writer: Writer,
     jobs: BTreeMap<ServiceName, Job>,
     local: BTreeMap<(ServiceName, u32), LocalInstance>,
@@ -50,7 +50,7 @@ pub struct Routes {
 impl Routes {
     /// `peer_mtu`: the longest inner packet a peer takes, in bytes.
     #[must_use]
-    pub const fn new(writer: Writer, peer_mtu: u16) -> Self {
+    pub(crate) const fn new(writer: Writer, peer_mtu: u16) -> Self {
         Self {
             writer,
             jobs: BTreeMap::new(),
@@ -63,34 +63,34 @@ impl Routes {
     }
 
     /// This node's own tunnel address: a row that places an instance here without our knowing it is stale.
-    pub const fn set_own(&mut self, own: (Ip, u16)) {
+    pub(crate) const fn set_own(&mut self, own: (Ip, u16)) {
         self.own = Some(own);
     }
 
     /// This node's gateway addresses, once its subnet is known.
-    pub fn set_gateway(&mut self, gateway: Dual<Ip>) {
+    pub(crate) fn set_gateway(&mut self, gateway: Dual<Ip>) {
         self.writer.set_gateway(gateway);
     }
 
     #[must_use]
-    pub const fn tables(&self) -> &Tables {
+    pub(crate) const fn tables(&self) -> &Tables {
         self.writer.tables()
     }
 
     /// Makes all edits visible to the workers.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         self.writer.publish();
     }
 
     /// The job an instance belongs to.
     #[must_use]
-    pub fn job_of(&self, slot: InstanceSlot) -> Option<ServiceName> {
+    pub(crate) fn job_of(&self, slot: InstanceSlot) -> Option<ServiceName> {
         let service = self.tables().instance(slot)?.service;
         ServiceName::parse(&self.tables().service(service)?.name).ok()
     }
 
     /// The jobs that packets used at or after `since_s` of the workers' clock, by service or by instance.
-    pub fn used_since(&self, since_s: u32) -> impl Iterator<Item = &ServiceName> {
+    pub(crate) fn used_since(&self, since_s: u32) -> impl Iterator<Item = &ServiceName> {
         self.jobs.iter().filter_map(move |(name, job)| {
             let tables = self.writer.tables();
             let service = tables
@@ -107,7 +107,7 @@ impl Routes {
 
     /// Replaces what is known of a job. An instance that is not listed any more takes no new flow, but keeps its row
     /// and its flows until [`Routes::withdraw`] or [`Routes::forget`].
-    pub fn set_job(&mut self, known: &JobRoutes) {
+    pub(crate) fn set_job(&mut self, known: &JobRoutes) {
         let name = &known.job;
         let service_ips: Vec<(Policy, Dual<ServiceIp>)> = known
             .service_ips
@@ -155,7 +155,7 @@ impl Routes {
     }
 
     /// Withdraws one instance explicitly: its flows end. One that runs here stays: only [`Routes::remove_local`] ends it.
-    pub fn withdraw(&mut self, name: &ServiceName, number: u32) {
+    pub(crate) fn withdraw(&mut self, name: &ServiceName, number: u32) {
         if self.local.contains_key(&(name.clone(), number)) {
             return;
         }
@@ -170,7 +170,7 @@ impl Routes {
 
     /// Forgets a job that nobody here uses; its addresses are asked anew when dialled. Does nothing while a local
     /// instance belongs to it.
-    pub fn forget(&mut self, name: &ServiceName) {
+    pub(crate) fn forget(&mut self, name: &ServiceName) {
         if !self.locals_of(name).is_empty() {
             return;
         }
@@ -184,7 +184,7 @@ impl Routes {
     }
 
     /// An instance begins to run on this node.
-    pub fn add_local(&mut self, local: LocalInstance) {
+    pub(crate) fn add_local(&mut self, local: LocalInstance) {
         let name = local.job.clone();
         self.local
             .insert((name.clone(), local.number), local.clone());
@@ -204,30 +204,34 @@ impl Routes {
     }
 
     /// An instance of this node ended. Its row goes with it; if it runs elsewhere by now, the next answer says so.
-    pub fn remove_local(&mut self, name: &ServiceName, number: u32) -> Option<LocalInstance> {
+    pub(crate) fn remove_local(
+        &mut self,
+        name: &ServiceName,
+        number: u32,
+    ) -> Option<LocalInstance> {
         let local = self.local.remove(&(name.clone(), number))?;
         self.withdraw(name, number);
         Some(local)
     }
 
     #[must_use]
-    pub fn local(&self, name: &ServiceName, number: u32) -> Option<&LocalInstance> {
+    pub(crate) fn local(&self, name: &ServiceName, number: u32) -> Option<&LocalInstance> {
         self.local.get(&(name.clone(), number))
     }
 
-    pub fn locals(&self) -> impl Iterator<Item = &LocalInstance> {
+    pub(crate) fn locals(&self) -> impl Iterator<Item = &LocalInstance> {
         self.local.values()
     }
 
     /// Notes that an address means nothing reachable.
-    pub fn set_negative(&mut self, address: Ip, known: Known) {
+    pub(crate) fn set_negative(&mut self, address: Ip, known: Known) {
         if !matches!(self.tables().semantic(address), Some(Known::Target(_))) {
             self.writer.set_negative(address, known);
         }
     }
 
     /// Ends a negative answer.
-    pub fn clear_negative(&mut self, address: Ip) {
+    pub(crate) fn clear_negative(&mut self, address: Ip) {
         if matches!(
             self.tables().semantic(address),
             Some(Known::Absent | Known::Unavailable)
@@ -237,7 +241,7 @@ impl Routes {
     }
 
     /// Delivery to an instance failed, if it is still the one meant: others take new flows. Returns its job.
-    pub fn suspect(&mut self, slot: InstanceSlot, epoch: u32) -> Option<ServiceName> {
+    pub(crate) fn suspect(&mut self, slot: InstanceSlot, epoch: u32) -> Option<ServiceName> {
         self.tables().instance_at(slot, epoch)?;
         let job = self.job_of(slot)?;
         self.writer.set_suspect(slot, true);
@@ -349,24 +353,23 @@ impl Routes {
     }
 }
 
-/// The target of an address, if it has one.
-#[must_use]
-pub fn target(tables: &Tables, address: Ip) -> Option<Target> {
-    match tables.semantic(address)? {
-        Known::Target(target) => Some(target),
-        Known::Unavailable | Known::Absent => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use sluice_proto::table_query::ServiceAddress;
+    use sluice_tables::Target;
     use sluice_wire::AddressPlan;
 
     const NODE_ONE: &str = "192.0.2.1";
     const NODE_TWO: &str = "192.0.2.2";
     const SELF: &str = "192.0.2.9";
+
+    fn target(tables: &Tables, address: Ip) -> Option<Target> {
+        match tables.semantic(address)? {
+            Known::Target(target) => Some(target),
+            Known::Unavailable | Known::Absent => None,
+        }
+    }
 
     fn ip(text: &str) -> Ip {
         text.parse().unwrap()

@@ -11,7 +11,7 @@ use thiserror::Error;
 /// Who this node is to its cluster.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Registration {
+pub(crate) struct Registration {
     pub node_id: String,
     /// Host and port of the cluster's broker.
     pub host: String,
@@ -23,7 +23,7 @@ pub struct Registration {
 /// An instance of this node, as the managers named it; its lease is kept beside the wiring.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct LocalState {
+pub(crate) struct LocalState {
     pub service: String,
     pub number: u32,
     #[serde(default)]
@@ -35,7 +35,7 @@ pub struct LocalState {
 /// Everything in the file.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub(crate) struct State {
     pub registration: Option<Registration>,
     #[serde(default)]
     pub local: Vec<LocalState>,
@@ -57,7 +57,7 @@ pub enum StateError {
 
 /// The file, written whole: a reader sees the old or the new state, never half of one.
 #[derive(Debug)]
-pub struct StateFile {
+pub(crate) struct StateFile {
     path: PathBuf,
     written: Vec<u8>,
 }
@@ -67,7 +67,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When the directory or file cannot be used, or the file is not ours.
-    pub fn open(dir: &Path) -> Result<(Self, State), StateError> {
+    pub(crate) fn open(dir: &Path) -> Result<(Self, State), StateError> {
         let path = dir.join("gateway.json");
         let io = |source| StateError::Io {
             path: path.clone(),
@@ -97,7 +97,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When the disk refuses; the old file then still stands.
-    pub fn write(&mut self, state: &State) -> Result<(), StateError> {
+    pub(crate) fn write(&mut self, state: &State) -> Result<(), StateError> {
         let bytes = serde_json::to_vec_pretty(state).unwrap_or_default();
         if bytes == self.written {
             return Ok(());
