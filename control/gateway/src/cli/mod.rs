@@ -29,7 +29,7 @@ pub struct Cli {
 enum Command {
     /// Run the root manager: knows every service, hands out every address
     Root,
-    /// Run a cluster manager: answers the gateways of one site
+    /// Run a cluster manager: answers the table queries of its nodes, asks the root
     Cluster,
     /// Run the gateway of this node: beside the services, towards all other nodes
     Gateway,

@@ -125,6 +125,11 @@ fn describe(error: &ConnectionError) -> String {
         ConnectionError::ConnectionRefused(code) => {
             format!("the broker refused the connection: {code:?}")
         }
-        other => other.to_string(),
+        ConnectionError::MqttState(_)
+        | ConnectionError::NetworkTimeout
+        | ConnectionError::FlushTimeout
+        | ConnectionError::Io(_)
+        | ConnectionError::NotConnAck(_)
+        | ConnectionError::RequestsDone => error.to_string(),
     }
 }

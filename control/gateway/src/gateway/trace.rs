@@ -43,7 +43,7 @@ pub(crate) fn follower(shared: Arc<Shared>) -> Follower {
 fn protocol(number: u8) -> Protocol {
     match Protocol::from_number(number, Family::V4) {
         Protocol::Other(number) => Protocol::from_number(number, Family::V6),
-        known => known,
+        known @ (Protocol::Tcp | Protocol::Udp | Protocol::Icmp) => known,
     }
 }
 
