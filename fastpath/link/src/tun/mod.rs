@@ -6,7 +6,9 @@ use crate::pieces::{HeaderBytes, Pieces, complete_checksum, count_forwarded};
 use crate::sys::tun::{Offload, attach, in_use, set_offload, set_persistent};
 use crate::{Arrival, Health, Link, LinkDown, Merge};
 use arrayvec::ArrayVec;
-use sluice_memory::{Account, Batch, Checksum, FRAME_LEN_MAX, Frame, HEADROOM, Pool, TAILROOM};
+use sluice_memory::{
+    Account, Batch, Checksum, FRAME_LEN_MAX, Frame, HEADROOM, Pool, TAILROOM, Train,
+};
 use sluice_wire::DropReason;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -15,11 +17,11 @@ use std::sync::Arc;
 use thiserror::Error;
 use vnet_header::{VNET_HEADER_LEN, VnetHeader};
 
-/// Packets of one train: a UDP super-frame has at most 128 segments on current kernels, TCP at most 65,535 / 88.
+/// Packets of one train; UDP links make shorter ones.
 const TRAIN_MAX: usize = 1000;
 
 /// Bytes read before what was read goes on: they are still in the cache when they are sent.
-const RECEIVE_BYTES_MAX: usize = 256 * 1024;
+const RECEIVE_BYTES_MAX: usize = 60 * 1024;
 
 /// How to open the service side.
 #[derive(Clone, Debug)]
@@ -197,24 +199,26 @@ impl TunLink {
         front.copy_from_slice(&header);
         let result = match train {
             None => retry(|| (&self.queue).write(frame.bytes())),
-            Some(train) => {
-                let stride = usize::from(train.stride).max(1);
-                let bytes = frame.bytes();
-                let (first, rest) = bytes.split_at(bytes.len().min(stride + VNET_HEADER_LEN));
-                let mut parts = ArrayVec::<IoSlice<'_>, TRAIN_MAX>::new();
-                parts.push(IoSlice::new(first));
-                for packet in rest.chunks(stride) {
-                    let payload = packet.get(usize::from(train.header_len)..).unwrap_or(&[]);
-                    if parts.try_push(IoSlice::new(payload)).is_err() {
-                        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-                    }
-                }
-                retry(|| (&self.queue).write_vectored(&parts))
-            }
+            Some(train) => self.write_train(frame.bytes(), train),
         };
         // A fall-back writes the packet again.
         let _ = frame.pull_front(VNET_HEADER_LEN);
         result
+    }
+
+    /// Writes virtio-net header, first packet, and the payload of each packet after it.
+    fn write_train(&self, bytes: &[u8], train: Train) -> io::Result<()> {
+        let stride = usize::from(train.stride).max(1);
+        let (first, rest) = bytes.split_at(bytes.len().min(stride + VNET_HEADER_LEN));
+        let mut parts = ArrayVec::<IoSlice<'_>, TRAIN_MAX>::new();
+        parts.push(IoSlice::new(first));
+        for packet in rest.chunks(stride) {
+            let payload = packet.get(usize::from(train.header_len)..).unwrap_or(&[]);
+            if parts.try_push(IoSlice::new(payload)).is_err() {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+        }
+        retry(|| (&self.queue).write_vectored(&parts))
     }
 
     /// Writes a super-frame as the packets it stands for.

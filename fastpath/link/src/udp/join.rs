@@ -13,6 +13,11 @@ use sluice_wire::{DropReason, Family, Parsed, Protocol, parse};
 /// A received buffer with more than so many bytes is not appended to a frame: copying it costs more than one write.
 const APPEND_MAX: usize = 16 * 1024;
 
+/// Packets of one frame: what the kernel takes of UDP (UDP_MAX_SEGMENTS, 64 before 6.9), and of TCP less than the parts
+/// of one writev(2) (IOV_MAX, 1024).
+const UDP_PACKETS_MAX: u32 = 64;
+const TCP_PACKETS_MAX: u32 = 512;
+
 /// A packet that others may follow, and those that did.
 #[derive(Clone, Debug)]
 struct Growing {
@@ -49,6 +54,13 @@ impl Growing {
 
     /// Sums are done last: most packets that do not belong together are told apart by their headers.
     fn offer(&mut self, first: &[u8], next: &[u8]) -> Offer {
+        let most = match self.parsed.protocol {
+            Protocol::Tcp => TCP_PACKETS_MAX,
+            Protocol::Udp | Protocol::Icmp | Protocol::Other(_) => UDP_PACKETS_MAX,
+        };
+        if self.run.packets() >= most {
+            return Offer::Refused;
+        }
         let Ok(parsed) = parse(next) else {
             return Offer::Refused;
         };
@@ -479,6 +491,20 @@ mod tests {
         assert_eq!(joined.frames.len(), 8);
         let out: Vec<_> = joined.frames.iter().flat_map(packets).collect();
         assert_eq!(out, sent);
+    }
+
+    #[test]
+    fn no_frame_stands_for_more_packets_than_the_kernel_takes() {
+        let datagram = testing::udp(false, 9, &[1; 20]);
+        let sent = vec![datagram; 50];
+        let buffer = (sent.as_slice(), Some(sent[0].len()));
+        let joined = join(BOTH, &[buffer, buffer, buffer]);
+        let counts: Vec<usize> = joined
+            .frames
+            .iter()
+            .map(|frame| packets(frame).len())
+            .collect();
+        assert_eq!(counts, [64, 64, 22]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ use thiserror::Error;
 const SOCKET_BUFFER: i32 = 8 << 20;
 /// Datagrams asked for in one call. More does not pay: a call's cost is spread thin already.
 const RECEIVE_MAX: usize = 32;
+/// Bytes asked for in one call, about: they are still in the cache when they are passed on.
+const RECEIVE_BYTES: usize = 128 * 1024;
 /// A full socket is waited for so often, and so long each time.
 const FULL_RETRIES: u32 = 2;
 const FULL_WAIT_NS: u64 = 250_000;
@@ -201,6 +203,7 @@ impl UdpLink {
             let stride = came.segment.map_or(came.len, usize::from).max(1);
             self.waiting.push_back(Source::new(frame, stride));
         }
+        let bytes: usize = received.iter().map(|came| came.len).sum();
         let arrival = if received.len() == asked {
             self.ask = (asked * 2).min(self.burst);
             Arrival::More
@@ -208,6 +211,10 @@ impl UdpLink {
             self.ask = (received.len() + 1).min(self.burst);
             Arrival::Drained
         };
+        // Runs are long: no more of them than the cache keeps until they are written.
+        if let Some(fit) = (received.len() * RECEIVE_BYTES).checked_div(bytes) {
+            self.ask = self.ask.min(fit.max(1));
+        }
         for frame in frames {
             pool.release(frame.into_buffer());
         }
