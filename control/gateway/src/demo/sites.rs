@@ -8,8 +8,10 @@
 use super::Family;
 use super::web::{Files, Web};
 use sluice_perf::lab::scratch::Scratch;
-use sluice_perf::lab::sites::{Attached, Layout, Microservice, Sites, Target, descriptor};
+use sluice_perf::lab::sites::{Attached, Gateway, Layout, Microservice, Sites, Target, descriptor};
 use sluice_perf::lab::{LabError, NetNs, Process, tools};
+use sluice_perf::peers::route::Route;
+use sluice_perf::peers::vxlan::Node;
 use sluice_perf::traffic::tcp;
 use std::net::IpAddr;
 use std::path::Path;
@@ -37,7 +39,9 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) struct Demo {
     pub(super) webs: Vec<Web>,
-    _iperf: Process,
+    _iperf: [Process; 2],
+    /// Plain kernel routing between the nodes of the client and of the bulk server.
+    pub(super) route: Route,
     pub(super) bulk: NetNs,
     pub(super) client: Client,
     pub(super) neighbour: Client,
@@ -84,7 +88,14 @@ impl Demo {
             .collect::<Result<Vec<_>, _>>()?;
         let bulk = NetNs::new("bulk")?;
         sites.attach(BULK_AT, BULK, Target::Namespace(&bulk))?;
-        let iperf = tcp::server(&bulk, &sites.scratch.path().join("iperf3.log"))?;
+        let route = route(&sites)?;
+        let iperf = [
+            tcp::server(&bulk, &sites.scratch.path().join("iperf3.log"))?,
+            tcp::server(
+                &route.server,
+                &sites.scratch.path().join("iperf3-route.log"),
+            )?,
+        ];
         let client = |name, gateway| {
             let namespace = NetNs::new(name)?;
             let attached = sites.attach(gateway, CLIENT, Target::Namespace(&namespace))?;
@@ -96,6 +107,7 @@ impl Demo {
         Ok(Self {
             webs,
             _iperf: iperf,
+            route,
             bulk,
             client: client("client", CLIENT_AT)?,
             neighbour: client("neighbour", NEIGHBOUR_AT)?,
@@ -114,14 +126,6 @@ impl Demo {
         address(BULK_IP, family)
     }
 
-    /// The namespaces of the gateways before the client and before the bulk server, with their addresses on the wire.
-    pub(super) fn far_ends(&self) -> [(&NetNs, [IpAddr; 2]); 2] {
-        [CLIENT_AT, BULK_AT].map(|index| {
-            let gateway = &self.sites.gateways[index];
-            (gateway.namespace(), gateway.address)
-        })
-    }
-
     /// Starts again what the demonstration has stopped and killed.
     pub(super) fn mend(&mut self) -> Result<(), LabError> {
         self.sites.start_managers()?;
@@ -130,6 +134,23 @@ impl Demo {
         }
         Ok(())
     }
+}
+
+fn route(sites: &Sites) -> Result<Route, LabError> {
+    let [client_at, server_at] = [CLIENT_AT, BULK_AT].map(|index| &sites.gateways[index]);
+    let node = |gateway: &Gateway| (gateway.namespace().clone(), gateway.address);
+    let ((client, client_ip), (server, server_ip)) = (node(client_at), node(server_at));
+    Route::new(
+        Node {
+            namespace: &client,
+            address: client_ip[0],
+        },
+        Node {
+            namespace: &server,
+            address: server_ip[0],
+        },
+        [client_ip[1], server_ip[1]],
+    )
 }
 
 fn address(pair: [&str; 2], family: Family) -> IpAddr {

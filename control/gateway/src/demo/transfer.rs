@@ -5,8 +5,6 @@ use super::sites::Demo;
 use super::web::first_word;
 use super::{DemoError, Family, check};
 use sluice_perf::lab::{LabError, Program, tools};
-use sluice_perf::peers::route::Route;
-use sluice_perf::peers::vxlan::Node;
 use sluice_perf::report::{Report, Row};
 use sluice_perf::traffic::tcp;
 
@@ -66,21 +64,12 @@ pub(super) fn throughput(
         1,
         SECONDS,
     )?;
-    let [client_at, server_at] = demo.far_ends();
-    let node = |(namespace, address): (_, [_; 2])| Node {
-        namespace,
-        address: address[0],
-    };
-    let route = Route::new(
-        node(client_at),
-        node(server_at),
-        [client_at.1[1], server_at.1[1]],
+    let by_kernel = tcp::transfer(
+        &demo.route.client,
+        demo.route.address[family.index()],
+        1,
+        SECONDS,
     )?;
-    let _iperf = tcp::server(
-        &route.server,
-        &demo.sites.scratch.path().join("iperf3-route.log"),
-    )?;
-    let by_kernel = tcp::transfer(&route.client, route.address[family.index()], 1, SECONDS)?;
     report.push(Row::beside(
         &family.row("tcp_service_ip"),
         "Gbit/s",
