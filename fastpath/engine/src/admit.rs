@@ -10,7 +10,7 @@ use sluice_tables::{
     Instance, InstanceSlot, Known, Placement, Question, Suspicion, Tables, Target,
 };
 use sluice_wire::tcp_flag::{ACK, RST, SYN};
-use sluice_wire::{DropReason, FlowKey, IcmpKind, InstanceIp, NsIp, Protocol};
+use sluice_wire::{Class, DropReason, FlowKey, IcmpKind, InstanceIp, NsIp, Parsed, Protocol};
 
 /// Apparent source ports tried when a local instance's own flow has the pair already.
 const PORT_TRIES: usize = 64;
@@ -24,26 +24,24 @@ pub(crate) struct Sender<'a> {
 
 impl Engine {
     /// The live flow of a packet from a remote instance; `None` when a first-time caller's may begin.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn known_inbound(
         &mut self,
         frame: &Frame,
         lane: &Lane,
         turn: &Turn<'_>,
     ) -> Step<Option<Flow>> {
-        let found = match (&lane.kind, frame.outer) {
-            (Kind::Error(quote), Some(outer))
-                if icmp::is_from_gateway(&lane.packet, turn.tables) =>
-            {
-                Some(self.find_for_gateway(lane, quote, outer, turn)?)
+        let found = match (lane.kind, frame.outer) {
+            (Kind::Error, Some(outer)) if icmp::is_from_gateway(&lane.packet, turn.tables) => {
+                Some(self.find_for_gateway(frame, lane, outer, turn)?)
             }
-            _ => self.find(lane, turn)?,
+            _ => self.find(frame, lane, false, turn)?,
         };
         let Some(flow) = found else {
             return match lane.kind {
                 Kind::Own => Ok(None),
                 // Also for errors the sender must be admitted, but without a flow there is nothing to deliver them to.
-                Kind::Error(_) | Kind::Later(_) => flow::missing(lane),
+                Kind::Error | Kind::Later => flow::missing(lane),
             };
         };
         // Either end may be gone, or the slot used anew: then the packet is judged as if there had been no flow.
@@ -51,8 +49,8 @@ impl Engine {
             self.shared.flows.remove(&flow);
             return match lane.kind {
                 Kind::Own => Ok(None),
-                Kind::Error(_) => drop_as(DropReason::IcmpUnmatched),
-                Kind::Later(_) => drop_as(DropReason::InstanceWithdrawn),
+                Kind::Error => drop_as(DropReason::IcmpUnmatched),
+                Kind::Later => drop_as(DropReason::InstanceWithdrawn),
             };
         }
         // Not noted as a use before the sender is admitted.
@@ -60,7 +58,7 @@ impl Engine {
     }
 
     /// Checks that the sender's node is the one that the tables name. The outer port does not matter: NAT changes it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn admit<'a>(
         &mut self,
         frame: &Frame,
@@ -112,6 +110,7 @@ impl Engine {
     }
 
     /// The instance that an inner source address names.
+    #[inline(never)]
     fn sender_of<'a>(
         &self,
         lane: &Lane,
@@ -119,6 +118,7 @@ impl Engine {
         tables: &'a Tables,
     ) -> Step<Sender<'a>> {
         let source = lane.packet.src;
+        check_speaker(&lane.packet, outer, tables)?;
         match tables.semantic(source) {
             Some(Known::Target(Target::Instance(slot))) => tables
                 .instance(slot)
@@ -139,6 +139,7 @@ impl Engine {
     }
 
     /// The flow of an admitted packet: the known one, or for a first-time caller a passive one, which fixes the reply.
+    #[inline(always)]
     pub(crate) fn accept(
         &mut self,
         frame: &Frame,
@@ -152,6 +153,17 @@ impl Engine {
         {
             return Ok(flow);
         }
+        self.accept_first(frame, lane, sender, turn)
+    }
+
+    #[inline(never)]
+    fn accept_first(
+        &mut self,
+        frame: &Frame,
+        lane: &Lane,
+        sender: Sender<'_>,
+        turn: &Turn<'_>,
+    ) -> Step<Flow> {
         let packet = &lane.packet;
         let Some(local) = turn.tables.local(NsIp::new(packet.dst)) else {
             return Err(self.not_local(sender, lane, turn));
@@ -255,6 +267,23 @@ impl Engine {
             Question::InnerSource { outer, .. } => {
                 self.questions.allows(limit_key(outer), turn.now)
             }
+        }
+    }
+}
+
+/// Only instances speak, and gateways where they report an error.
+pub(crate) fn check_speaker(packet: &Parsed, outer: Option<Endpoint>, tables: &Tables) -> Step<()> {
+    let is_error = matches!(packet.icmp, Some(IcmpKind::Error(_)));
+    match tables.plan.class(packet.src) {
+        Class::Semantic => Ok(()),
+        Class::Node if is_error => Ok(()),
+        Class::Node | Class::Foreign => {
+            let known = outer.is_some_and(|outer| !tables.peers_at(outer.ip).is_empty());
+            drop_as(if known {
+                DropReason::SourceForged
+            } else {
+                DropReason::PeerUnknown
+            })
         }
     }
 }

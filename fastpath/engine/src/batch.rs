@@ -2,11 +2,10 @@
 
 use crate::engine::Output;
 use crate::flow::table::Probe;
-use arrayvec::ArrayVec;
-use sluice_memory::{Account, Endpoint, Frame, Pool};
+use sluice_memory::{Account, Endpoint, Pool};
 use sluice_tables::{Question, Tables};
 use sluice_wire::icmp_error::Unreachable;
-use sluice_wire::{DropReason, FragmentKey, Ip, Parsed};
+use sluice_wire::{DropReason, FragmentKey, Ip, Parsed, parse};
 
 /// The worker's monotonic clock, read once per turn.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -38,9 +37,6 @@ impl Now {
     }
 }
 
-/// Pieces one packet may be cut into: a 64 KB datagram in pieces of 1,280 bytes.
-pub(crate) const PIECES_MAX: usize = 64;
-
 /// What a turn works with.
 pub(crate) struct Turn<'a> {
     pub(crate) tables: &'a Tables,
@@ -49,8 +45,6 @@ pub(crate) struct Turn<'a> {
     pub(crate) pool: &'a mut Pool,
     pub(crate) account: &'a Account,
     pub(crate) out: &'a mut Output,
-    /// Pieces that follow the frame at hand.
-    pub(crate) after: ArrayVec<Frame, PIECES_MAX>,
 }
 
 impl<'a> Turn<'a> {
@@ -68,28 +62,34 @@ impl<'a> Turn<'a> {
             pool,
             account,
             out,
-            after: ArrayVec::new(),
         }
     }
 }
 
 /// How a packet finds its flow.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     /// By its own addresses and ports.
     Own,
     /// An ICMP error: by the packet it quotes.
-    Error(Parsed),
+    Error,
     /// A later fragment: by the binding that its first fragment left.
-    Later(FragmentKey),
+    Later,
 }
 
-/// A parsed packet whose flow has been looked for in the caches, but not yet read.
+/// A parsed packet whose flow has been asked for, but not yet read. Kept small: a batch of them stays in the nearest cache.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
     pub(crate) packet: Parsed,
     pub(crate) kind: Kind,
     pub(crate) probe: Probe,
+}
+
+impl Lane {
+    /// The packet that an ICMP error quotes. Of `bytes` as they were parsed.
+    pub(crate) fn quote(&self, bytes: &[u8]) -> Step<Parsed> {
+        parse::quoted(bytes, &self.packet).map_err(Stop::Drop)
+    }
 }
 
 /// A packet's way ends here, or is interrupted.

@@ -2,7 +2,6 @@
 
 use crate::batch::{Step, Stop, Turn};
 use crate::engine::Engine;
-use crate::fragment;
 use crate::locate::{Location, Place};
 use crate::outbound::Exit;
 use crate::trace::Decision;
@@ -10,12 +9,12 @@ use sluice_memory::Frame;
 use sluice_tunnel::plain;
 
 impl Engine {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn encap(
         &mut self,
         frame: &mut Frame,
         location: &Location,
-        turn: &mut Turn<'_>,
+        turn: &Turn<'_>,
     ) -> Step<Exit> {
         match location.place {
             Place::Beside => {
@@ -34,10 +33,10 @@ impl Engine {
                 self.tunnels
                     .touch(peer, epoch, turn.now_s, |peer| flows.live_of_peer(peer));
                 frame.outer = Some(outer);
-                if frame.gso.is_none() && frame.len() > usize::from(mtu) {
-                    fragment::cut(frame, mtu, turn)?;
-                }
                 self.note(frame, Decision::Tunnelled(outer));
+                if frame.gso.is_none() && frame.len() > usize::from(mtu) {
+                    return Ok(Exit::Pieces { mtu });
+                }
                 Ok(Exit::Tunnel)
             }
         }

@@ -5,7 +5,7 @@
 //! nothing else, so they stay consistent with whatever happened to the first one's ports. Those that come before
 //! their first one are held a moment.
 
-use crate::batch::{Lane, Now, PIECES_MAX, Step, Stop, Turn, drop_as};
+use crate::batch::{Lane, Now, Step, Stop, Turn, drop_as};
 use crate::engine::{Engine, Side};
 use crate::flow::index::HashKeys;
 use crate::flow::{Flow, SharedError};
@@ -229,7 +229,7 @@ impl Waiting {
 
 impl Engine {
     /// A first fragment of a flow: leaves the binding for the later ones.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn bind_first(&mut self, lane: &Lane, flow: &Flow, turn: &Turn<'_>) -> Step<()> {
         let (Fragment::First { .. }, Some(key)) =
             (lane.packet.fragment, lane.packet.fragment_key())
@@ -244,13 +244,17 @@ impl Engine {
     }
 
     /// A later fragment: whatever an older datagram with the same identification left is not for it.
-    pub(crate) fn bound_flow(&self, key: &FragmentKey, turn: &Turn<'_>) -> Step<Flow> {
-        self.shared.bindings.forget_old(key, turn.now);
+    #[inline(never)]
+    pub(crate) fn bound_flow(&self, lane: &Lane, turn: &Turn<'_>) -> Step<Flow> {
+        let Some(key) = lane.packet.fragment_key() else {
+            return drop_as(DropReason::FragmentUnmatched);
+        };
+        self.shared.bindings.forget_old(&key, turn.now);
         self.shared
             .bindings
-            .flow_of(key)
+            .flow_of(&key)
             .and_then(|(index, generation)| self.shared.flows.at(index, generation))
-            .ok_or(Stop::AwaitFirst(*key))
+            .ok_or(Stop::AwaitFirst(key))
     }
 
     /// Sends on the later fragments whose first has been here, as far as they fit the output.
@@ -304,34 +308,41 @@ impl Engine {
     }
 }
 
+/// Pieces one packet may be cut into: a 64 KB datagram in pieces of 1,280 bytes.
+const PIECES_MAX: usize = 64;
+
 /// Room of the output below which nothing that waits is released.
 const OUTPUT_RESERVE: usize = 64;
 
-/// Cuts an IPv4 packet that may be fragmented into pieces of at most `mtu` bytes (RFC 791 section 3.2). The frame becomes
-/// the first of them; the others go to the output after it, in buffers of the pool.
-pub(crate) fn cut(frame: &mut Frame, mtu: u16, turn: &mut Turn<'_>) -> Step<()> {
-    let packet = parse(frame.bytes()).map_err(Stop::Drop)?;
-    if !translate::is_complete(frame) {
+/// Cuts an IPv4 packet that may be fragmented into pieces of at most `mtu` bytes (RFC 791 section 3.2) and puts them into
+/// the output, in order. The frame becomes the first of them; the others are in buffers of the pool.
+pub(crate) fn cut(mut frame: Frame, mtu: u16, turn: &mut Turn<'_>) -> Result<(), (Frame, Stop)> {
+    let packet = match parse(frame.bytes()) {
+        Ok(packet) => packet,
+        Err(reason) => return Err((frame, Stop::Drop(reason))),
+    };
+    if !translate::is_complete(&frame) {
         checksum::complete_l4(frame.bytes_mut(), &packet);
         frame.checksum = Checksum::Unknown;
     }
     let (header_len, total_len) = (usize::from(packet.l3_len), packet.total_len as usize);
     let step = usize::from(mtu).saturating_sub(header_len) / 8 * 8;
     if step == 0 {
-        return drop_as(DropReason::TooBig);
+        return Err((frame, Stop::Drop(DropReason::TooBig)));
     }
-    let payload = frame.bytes().get(header_len..total_len).unwrap_or_default();
-    let pieces = payload.len().div_ceil(step);
+    let pieces = (total_len - header_len).div_ceil(step);
     if turn.pool.available() < pieces || turn.out.room() < pieces + OUTPUT_RESERVE {
-        return drop_as(DropReason::PoolEmpty);
+        return Err((frame, Stop::Drop(DropReason::PoolEmpty)));
     }
     let mut rest: ArrayVec<Frame, PIECES_MAX> = ArrayVec::new();
+    let whole = frame.bytes();
+    let (header, payload) = whole.get(..total_len).unwrap_or(whole).split_at(header_len);
     for (number, part) in payload.chunks(step).enumerate().skip(1) {
         let (Some(buffer), false) = (turn.pool.take(), rest.is_full()) else {
             break;
         };
         let mut piece = Frame::new(buffer);
-        piece.fill(frame.bytes().get(..header_len).unwrap_or_default());
+        piece.fill(header);
         piece.append(part);
         piece.outer = frame.outer;
         piece.trace = frame.trace;
@@ -342,12 +353,13 @@ pub(crate) fn cut(frame: &mut Frame, mtu: u16, turn: &mut Turn<'_>) -> Step<()> 
         for piece in rest {
             turn.pool.release(piece.into_buffer());
         }
-        return drop_as(DropReason::PoolEmpty);
+        return Err((frame, Stop::Drop(DropReason::PoolEmpty)));
     }
     frame.truncate(header_len + step);
-    mark(frame, header_len, 0, true);
+    mark(&mut frame, header_len, 0, true);
     turn.account.split.add(rest.len() as u64);
-    turn.after = rest;
+    turn.out.to_underlay.push(frame);
+    turn.out.to_underlay.extend(rest);
     Ok(())
 }
 

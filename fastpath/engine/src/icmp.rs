@@ -10,13 +10,8 @@ use sluice_wire::{Class, DropReason, Family, FlowKey, IcmpError, IcmpKind, NsIp,
 
 /// Rewrites an error: its quote to what its receiver once sent, its own addresses like any packet of the flow. Its
 /// ports do not exist.
-pub(crate) fn rewrite(
-    frame: &mut Frame,
-    lane: &Lane,
-    quote: &Parsed,
-    as_sent: &Rewrite,
-    to: &Rewrite,
-) {
+pub(crate) fn rewrite(frame: &mut Frame, lane: &Lane, as_sent: &Rewrite, to: &Rewrite) -> Step<()> {
+    let quote = lane.quote(frame.bytes())?;
     let complete = translate::is_complete(frame);
     let addresses = Rewrite {
         src_port: None,
@@ -24,8 +19,9 @@ pub(crate) fn rewrite(
         ..*to
     };
     let bytes = frame.bytes_mut();
-    sluice_wire::rewrite_quote(bytes, &lane.packet, quote, complete, as_sent);
+    sluice_wire::rewrite_quote(bytes, &lane.packet, &quote, complete, as_sent);
     sluice_wire::rewrite(bytes, &lane.packet, complete, &addresses);
+    Ok(())
 }
 
 impl Engine {
@@ -35,14 +31,15 @@ impl Engine {
     /// tables place on that very node under that NsIP are tried. This is a search, therefore limited per outer source.
     pub(crate) fn find_for_gateway(
         &mut self,
+        frame: &Frame,
         lane: &Lane,
-        quote: &Parsed,
         outer: Endpoint,
         turn: &Turn<'_>,
     ) -> Step<Flow> {
         if !self.errors.allows(limit_key(outer.ip), turn.now) {
             return drop_as(DropReason::IcmpUnmatched);
         }
+        let quote = lane.quote(frame.bytes())?;
         let key = quote.flow_key().reversed();
         let flows = &self.shared.flows;
         let found = placed_at(turn.tables, outer, NsIp::new(quote.dst)).find_map(|ip| {
@@ -58,7 +55,7 @@ impl Engine {
 
     /// Tells control when the error says that the flow's instance is not there. An error about a port says that it is.
     pub(crate) fn suspect_unreachable(&mut self, lane: &Lane, flow: &Flow, turn: &Turn<'_>) {
-        if !matches!(lane.kind, Kind::Error(_)) {
+        if lane.kind != Kind::Error {
             return;
         }
         let Some(IcmpKind::Error(IcmpError::Unreachable { code })) = lane.packet.icmp else {

@@ -31,19 +31,22 @@ impl Engine {
         }
         let flows = &self.shared.flows;
         let loaded = flows.is_loaded();
-        let lanes: ArrayVec<Step<Lane>, BATCH_MAX> = batch
-            .iter()
-            .map(|frame| decap::inbound(frame, turn.tables, flows, loaded))
-            .collect();
-        for lane in lanes.iter().flatten() {
-            flows.prefetch_entry(&lane.probe);
+        let mut lanes: ArrayVec<Step<Lane>, BATCH_MAX> = ArrayVec::new();
+        for frame in &*batch {
+            lanes.push(decap::inbound(frame, turn.tables, flows, loaded));
         }
-        for (mut frame, lane) in batch.drain(..).zip(&lanes) {
-            let delivered = match lane {
-                Ok(lane) => self.inbound_packet(&mut frame, lane, turn),
+        for lane in lanes.iter_mut().flatten() {
+            flows.prefetch_entry(&mut lane.probe);
+        }
+        let mut exits: ArrayVec<Step<()>, BATCH_MAX> = ArrayVec::new();
+        for (frame, lane) in batch.iter_mut().zip(&lanes) {
+            exits.push(match lane {
+                Ok(lane) => self.inbound_packet(frame, lane, turn),
                 Err(stop) => Err(*stop),
-            };
-            match delivered {
+            });
+        }
+        for ((frame, lane), exit) in batch.drain(..).zip(&lanes).zip(exits) {
+            match exit {
                 Ok(()) => turn.out.to_service.push(frame),
                 Err(stop) => self.stop(frame, lane.as_ref().ok(), stop, Side::Inbound, turn),
             }
@@ -51,14 +54,15 @@ impl Engine {
         self.release_fragments(turn);
     }
 
-    fn inbound_packet(&mut self, frame: &mut Frame, lane: &Lane, turn: &mut Turn<'_>) -> Step<()> {
+    #[inline(always)]
+    fn inbound_packet(&mut self, frame: &mut Frame, lane: &Lane, turn: &Turn<'_>) -> Step<()> {
         // The flow is looked up before admission because its slot hint spares admission a search by address.
         let known = self.known_inbound(frame, lane, turn)?;
         let sender = self.admit(frame, lane, known.as_ref(), turn)?;
         let flow = self.accept(frame, lane, known, sender, turn)?;
         self.suspect_unreachable(lane, &flow, turn);
         self.bind_first(lane, &flow, turn)?;
-        translate::inbound(frame, lane, &flow, self.settings.inner_mtu);
+        translate::inbound(frame, lane, &flow, self.settings.inner_mtu)?;
         self.note(frame, Decision::Delivered(flow.local.slot));
         frame.outer = None;
         Ok(())

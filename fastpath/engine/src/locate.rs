@@ -4,7 +4,7 @@
 //! quoted to its sender as it was sent.
 
 use crate::batch::{Answer, Step, Stop, drop_as};
-use crate::flow::{self, Flow};
+use crate::flow::{Ends, Flow};
 use sluice_memory::{Endpoint, Frame};
 use sluice_tables::{PeerSlot, Placement, Question, Tables};
 use sluice_wire::{DropReason, InstanceIp, Ip, NsIp, Parsed};
@@ -31,13 +31,9 @@ pub(crate) enum Place {
 }
 
 /// The remote instance's location.
-#[inline]
-pub(crate) fn remote(flow: &Flow, tables: &Tables) -> Step<Location> {
-    let (Some(local), Some(remote)) = (flow::local(flow, tables), flow::remote(flow, tables))
-    else {
-        // Only a flow that another worker made from an older snapshot gets here.
-        return drop_as(DropReason::InstanceWithdrawn);
-    };
+#[inline(always)]
+pub(crate) fn remote(flow: &Flow, ends: &Ends<'_>, tables: &Tables) -> Step<Location> {
+    let Ends { local, remote } = *ends;
     let family = flow.forward.src.family();
     let (Some(src), Some(dst)) = (local.instance_ip.of(family), remote.ns_ip.of(family)) else {
         return drop_as(DropReason::NoTunnel);
@@ -75,7 +71,7 @@ pub(crate) fn remote(flow: &Flow, tables: &Tables) -> Step<Location> {
 /// Whether the packet, or each segment of a super-frame, fits the peer. What may be fragmented is, later.
 ///
 /// The limit is what the peer takes (1,450 for legacy peers), not the 1,420 of the services' routes: that is advice.
-#[inline]
+#[inline(always)]
 pub(crate) fn check_size(frame: &Frame, packet: &Parsed, location: &Location) -> Step<()> {
     let Place::Peer { mtu, .. } = location.place else {
         return Ok(());

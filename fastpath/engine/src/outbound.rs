@@ -1,9 +1,9 @@
-//! The way out of a local instance: parse, policy, flow, select, locate, translate, encap.
+//! The way out of a local instance: parse, flow, (policy, select), locate, translate, encap.
 
 use crate::batch::{Lane, Now, Step, Turn};
 use crate::engine::{Engine, Output, Side};
 use crate::trace::Entry;
-use crate::{locate, parse, translate};
+use crate::{flow, fragment, locate, parse, translate};
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
 use sluice_tables::Tables;
@@ -13,6 +13,8 @@ use sluice_tables::Tables;
 pub(crate) enum Exit {
     /// Through the tunnel.
     Tunnel,
+    /// Through the tunnel, in pieces of at most so many bytes.
+    Pieces { mtu: u16 },
     /// To an instance of this node: inbound, on the same frame.
     Beside,
 }
@@ -35,24 +37,28 @@ impl Engine {
     pub(crate) fn outbound_turn(&mut self, batch: &mut Batch, turn: &mut Turn<'_>) {
         let flows = &self.shared.flows;
         let loaded = flows.is_loaded();
-        let lanes: ArrayVec<Step<Lane>, BATCH_MAX> = batch
-            .iter()
-            .map(|frame| parse::outbound(frame, turn.tables, flows, loaded))
-            .collect();
-        for lane in lanes.iter().flatten() {
-            flows.prefetch_entry(&lane.probe);
+        let mut lanes: ArrayVec<Step<Lane>, BATCH_MAX> = ArrayVec::new();
+        for frame in &*batch {
+            lanes.push(parse::outbound(frame, turn.tables, flows, loaded));
+        }
+        for lane in lanes.iter_mut().flatten() {
+            flows.prefetch_entry(&mut lane.probe);
+        }
+        let mut exits: ArrayVec<Step<Exit>, BATCH_MAX> = ArrayVec::new();
+        for (frame, lane) in batch.iter_mut().zip(&lanes) {
+            exits.push(match lane {
+                Ok(lane) => self.outbound_packet(frame, lane, turn),
+                Err(stop) => Err(*stop),
+            });
         }
         let mut beside = Batch::new();
-        for (mut frame, lane) in batch.drain(..).zip(&lanes) {
-            let exit = match lane {
-                Ok(lane) => self.outbound_packet(&mut frame, lane, turn),
-                Err(stop) => Err(*stop),
-            };
+        for ((frame, lane), exit) in batch.drain(..).zip(&lanes).zip(exits) {
             match exit {
-                Ok(Exit::Tunnel) => {
-                    turn.out.to_underlay.push(frame);
-                    turn.out.to_underlay.extend(turn.after.drain(..));
-                }
+                Ok(Exit::Tunnel) => turn.out.to_underlay.push(frame),
+                Ok(Exit::Pieces { mtu }) => match fragment::cut(frame, mtu, turn) {
+                    Ok(()) => {}
+                    Err((frame, stop)) => self.stop(frame, None, stop, Side::Outbound, turn),
+                },
                 Ok(Exit::Beside) => beside.push(frame),
                 Err(stop) => self.stop(frame, lane.as_ref().ok(), stop, Side::Outbound, turn),
             }
@@ -62,20 +68,17 @@ impl Engine {
         self.release_fragments(turn);
     }
 
-    fn outbound_packet(
-        &mut self,
-        frame: &mut Frame,
-        lane: &Lane,
-        turn: &mut Turn<'_>,
-    ) -> Step<Exit> {
+    #[inline(always)]
+    fn outbound_packet(&mut self, frame: &mut Frame, lane: &Lane, turn: &Turn<'_>) -> Step<Exit> {
         let flow = match self.known_outbound(frame, lane, turn)? {
             Some(flow) => flow,
             None => self.select(frame, lane, turn)?,
         };
-        let location = locate::remote(&flow, turn.tables)?;
+        let ends = flow::ends(&flow, turn.tables)?;
+        let location = locate::remote(&flow, &ends, turn.tables)?;
         locate::check_size(frame, &lane.packet, &location)?;
         self.bind_first(lane, &flow, turn)?;
-        translate::outbound(frame, lane, &flow, &location, self.settings.inner_mtu);
+        translate::outbound(frame, lane, &flow, &location, self.settings.inner_mtu)?;
         self.encap(frame, &location, turn)
     }
 }

@@ -3,21 +3,25 @@
 use crate::batch::{Kind, Lane, Step, Stop, drop_as};
 use crate::engine::check_hop_limit;
 use crate::flow::Table;
-use crate::flow::table::Probe;
+use crate::flow::table::{Probe, Sought};
 use crate::policy;
 use sluice_memory::Frame;
 use sluice_tables::Tables;
 use sluice_wire::{DropReason, FlowKey, Fragment, IcmpKind, Parsed, Protocol, parse as wire};
 
 /// A packet from the service side.
-#[inline]
+#[inline(always)]
 pub(crate) fn outbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Step<Lane> {
-    let packet = headers(frame)?;
-    policy::check_dialled(&packet, tables)?;
-    lane(frame, packet, flows, true, loaded)
+    let lane = lane(frame, headers(frame)?, flows, true, loaded)?;
+    // What has its own flow needs no such question: an address that is no service's begins none.
+    if lane.kind != Kind::Own {
+        policy::check_dialled(&lane.packet, tables)?;
+    }
+    Ok(lane)
 }
 
-#[inline]
+/// A packet's headers.
+#[inline(always)]
 pub(crate) fn headers(frame: &Frame) -> Step<Parsed> {
     let packet = wire::parse(frame.bytes()).map_err(Stop::Drop)?;
     check_hop_limit(&packet)?;
@@ -25,7 +29,7 @@ pub(crate) fn headers(frame: &Frame) -> Step<Parsed> {
 }
 
 /// Says how the packet's flow is found and asks the caches for it.
-#[inline]
+#[inline(always)]
 pub(crate) fn lane(
     frame: &Frame,
     packet: Parsed,
@@ -33,47 +37,51 @@ pub(crate) fn lane(
     outbound: bool,
     loaded: bool,
 ) -> Step<Lane> {
-    let kind = match (packet.fragment, packet.fragment_key()) {
-        (Fragment::Later { .. }, Some(key)) => Kind::Later(key),
-        (Fragment::Whole | Fragment::First { .. } | Fragment::Later { .. }, _) => {
-            match (packet.protocol, packet.icmp) {
-                (Protocol::Tcp | Protocol::Udp, _)
-                | (Protocol::Icmp, Some(IcmpKind::EchoRequest | IcmpKind::EchoReply)) => Kind::Own,
-                (Protocol::Icmp, Some(IcmpKind::Error(_))) => {
-                    let quote = wire::quoted(frame.bytes(), &packet).map_err(Stop::Drop)?;
-                    Kind::Error(quote)
-                }
-                (Protocol::Icmp, Some(IcmpKind::Other(_)) | None) | (Protocol::Other(_), _) => {
-                    return drop_as(DropReason::ProtocolUnsupported);
-                }
-            }
-        }
-    };
-    let probe = match kind {
-        Kind::Own => flows.probe(&packet.flow_key(), outbound),
-        Kind::Error(quote) => flows.probe(&key_of_error(&packet, &quote, outbound), outbound),
-        Kind::Later(_) => Probe::NONE,
-    };
-    flows.prefetch_index(&probe, loaded);
-    Ok(Lane {
+    let mut lane = Lane {
         packet,
-        kind,
-        probe,
-    })
+        kind: kind(&packet)?,
+        probe: Probe::NONE,
+    };
+    if lane.kind != Kind::Later {
+        lane.probe = flows.probe(&sought(frame, &lane, outbound)?);
+        flows.prefetch_index(&lane.probe, loaded);
+    }
+    Ok(lane)
 }
 
-/// The key of the flow that an ICMP error is about, in the direction in which the error itself goes.
+#[inline(always)]
+fn kind(packet: &Parsed) -> Step<Kind> {
+    match (packet.protocol, packet.fragment) {
+        (_, Fragment::Later { .. }) => Ok(Kind::Later),
+        (Protocol::Tcp | Protocol::Udp, _) => Ok(Kind::Own),
+        (Protocol::Icmp, _) => match packet.icmp {
+            Some(IcmpKind::EchoRequest | IcmpKind::EchoReply) => Ok(Kind::Own),
+            Some(IcmpKind::Error(_)) => Ok(Kind::Error),
+            Some(IcmpKind::Other(_)) | None => drop_as(DropReason::ProtocolUnsupported),
+        },
+        (Protocol::Other(_), _) => drop_as(DropReason::ProtocolUnsupported),
+    }
+}
+
+/// The key of the packet's flow.
 ///
-/// An outbound error quotes what was delivered, so it is the quote's reverse. An inbound one quotes what was sent on the
-/// wire, whose destination is an NsIP; the flow knows the remote side by its InstanceIP, which is the error's own source.
-pub(crate) fn key_of_error(packet: &Parsed, quote: &Parsed, outbound: bool) -> FlowKey {
-    let key = quote.flow_key().reversed();
-    if outbound {
-        return key;
+/// An outbound error quotes what was delivered, so its flow is the quote's reverse. An inbound one quotes what was sent on
+/// the wire, whose destination is an NsIP; the flow knows the remote side by its InstanceIP, the error's own source.
+#[inline(always)]
+pub(crate) fn sought(frame: &Frame, lane: &Lane, outbound: bool) -> Step<Sought> {
+    let packet = &lane.packet;
+    if lane.kind == Kind::Own {
+        return Ok(Sought::new(&packet.flow_key(), outbound));
     }
-    FlowKey {
-        src: packet.src,
-        dst: packet.dst,
-        ..key
-    }
+    let key = lane.quote(frame.bytes())?.flow_key().reversed();
+    let key = if outbound {
+        key
+    } else {
+        FlowKey {
+            src: packet.src,
+            dst: packet.dst,
+            ..key
+        }
+    };
+    Ok(Sought::new(&key, outbound))
 }

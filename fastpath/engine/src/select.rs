@@ -25,9 +25,11 @@ type Candidate<'a> = (InstanceSlot, &'a Instance);
 
 impl Engine {
     /// Chooses an instance for a new flow and enters the flow.
+    #[inline(never)]
     pub(crate) fn select(&mut self, frame: &Frame, lane: &Lane, turn: &Turn<'_>) -> Step<Flow> {
         let tables = turn.tables;
         let packet = &lane.packet;
+        policy::check_dialled(packet, tables)?;
         let Some(caller) = tables.local(NsIp::new(packet.src)) else {
             return drop_as(DropReason::SourceNotLocal);
         };

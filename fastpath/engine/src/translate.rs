@@ -1,6 +1,6 @@
 //! The rewriting itself: what the flow says becomes the packet's addresses and ports.
 
-use crate::batch::{Kind, Lane};
+use crate::batch::{Kind, Lane, Step};
 use crate::flow::Flow;
 use crate::icmp;
 use crate::locate::Location;
@@ -8,14 +8,14 @@ use sluice_memory::{Checksum, Frame};
 use sluice_wire::{Protocol, Rewrite, mss, rewrite, tcp_flag};
 
 /// Caller's NsIP and the address dialled become InstanceIP and the receiver's NsIP.
-#[inline]
+#[inline(always)]
 pub(crate) fn outbound(
     frame: &mut Frame,
     lane: &Lane,
     flow: &Flow,
     location: &Location,
     inner_mtu: u16,
-) {
+) -> Step<()> {
     let key = &flow.forward;
     let to = Rewrite {
         src: Some(location.src),
@@ -23,7 +23,7 @@ pub(crate) fn outbound(
         src_port: changed(key.src_port, flow.wire_src_port),
         dst_port: changed(key.dst_port, flow.wire_dst_port),
     };
-    if let Kind::Error(quote) = &lane.kind {
+    if lane.kind == Kind::Error {
         // The quote is what was delivered to the local instance; the other side knows it as it was on the wire.
         let as_sent = Rewrite {
             src: Some(flow.remote_ip.ip()),
@@ -31,15 +31,15 @@ pub(crate) fn outbound(
             src_port: changed(key.dst_port, flow.wire_dst_port),
             dst_port: changed(key.src_port, flow.wire_src_port),
         };
-        icmp::rewrite(frame, lane, quote, &as_sent, &to);
-    } else {
-        apply(frame, lane, &to, inner_mtu);
+        return icmp::rewrite(frame, lane, &as_sent, &to);
     }
+    apply(frame, lane, &to, inner_mtu);
+    Ok(())
 }
 
 /// The sender's InstanceIP becomes the address that the local instance dialled; for a passive flow nothing changes.
-#[inline]
-pub(crate) fn inbound(frame: &mut Frame, lane: &Lane, flow: &Flow, inner_mtu: u16) {
+#[inline(always)]
+pub(crate) fn inbound(frame: &mut Frame, lane: &Lane, flow: &Flow, inner_mtu: u16) -> Step<()> {
     let key = &flow.forward;
     let to = Rewrite {
         src: Some(key.dst),
@@ -47,7 +47,7 @@ pub(crate) fn inbound(frame: &mut Frame, lane: &Lane, flow: &Flow, inner_mtu: u1
         src_port: changed(flow.wire_dst_port, key.dst_port),
         dst_port: changed(flow.wire_src_port, key.src_port),
     };
-    if let Kind::Error(quote) = &lane.kind {
+    if lane.kind == Kind::Error {
         // The quote is what we sent on the wire; the local instance knows it as it sent it.
         let as_sent = Rewrite {
             src: Some(key.src),
@@ -55,13 +55,13 @@ pub(crate) fn inbound(frame: &mut Frame, lane: &Lane, flow: &Flow, inner_mtu: u1
             src_port: changed(flow.wire_src_port, key.src_port),
             dst_port: changed(flow.wire_dst_port, key.dst_port),
         };
-        icmp::rewrite(frame, lane, quote, &as_sent, &to);
-    } else {
-        apply(frame, lane, &to, inner_mtu);
+        return icmp::rewrite(frame, lane, &as_sent, &to);
     }
+    apply(frame, lane, &to, inner_mtu);
+    Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn apply(frame: &mut Frame, lane: &Lane, to: &Rewrite, inner_mtu: u16) {
     let complete = is_complete(frame);
     let packet = &lane.packet;
@@ -77,7 +77,7 @@ pub(crate) const fn is_complete(frame: &Frame) -> bool {
     !matches!(frame.checksum, Checksum::Partial { .. })
 }
 
-#[inline]
+#[inline(always)]
 fn changed(from: u16, to: u16) -> Option<u16> {
     (from != to).then_some(to)
 }

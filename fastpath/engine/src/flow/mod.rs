@@ -10,6 +10,7 @@ pub use table::{Inserted, Limits, SharedError, Table};
 
 use crate::batch::{Answer, Kind, Lane, Step, Stop, Turn, drop_as};
 use crate::engine::Engine;
+use crate::parse;
 use crate::trace::Decision;
 use sluice_memory::Frame;
 use sluice_tables::{Instance, Placement, Tables};
@@ -18,14 +19,14 @@ use sluice_wire::{DropReason, NsIp, Parsed, Protocol};
 
 impl Engine {
     /// The live flow of a packet from a local instance; `None` when one may begin.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn known_outbound(
         &mut self,
         frame: &Frame,
         lane: &Lane,
         turn: &Turn<'_>,
     ) -> Step<Option<Flow>> {
-        let Some(flow) = self.find(lane, turn)? else {
+        let Some(flow) = self.find(frame, lane, true, turn)? else {
             return missing(lane);
         };
         if local(&flow, turn.tables).is_none() {
@@ -40,27 +41,33 @@ impl Engine {
                     Err(Stop::Refuse(DropReason::InstanceWithdrawn, Answer::Reset))
                 }
                 Kind::Own => Ok(None),
-                Kind::Error(_) | Kind::Later(_) => drop_as(DropReason::InstanceWithdrawn),
+                Kind::Error | Kind::Later => drop_as(DropReason::InstanceWithdrawn),
             };
         }
         Ok(self.go_on(frame, lane, flow, true, turn))
     }
 
     /// The flow the caches were asked for.
-    #[inline]
-    pub(crate) fn find(&self, lane: &Lane, turn: &Turn<'_>) -> Step<Option<Flow>> {
-        match lane.kind {
-            Kind::Own | Kind::Error(_) => self
-                .shared
-                .flows
-                .find(&lane.probe)
-                .map_err(|table::Busy| Stop::Drop(DropReason::FlowBusy)),
-            Kind::Later(key) => self.bound_flow(&key, turn).map(Some),
+    #[inline(always)]
+    pub(crate) fn find(
+        &self,
+        frame: &Frame,
+        lane: &Lane,
+        outbound: bool,
+        turn: &Turn<'_>,
+    ) -> Step<Option<Flow>> {
+        if lane.kind == Kind::Later {
+            return self.bound_flow(lane, turn).map(Some);
         }
+        let sought = parse::sought(frame, lane, outbound)?;
+        self.shared
+            .flows
+            .find(&lane.probe, &sought)
+            .map_err(|table::Busy| Stop::Drop(DropReason::FlowBusy))
     }
 
     /// A packet of a flow whose both ends are there: notes what it changes, or says that it begins another one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn go_on(
         &mut self,
         frame: &Frame,
@@ -69,7 +76,7 @@ impl Engine {
         outbound: bool,
         turn: &Turn<'_>,
     ) -> Option<Flow> {
-        if matches!(lane.kind, Kind::Own) {
+        if lane.kind == Kind::Own {
             if flow.state.is_tcp() && flow.state.is_closed() && is_syn(&lane.packet) {
                 self.shared.flows.remove(&flow);
                 return None;
@@ -92,8 +99,33 @@ impl Engine {
 pub(crate) fn missing(lane: &Lane) -> Step<Option<Flow>> {
     match lane.kind {
         Kind::Own => Ok(None),
-        Kind::Error(_) => drop_as(DropReason::IcmpUnmatched),
-        Kind::Later(key) => Err(Stop::AwaitFirst(key)),
+        Kind::Error => drop_as(DropReason::IcmpUnmatched),
+        Kind::Later => await_first(lane),
+    }
+}
+
+/// A later fragment whose first has not been here.
+pub(crate) fn await_first<T>(lane: &Lane) -> Step<T> {
+    match lane.packet.fragment_key() {
+        Some(key) => Err(Stop::AwaitFirst(key)),
+        None => drop_as(DropReason::FragmentUnmatched),
+    }
+}
+
+/// The rows of both ends of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends<'a> {
+    pub(crate) local: &'a Instance,
+    pub(crate) remote: &'a Instance,
+}
+
+/// Both ends, while both are there.
+#[inline(always)]
+pub(crate) fn ends<'a>(flow: &Flow, tables: &'a Tables) -> Step<Ends<'a>> {
+    match (local(flow, tables), remote(flow, tables)) {
+        (Some(local), Some(remote)) => Ok(Ends { local, remote }),
+        // Only a flow that another worker made from an older snapshot gets here.
+        _ => drop_as(DropReason::InstanceWithdrawn),
     }
 }
 

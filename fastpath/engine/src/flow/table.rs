@@ -116,12 +116,11 @@ pub struct Table {
     quotas: Quotas,
 }
 
-/// A key's place in the index, computed once per packet.
+/// A key's place in the index, computed once per packet, and the entry that is most likely its.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     place: Place,
-    words: [u64; 5],
-    outbound: bool,
+    entry: u32,
 }
 
 impl Probe {
@@ -131,9 +130,25 @@ impl Probe {
             buckets: [0, 0],
             tag: 0,
         },
-        words: [0; 5],
-        outbound: false,
+        entry: u32::MAX,
     };
+}
+
+/// A key and the direction in which packets have it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sought {
+    words: [u64; 5],
+    outbound: bool,
+}
+
+impl Sought {
+    #[inline]
+    pub(crate) const fn new(key: &FlowKey, outbound: bool) -> Self {
+        Self {
+            words: key.words(),
+            outbound,
+        }
+    }
 }
 
 impl Table {
@@ -179,12 +194,12 @@ impl Table {
     }
 
     #[inline]
-    pub(crate) fn probe(&self, key: &FlowKey, outbound: bool) -> Probe {
-        let words = key.words();
+    pub(crate) fn probe(&self, sought: &Sought) -> Probe {
         Probe {
-            place: self.keys.place(&words, outbound, self.buckets),
-            words,
-            outbound,
+            place: self
+                .keys
+                .place(&sought.words, sought.outbound, self.buckets),
+            entry: u32::MAX,
         }
     }
 
@@ -206,14 +221,15 @@ impl Table {
 
     /// Second pass: asks for the lines of the entry the key most likely has.
     #[inline]
-    pub(crate) fn prefetch_entry(&self, probe: &Probe) {
+    pub(crate) fn prefetch_entry(&self, probe: &mut Probe) {
         for number in probe.place.buckets {
             let Some(bucket) = self.bucket(number) else {
                 return;
             };
             let slots = bucket.slots_tagged(probe.place.tag);
             if slots != 0 {
-                let at = self.entry_at(bucket.entry(slots.trailing_zeros() as usize));
+                probe.entry = bucket.entry(slots.trailing_zeros() as usize);
+                let at = self.entry_at(probe.entry);
                 self.words.prefetch(at);
                 self.words.prefetch(at + ENTRY_WORDS / 2);
                 return;
@@ -225,15 +241,24 @@ impl Table {
     ///
     /// # Errors
     /// When a writer was met at every try.
-    #[inline]
-    pub(crate) fn find(&self, probe: &Probe) -> Result<Option<Flow>, Busy> {
+    #[inline(always)]
+    pub(crate) fn find(&self, probe: &Probe, sought: &Sought) -> Result<Option<Flow>, Busy> {
+        match self.read(probe.entry, |entry| matches(entry, sought)) {
+            Some(flow) => Ok(Some(flow)),
+            None => self.search(probe, sought),
+        }
+    }
+
+    /// As [`Table::find`], through the index.
+    #[inline(never)]
+    fn search(&self, probe: &Probe, sought: &Sought) -> Result<Option<Flow>, Busy> {
         'bucket: for number in probe.place.buckets {
             let Some(bucket) = self.bucket(number) else {
                 return Ok(None);
             };
             for _ in 0..READ_TRIES {
                 let sequence = bucket.sequence();
-                if let Some(flow) = self.find_in(bucket, probe) {
+                if let Some(flow) = self.find_in(bucket, probe, sought) {
                     return Ok(Some(flow));
                 }
                 if bucket.unchanged_since(sequence) {
@@ -251,7 +276,8 @@ impl Table {
     /// # Errors
     /// When a writer was met at every try.
     pub fn find_forward(&self, key: &FlowKey) -> Result<Option<Flow>, Busy> {
-        self.find(&self.probe(key, true))
+        let sought = Sought::new(key, true);
+        self.search(&self.probe(&sought), &sought)
     }
 
     /// The flow whose inbound packets have this key.
@@ -259,7 +285,8 @@ impl Table {
     /// # Errors
     /// When a writer was met at every try.
     pub fn find_reverse(&self, key: &FlowKey) -> Result<Option<Flow>, Busy> {
-        self.find(&self.probe(key, false))
+        let sought = Sought::new(key, false);
+        self.search(&self.probe(&sought), &sought)
     }
 
     /// The flow in entry `index`, if it is still the one of that generation.
@@ -287,15 +314,15 @@ impl Table {
     }
 
     fn insert_charged(&self, flow: &Flow) -> Inserted {
-        let forward = self.probe(&flow.forward, true);
-        let reverse = self.probe(&flow.reverse(), false);
+        let [forward_key, reverse_key] = keys_of(flow);
+        let [forward, reverse] = [&forward_key, &reverse_key].map(|key| self.probe(key));
         let Some(_held) = self.hold([forward.place, reverse.place]) else {
             return Inserted::Busy;
         };
-        if self.find_held(&forward).is_some() {
+        if self.find_held(&forward, &forward_key).is_some() {
             return Inserted::ForwardTaken;
         }
-        if self.find_held(&reverse).is_some() {
+        if self.find_held(&reverse, &reverse_key).is_some() {
             return Inserted::ReverseTaken;
         }
         let Some(index) = self.take_entry() else {
@@ -353,8 +380,7 @@ impl Table {
         let Some(entry) = self.entry(flow.index) else {
             return false;
         };
-        let forward = self.probe(&flow.forward, true);
-        let reverse = self.probe(&flow.reverse(), false);
+        let [forward, reverse] = keys_of(flow).map(|key| self.probe(&key));
         let Some(held) = self.hold([forward.place, reverse.place]) else {
             return false;
         };
@@ -498,17 +524,11 @@ impl Table {
         }
     }
 
-    fn find_in(&self, bucket: Bucket<'_>, probe: &Probe) -> Option<Flow> {
+    fn find_in(&self, bucket: Bucket<'_>, probe: &Probe, sought: &Sought) -> Option<Flow> {
         let mut slots = bucket.slots_tagged(probe.place.tag);
         while slots != 0 {
             let index = bucket.entry(slots.trailing_zeros() as usize);
-            let found = self.read(index, |entry| {
-                if probe.outbound {
-                    matches_forward(entry, &probe.words)
-                } else {
-                    matches_reverse(entry, &probe.words)
-                }
-            });
+            let found = self.read(index, |entry| matches(entry, sought));
             if found.is_some() {
                 return found;
             }
@@ -518,15 +538,15 @@ impl Table {
     }
 
     /// As [`Table::find`], by a writer that holds the buckets.
-    fn find_held(&self, probe: &Probe) -> Option<Flow> {
+    fn find_held(&self, probe: &Probe, sought: &Sought) -> Option<Flow> {
         probe
             .place
             .buckets
             .iter()
-            .find_map(|&number| self.find_in(self.bucket(number)?, probe))
+            .find_map(|&number| self.find_in(self.bucket(number)?, probe, sought))
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(
         &self,
         index: u32,
@@ -644,6 +664,23 @@ impl Table {
         }
         self.words.get(self.entry_at(index)..)?.first_chunk()
     }
+}
+
+#[inline(always)]
+fn matches(entry: &[AtomicU64; ENTRY_WORDS], sought: &Sought) -> bool {
+    if sought.outbound {
+        matches_forward(entry, &sought.words)
+    } else {
+        matches_reverse(entry, &sought.words)
+    }
+}
+
+/// Forward and reverse key.
+fn keys_of(flow: &Flow) -> [Sought; 2] {
+    [
+        Sought::new(&flow.forward, true),
+        Sought::new(&flow.reverse(), false),
+    ]
 }
 
 /// The entry a free-list head names.
