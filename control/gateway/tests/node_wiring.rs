@@ -326,6 +326,10 @@ fn errors_of_the_gateway_reach_the_instance_though_rp_filter_is_strict() {
         let answer = socket.recv(&mut [0; 10]).unwrap_err();
         assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
     }
+    let tracked = host
+        .ns
+        .output(&["sysctl", "-n", "net.netfilter.nf_conntrack_count"]);
+    assert_eq!(tracked.trim(), "0", "the overlay is not tracked");
     drop(links);
     host.teardown(node);
 }

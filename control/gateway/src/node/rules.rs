@@ -113,9 +113,9 @@ const fn base_chains() -> [BaseChain<'static>; 6] {
             policy_drop: false,
         }
     }
-    // The priorities are netfilter's own: raw, dstnat, filter, srcnat.
+    // The priorities are netfilter's own: raw before defragmentation, dstnat, filter, srcnat.
     [
-        chain(RAW, "filter", Hook::Prerouting, -300),
+        chain(RAW, "filter", Hook::Prerouting, -450),
         chain(PREROUTING, "nat", Hook::Prerouting, -100),
         chain(OUTPUT, "nat", Hook::Output, -100),
         chain(INPUT, "filter", Hook::Input, 0),
@@ -130,6 +130,8 @@ fn fixed_rules(wiring: &Wiring, subnet: &Dual<Subnet>) -> Vec<(&'static str, Rul
         // With br_netfilter (Docker loads it) bridged frames pass the IP hooks too. Tracked there, a connection
         // would count as already translated when it is routed, and would leave without masquerading.
         (RAW, Rule::new().in_device(bridge).no_track()),
+        // What the workers translate needs neither tracking nor reassembly by the kernel.
+        (RAW, Rule::new().in_device(tun).no_track()),
         // The bridge has no address: frames sent to its own MAC would go around the gateway's address.
         (INPUT, Rule::new().in_device(bridge).count().drop()),
         (
@@ -168,6 +170,10 @@ fn fixed_rules(wiring: &Wiring, subnet: &Dual<Subnet>) -> Vec<(&'static str, Rul
         ),
         (FORWARD, Rule::new().out_device(uplink).count().drop()),
     ];
+    for range in wiring.plan.semantic.iter() {
+        let rule = Rule::new().family(range.family()).in_device(uplink);
+        rules.push((RAW, rule.destination_in(range).no_track()));
+    }
     for family in [Family::V4, Family::V6] {
         let Some(subnet) = subnet.of(family) else {
             continue;

@@ -119,6 +119,10 @@ impl Rule {
         self.prefix(source_at(subnet.family()), subnet, EQUAL)
     }
 
+    pub(crate) fn destination_in(self, subnet: Subnet) -> Self {
+        self.prefix(destination_at(subnet.family()), subnet, EQUAL)
+    }
+
     pub(crate) fn not_destination_in(self, subnet: Subnet) -> Self {
         self.prefix(destination_at(subnet.family()), subnet, NOT_EQUAL)
     }
