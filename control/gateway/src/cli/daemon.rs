@@ -39,6 +39,12 @@ pub(super) async fn gateway(config: Config) -> Result<(), CliError> {
         .map_err(failed("gateway"))
 }
 
+/// `sluice gateway --remove`
+pub(super) fn remove_gateway(config: &Config) -> Result<(), CliError> {
+    log::start(&config.log)?;
+    crate::gateway::remove(config).map_err(failed("gateway"))
+}
+
 /// Completes at the first SIGTERM or Ctrl-C.
 fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Runtime)?;

@@ -32,7 +32,11 @@ enum Command {
     /// Run a cluster manager: answers the table queries of its nodes, asks the root
     Cluster,
     /// Run the gateway of this node: beside the services, towards all other nodes
-    Gateway,
+    Gateway {
+        /// Remove what a stopped gateway left: devices, routes, rules and state; its instances lose their addresses
+        #[arg(long)]
+        remove: bool,
+    },
     /// Create or update the services of a descriptor (thesis YAML or Oakestra SLA JSON)
     Apply(write::Apply),
     /// Delete services
@@ -158,7 +162,8 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         }
         Command::Root => block_on(daemon::root(config()?)),
         Command::Cluster => block_on(daemon::cluster(config()?)),
-        Command::Gateway => block_on(daemon::gateway(config()?)),
+        Command::Gateway { remove: false } => block_on(daemon::gateway(config()?)),
+        Command::Gateway { remove: true } => daemon::remove_gateway(&config()?),
         Command::Apply(apply) => block_on(apply.run(&config()?)),
         Command::Delete(delete) => block_on(delete.run(&config()?)),
         Command::Attach(attach) => block_on(attach.run(&config()?)),

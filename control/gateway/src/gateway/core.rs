@@ -16,12 +16,12 @@ use crate::command::{
 };
 use crate::config::Config;
 use crate::container;
+use crate::node::NodeNet;
 use crate::node::attach::{Attachment, Request};
 use crate::node::namespace::Workload;
 use crate::node::port_mapping::PortMapping;
 use crate::node::thread::{Node, since_1970};
 use crate::node::watch::Watch;
-use crate::node::{NodeNet, Wiring};
 use crate::notify;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{
@@ -500,16 +500,7 @@ impl Core {
             v4: subnet(granted.address, plan.node_length_v4)?,
             v6: subnet(granted.addressv6, plan.node_length_v6)?,
         };
-        let gateway = &self.config.gateway;
-        let wiring = Wiring {
-            bridge: gateway.bridge.clone(),
-            uplink: gateway.uplink.clone(),
-            tun: gateway.tun.clone(),
-            mtu: super::DEVICE_MTU,
-            inner_mtu: u32::from(self.config.fastpath.inner_mtu),
-            plan,
-            state_dir: gateway.state_dir.clone(),
-        };
+        let wiring = super::wiring(&self.config);
         let net = tokio::task::spawn_blocking(move || {
             NodeNet::adopt_or_create(wiring, subnet, since_1970())
         })

@@ -13,8 +13,9 @@ mod trace;
 
 use crate::admin_api::{self, AdminSocket, GatewayState, GatewayView, SocketError};
 use crate::config::{Config, RoleError, node_id_of_machine};
-use crate::node::NodeError;
+use crate::node::thread::since_1970;
 use crate::node::watch::Watch;
+use crate::node::{self, NodeError, NodeNet, Wiring};
 use crate::{node_api, notify};
 use core::Core;
 use plane::{Plane, now};
@@ -30,6 +31,8 @@ use state::StateFile;
 use std::future::Future;
 use std::io;
 use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use thiserror::Error as ThisError;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -75,6 +78,8 @@ pub enum Error {
     Spawn(#[from] sluice_worker::SpawnError),
     #[error(transparent)]
     Worker(#[from] sluice_worker::Exit),
+    #[error("a gateway answers on {path}; stop it first", path = .0.display())]
+    Running(PathBuf),
     #[error("worker {0} ended without being told to")]
     WorkerEnded(usize),
     #[error("the node id of this machine: /etc/machine-id: {0}; set `gateway.node_id`")]
@@ -123,8 +128,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     // Aborted at the end; nothing is left unfinished by that.
     let admin = tokio::spawn(admin.serve(admin_api::router(view)));
 
-    let node = node_api::bind(&config.gateway.node_socket)?;
-    let node = tokio::spawn(node_api::serve(node, commands));
+    let node_socket = node_api::bind(&config.gateway.node_socket)?;
+    let node_api = tokio::spawn(node_api::serve(node_socket, commands));
 
     let routes = Routes::new(writer, PEER_MTU);
     let mut core = Core::new(
@@ -167,8 +172,41 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     notify::stopping();
     core.stop(now());
     admin.abort();
-    node.abort();
+    node_api.abort();
     result
+}
+
+/// Removes what a stopped gateway left on this node: instances' devices, bridge, uplink, TUN device, routes, rules and
+/// what it remembers. Does nothing when it left nothing.
+///
+/// # Errors
+/// When a gateway runs, or names what could not be removed.
+pub fn remove(config: &Config) -> Result<(), Error> {
+    let socket = &config.gateway.admin_socket;
+    if UnixStream::connect(socket).is_ok() {
+        return Err(Error::Running(socket.clone()));
+    }
+    let wiring = wiring(config);
+    if let Some(subnet) = node::remembered_subnet(&wiring).map_err(NodeError::from)? {
+        NodeNet::adopt_or_create(wiring, subnet, since_1970())?.teardown()?;
+    }
+    node::remove_device(&config.gateway.tun)?;
+    StateFile::remove(&config.gateway.state_dir)?;
+    Ok(())
+}
+
+/// What the configuration says about the node's devices.
+fn wiring(config: &Config) -> Wiring {
+    let gateway = &config.gateway;
+    Wiring {
+        bridge: gateway.bridge.clone(),
+        uplink: gateway.uplink.clone(),
+        tun: gateway.tun.clone(),
+        mtu: DEVICE_MTU,
+        inner_mtu: u32::from(config.fastpath.inner_mtu),
+        plan: config.plan,
+        state_dir: gateway.state_dir.clone(),
+    }
 }
 
 /// The node id of this machine when none is configured.

@@ -93,6 +93,20 @@ impl StateFile {
         ))
     }
 
+    /// Forgets everything.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be removed.
+    pub(crate) fn remove(dir: &Path) -> Result<(), StateError> {
+        let path = dir.join("gateway.json");
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(StateError::Io { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the state if it differs from what was written last.
     ///
     /// # Errors

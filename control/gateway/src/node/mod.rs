@@ -147,6 +147,14 @@ pub fn remembered_subnet(wiring: &Wiring) -> Result<Option<Dual<Subnet>>, StateE
     Ok(State::load(&wiring.state_dir)?.map(|state| state.subnet()))
 }
 
+/// Removes a device if it is there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove_device(name: &str) -> Result<(), NodeError> {
+    Ok(Devices::open()?.delete(name)?)
+}
+
 impl NodeNet {
     /// Adopts what an earlier gateway left, as far as it still is what the state file says, and makes the rest.
     ///
