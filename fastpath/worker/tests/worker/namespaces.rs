@@ -410,3 +410,35 @@ fn damaged_packets_never_reach_an_application() {
         finish(node);
     }
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_run_that_the_device_refuses_is_sent_as_datagrams_and_those_too_big_are_dropped_by_name() {
+    let lab = Lab::new();
+    let nodes = [start(&lab, 1, FULL), start(&lab, 2, FULL)];
+    // The tunnel's packets of 1420 bytes no longer fit.
+    ip(&format!("-n {} link set wire mtu 1400", lab.names[0]));
+    let service = SocketAddr::new(IpAddr::from(service_ip(Family::V4)), 8080);
+    let callee = SocketAddr::new(IpAddr::from(ns_ip(Family::V4, 2)), 8080);
+    let listener = lab
+        .inside(2, move || TcpListener::bind(callee).unwrap())
+        .join()
+        .unwrap();
+    let mut stream = lab
+        .inside(1, move || {
+            TcpStream::connect_timeout(&service, Duration::from_secs(20)).unwrap()
+        })
+        .join()
+        .unwrap();
+    stream.write_all(&[7; 50_000]).unwrap();
+    let [sender, _] = &nodes;
+    let (health, account) = (sender.underlay_health(), sender.account());
+    while health.gso_refused.value() == 0 || account.dropped(DropReason::TooBig) == 0 {
+        assert!(!sender.is_finished());
+        std::thread::yield_now();
+    }
+    drop((stream, listener));
+    for node in nodes {
+        finish(node);
+    }
+}
