@@ -310,13 +310,22 @@ mod tests {
         assert!(error.to_string().contains("/dev/null/x.sock"), "{error}");
     }
 
+    fn take(body: &[u8]) {
+        let _ = parse::<RegisterBody>(body).is_ok();
+        let _ = parse::<DeployBody>(body).is_ok();
+        let _ = parse::<UndeployBody>(body).is_ok();
+    }
+
     #[test]
     fn any_body_is_parsed_or_refused() {
-        bolero::check!().for_each(|body: &[u8]| {
-            let _ = parse::<RegisterBody>(body).is_ok();
-            let _ = parse::<DeployBody>(body).is_ok();
-            let _ = parse::<UndeployBody>(body).is_ok();
-        });
+        bolero::check!().for_each(take);
+        let kept = crate::node::corpus("node-api");
+        for bytes in &kept {
+            for length in 0..=bytes.len() {
+                take(&bytes[..length]);
+            }
+        }
+        assert!(kept.len() >= 6, "the corpus is there");
     }
 
     /// A core that knows registration and names, and attaches everything.

@@ -495,3 +495,22 @@ fn tail(address: Dual<Ip>) -> [u8; 4] {
 fn is_own(namespace: &Namespace) -> Result<bool, NamespaceError> {
     Ok(Namespace::own()?.id() == namespace.id())
 }
+
+/// The inputs worth keeping of one parser.
+#[cfg(test)]
+pub(crate) fn corpus(parser: &str) -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz-corpus")
+        .join(parser);
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
+        .iter()
+        .filter_map(|file| std::fs::read(file).ok())
+        .collect()
+}

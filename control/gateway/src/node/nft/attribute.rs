@@ -85,13 +85,4 @@ mod tests {
         );
         assert_eq!(found[2], (7, &[1, 2, 3][..]));
     }
-
-    #[test]
-    fn any_bytes_end_the_reading_without_panic() {
-        bolero::check!().for_each(|bytes: &[u8]| {
-            for (_, value) in read(bytes) {
-                let _ = (text(value), number(value));
-            }
-        });
-    }
 }

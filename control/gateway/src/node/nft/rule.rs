@@ -344,6 +344,7 @@ const fn destination_at(family: Family) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::attribute::{number, read, text};
     use super::*;
 
     #[test]
@@ -355,10 +356,26 @@ mod tests {
         );
     }
 
+    /// As the kernel's answers are read: attributes in attributes, and comments in them.
+    fn take(bytes: &[u8]) {
+        let _ = comment(bytes);
+        for (_, value) in read(bytes) {
+            let _ = comment(value);
+            for (_, inner) in read(value) {
+                let _ = (text(inner), number(inner));
+            }
+        }
+    }
+
     #[test]
-    fn any_user_data_ends_without_panic() {
-        bolero::check!().for_each(|bytes: &[u8]| {
-            let _ = comment(bytes);
-        });
+    fn any_answer_ends_without_panic() {
+        bolero::check!().for_each(take);
+        let kept = crate::node::corpus("nft");
+        for bytes in &kept {
+            for length in 0..=bytes.len() {
+                take(&bytes[..length]);
+            }
+        }
+        assert!(kept.len() >= 7, "the corpus is there");
     }
 }
