@@ -23,38 +23,38 @@ pub(crate) struct Sender<'a> {
 }
 
 impl Engine {
-    /// The live flow of a packet from a remote instance; `None` when a first-time caller's may begin.
+    /// Reads the live flow of a packet from a remote instance into `flow`; false when a first-time caller's may begin.
     #[inline(always)]
     pub(crate) fn known_inbound(
         &mut self,
         frame: &Frame,
         lane: &Lane,
+        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<Option<Flow>> {
-        let found = match (lane.kind, frame.outer) {
-            (Kind::Error, Some(outer)) if icmp::is_from_gateway(&lane.packet, turn.tables) => {
-                Some(self.find_for_gateway(frame, lane, outer, turn)?)
+    ) -> Step<bool> {
+        let from_gateway =
+            lane.kind == Kind::Error && icmp::is_from_gateway(&lane.packet, turn.tables);
+        let found = match frame.outer {
+            Some(outer) if from_gateway => {
+                *flow = self.find_for_gateway(frame, lane, outer, turn)?;
+                true
             }
-            _ => self.find(frame, lane, false, turn)?,
+            _ => self.find(frame, lane, false, flow, turn)?,
         };
-        let Some(flow) = found else {
-            return match lane.kind {
-                Kind::Own => Ok(None),
-                // Also for errors the sender must be admitted, but without a flow there is nothing to deliver them to.
-                Kind::Error | Kind::Later => flow::missing(lane),
-            };
-        };
+        if !found {
+            return flow::missing(lane);
+        }
         // Either end may be gone, or the slot used anew: then the packet is judged as if there had been no flow.
-        if flow::local(&flow, turn.tables).is_none() || flow::remote(&flow, turn.tables).is_none() {
-            self.shared.flows.remove(&flow);
+        if flow::local(flow, turn.tables).is_none() || flow::remote(flow, turn.tables).is_none() {
+            self.shared.flows.remove(flow);
             return match lane.kind {
-                Kind::Own => Ok(None),
+                Kind::Own => Ok(false),
                 Kind::Error => drop_as(DropReason::IcmpUnmatched),
-                Kind::Later => drop_as(DropReason::InstanceWithdrawn),
+                Kind::Later | Kind::Unfit(_) => drop_as(DropReason::InstanceWithdrawn),
             };
         }
         // Not noted as a use before the sender is admitted.
-        Ok(Some(flow))
+        Ok(true)
     }
 
     /// Checks that the sender's node is the one that the tables name. The outer port does not matter: NAT changes it.
@@ -138,22 +138,22 @@ impl Engine {
         }
     }
 
-    /// The flow of an admitted packet: the known one, or for a first-time caller a passive one, which fixes the reply.
+    /// Makes `flow` the one of an admitted packet: the known one goes on, or a first-time caller gets a passive one, which
+    /// fixes the reply.
     #[inline(always)]
     pub(crate) fn accept(
         &mut self,
         frame: &Frame,
         lane: &Lane,
-        known: Option<Flow>,
+        known: bool,
         sender: Sender<'_>,
+        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<Flow> {
-        if let Some(flow) = known
-            && let Some(flow) = self.go_on(frame, lane, flow, false, turn)
-        {
-            return Ok(flow);
+    ) -> Step<()> {
+        if !(known && self.goes_on(frame, lane, flow, false, turn)) {
+            *flow = self.accept_first(frame, lane, sender, turn)?;
         }
-        self.accept_first(frame, lane, sender, turn)
+        Ok(())
     }
 
     #[inline(never)]

@@ -2,10 +2,11 @@
 
 use crate::engine::Output;
 use crate::flow::table::Probe;
-use sluice_memory::{Account, Endpoint, Pool};
+use arrayvec::ArrayVec;
+use sluice_memory::{Account, BATCH_MAX, Endpoint, Pool};
 use sluice_tables::{Question, Tables};
 use sluice_wire::icmp_error::Unreachable;
-use sluice_wire::{DropReason, FragmentKey, Ip, Parsed, parse};
+use sluice_wire::{DropReason, Family, Fragment, FragmentKey, Ip, Parsed, Protocol, parse};
 
 /// The worker's monotonic clock, read once per turn.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -75,6 +76,8 @@ pub(crate) enum Kind {
     Error,
     /// A later fragment: by the binding that its first fragment left.
     Later,
+    /// Not at all: it cannot be parsed, or is not for us.
+    Unfit(DropReason),
 }
 
 /// A parsed packet whose flow has been asked for, but not yet read. Kept small: a batch of them stays in the nearest cache.
@@ -86,6 +89,16 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    /// A frame whose way ends before it has a flow.
+    #[cold]
+    pub(crate) const fn unfit(reason: DropReason, packet: Parsed) -> Self {
+        Self {
+            packet,
+            kind: Kind::Unfit(reason),
+            probe: Probe::NONE,
+        }
+    }
+
     /// The packet that an ICMP error quotes. Of `bytes` as they were parsed.
     pub(crate) fn quote(&self, bytes: &[u8]) -> Step<Parsed> {
         parse::quoted(bytes, &self.packet).map_err(Stop::Drop)
@@ -116,6 +129,27 @@ pub(crate) enum Answer {
     /// To the remote instance with that NsIP, through the tunnel.
     Remote { ns_ip: Ip, outer: Endpoint },
 }
+
+/// Which frames of a batch stopped, and why, in the batch's order.
+pub(crate) type Stops = ArrayVec<(usize, Stop), BATCH_MAX>;
+
+/// What stands in a lane for a packet that could not be parsed.
+pub(crate) const UNPARSED: Parsed = Parsed {
+    src: Ip::UNSPECIFIED,
+    dst: Ip::UNSPECIFIED,
+    total_len: 0,
+    l3_len: 0,
+    l4_len: 0,
+    src_port: 0,
+    dst_port: 0,
+    family: Family::V6,
+    protocol: Protocol::Other(59),
+    hop_limit: 0,
+    tcp_flags: 0,
+    dont_fragment: true,
+    fragment: Fragment::Whole,
+    icmp: None,
+};
 
 pub(crate) type Step<T> = Result<T, Stop>;
 

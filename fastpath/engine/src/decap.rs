@@ -1,7 +1,7 @@
 //! Out of the tunnel: is it a packet in a format that is spoken here?
 
 use crate::admit;
-use crate::batch::{Kind, Lane, Step, Stop, drop_as};
+use crate::batch::{Kind, Lane, Stop, UNPARSED};
 use crate::flow::Table;
 use crate::parse;
 use sluice_memory::Frame;
@@ -11,19 +11,23 @@ use sluice_wire::{DropReason, checksum};
 
 /// A packet from the tunnel, or from an instance beside.
 #[inline(always)]
-pub(crate) fn inbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Step<Lane> {
-    if frame.outer.is_some() {
-        plain::open(frame.bytes()).map_err(Stop::Drop)?;
+pub(crate) fn inbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Lane {
+    if frame.outer.is_some()
+        && let Err(reason) = plain::open(frame.bytes())
+    {
+        return Lane::unfit(reason, UNPARSED);
     }
-    let packet = parse::headers(frame)?;
+    let mut lane = parse::headers(frame);
     // RFC 1812 section 5.2.2. The receiver checks layer 4; updates keep damage recognisable.
-    if !checksum::verify_ipv4_header(frame.bytes(), &packet) {
-        return drop_as(DropReason::BadChecksum);
+    if !checksum::verify_ipv4_header(frame.bytes(), &lane.packet) {
+        lane.kind = Kind::Unfit(DropReason::BadChecksum);
     }
-    let lane = parse::lane(frame, packet, flows, false, loaded)?;
     // What has its own flow needs no such question: no flow has a source that may not speak.
-    if lane.kind != Kind::Own {
-        admit::check_speaker(&packet, frame.outer, tables)?;
+    if matches!(lane.kind, Kind::Error | Kind::Later)
+        && let Err(Stop::Drop(reason)) = admit::check_speaker(&lane.packet, frame.outer, tables)
+    {
+        lane.kind = Kind::Unfit(reason);
     }
-    Ok(lane)
+    parse::look_up(frame, &mut lane, flows, false, loaded);
+    lane
 }

@@ -2,10 +2,10 @@
 
 use crate::batch::{Step, Stop, Turn};
 use crate::engine::Engine;
-use crate::locate::{Location, Place};
+use crate::locate::Location;
 use crate::outbound::Exit;
 use crate::trace::Decision;
-use sluice_memory::Frame;
+use sluice_memory::{Endpoint, Frame};
 use sluice_tunnel::plain;
 
 impl Engine {
@@ -13,32 +13,28 @@ impl Engine {
     pub(crate) fn encap(
         &mut self,
         frame: &mut Frame,
-        location: &Location,
+        location: &Location<'_>,
         turn: &Turn<'_>,
     ) -> Step<Exit> {
-        match location.place {
-            Place::Beside => {
-                frame.outer = None;
-                self.note(frame, Decision::Beside);
-                Ok(Exit::Beside)
-            }
-            Place::Peer {
-                peer,
-                epoch,
-                outer,
-                mtu,
-            } => {
-                plain::seal(frame.bytes()).map_err(Stop::Drop)?;
-                let flows = &self.shared.flows;
-                self.tunnels
-                    .touch(peer, epoch, turn.now_s, |peer| flows.live_of_peer(peer));
-                frame.outer = Some(outer);
-                self.note(frame, Decision::Tunnelled(outer));
-                if frame.gso.is_none() && frame.len() > usize::from(mtu) {
-                    return Ok(Exit::Pieces { mtu });
-                }
-                Ok(Exit::Tunnel)
-            }
+        let Some((slot, peer)) = location.peer else {
+            frame.outer = None;
+            self.note(frame, Decision::Beside);
+            return Ok(Exit::Beside);
+        };
+        plain::seal(frame.bytes()).map_err(Stop::Drop)?;
+        let flows = &self.shared.flows;
+        self.tunnels.touch(slot, peer.epoch, turn.now_s, |peer| {
+            flows.live_of_peer(peer)
+        });
+        let outer = Endpoint {
+            ip: peer.ip,
+            port: peer.port,
+        };
+        frame.outer = Some(outer);
+        self.note(frame, Decision::Tunnelled(outer));
+        if frame.gso.is_none() && frame.len() > usize::from(peer.mtu) {
+            return Ok(Exit::Pieces { mtu: peer.mtu });
         }
+        Ok(Exit::Tunnel)
     }
 }

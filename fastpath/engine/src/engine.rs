@@ -1,6 +1,6 @@
 //! The engine a worker owns: what it keeps between turns, and how packets that go no further end.
 
-use crate::batch::{Answer, Lane, Now, Step, Stop, Turn};
+use crate::batch::{Answer, Lane, Now, Stop, Turn};
 use crate::counters::Counters;
 use crate::flow::table::seed_of;
 use crate::flow::{Limits, SharedError, Table, Timeouts};
@@ -400,15 +400,6 @@ impl Engine {
 const SWEEPS_PER_S: u32 = 20;
 /// The most entries one sweep looks at: some 100 µs.
 const SWEEP_ENTRIES_MAX: u32 = 8192;
-
-/// The first thing asked of every packet, in both directions.
-pub(crate) fn check_hop_limit(packet: &Parsed) -> Step<()> {
-    // The kernel took one off on the way here; nobody does after us. Zero should not have reached us.
-    if packet.hop_limit == 0 {
-        return Err(Stop::Drop(DropReason::TtlExpired));
-    }
-    Ok(())
-}
 
 /// Keys limits by address.
 pub(crate) const fn limit_key(ip: Ip) -> u128 {

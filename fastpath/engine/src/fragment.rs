@@ -316,50 +316,61 @@ const OUTPUT_RESERVE: usize = 64;
 
 /// Cuts an IPv4 packet that may be fragmented into pieces of at most `mtu` bytes (RFC 791 section 3.2) and puts them into
 /// the output, in order. The frame becomes the first of them; the others are in buffers of the pool.
-pub(crate) fn cut(mut frame: Frame, mtu: u16, turn: &mut Turn<'_>) -> Result<(), (Frame, Stop)> {
-    let packet = match parse(frame.bytes()) {
-        Ok(packet) => packet,
-        Err(reason) => return Err((frame, Stop::Drop(reason))),
-    };
-    if !translate::is_complete(&frame) {
+pub(crate) fn cut(mut frame: Frame, mtu: u16, turn: &mut Turn<'_>) {
+    let mut rest: ArrayVec<Frame, PIECES_MAX> = ArrayVec::new();
+    match pieces(&mut frame, mtu, &mut rest, turn) {
+        Ok(()) => {
+            turn.account.split.add(rest.len() as u64);
+            turn.out.to_underlay.push(frame);
+            turn.out.to_underlay.extend(rest);
+        }
+        Err(reason) => {
+            for piece in rest {
+                turn.pool.release(piece.into_buffer());
+            }
+            turn.account.drop_frame(reason);
+            turn.out.done.push(frame);
+        }
+    }
+}
+
+/// Makes the frame the first piece and fills `rest` with the others.
+fn pieces(
+    frame: &mut Frame,
+    mtu: u16,
+    rest: &mut ArrayVec<Frame, PIECES_MAX>,
+    turn: &mut Turn<'_>,
+) -> Result<(), DropReason> {
+    let packet = parse(frame.bytes())?;
+    if !translate::is_complete(frame) {
         checksum::complete_l4(frame.bytes_mut(), &packet);
         frame.checksum = Checksum::Unknown;
     }
     let (header_len, total_len) = (usize::from(packet.l3_len), packet.total_len as usize);
     let step = usize::from(mtu).saturating_sub(header_len) / 8 * 8;
     if step == 0 {
-        return Err((frame, Stop::Drop(DropReason::TooBig)));
+        return Err(DropReason::TooBig);
     }
-    let pieces = (total_len - header_len).div_ceil(step);
-    if turn.pool.available() < pieces || turn.out.room() < pieces + OUTPUT_RESERVE {
-        return Err((frame, Stop::Drop(DropReason::PoolEmpty)));
+    let count = (total_len - header_len).div_ceil(step);
+    if turn.out.room() < count + OUTPUT_RESERVE {
+        return Err(DropReason::PoolEmpty);
     }
-    let mut rest: ArrayVec<Frame, PIECES_MAX> = ArrayVec::new();
     let whole = frame.bytes();
     let (header, payload) = whole.get(..total_len).unwrap_or(whole).split_at(header_len);
     for (number, part) in payload.chunks(step).enumerate().skip(1) {
-        let (Some(buffer), false) = (turn.pool.take(), rest.is_full()) else {
-            break;
-        };
-        let mut piece = Frame::new(buffer);
+        if rest.is_full() {
+            return Err(DropReason::TooBig);
+        }
+        let mut piece = Frame::new(turn.pool.take().ok_or(DropReason::PoolEmpty)?);
         piece.fill(header);
         piece.append(part);
         piece.outer = frame.outer;
         piece.trace = frame.trace;
-        mark(&mut piece, header_len, number * step, number + 1 < pieces);
+        mark(&mut piece, header_len, number * step, number + 1 < count);
         rest.push(piece);
     }
-    if rest.len() + 1 != pieces {
-        for piece in rest {
-            turn.pool.release(piece.into_buffer());
-        }
-        return Err((frame, Stop::Drop(DropReason::PoolEmpty)));
-    }
     frame.truncate(header_len + step);
-    mark(&mut frame, header_len, 0, true);
-    turn.account.split.add(rest.len() as u64);
-    turn.out.to_underlay.push(frame);
-    turn.out.to_underlay.extend(rest);
+    mark(frame, header_len, 0, true);
     Ok(())
 }
 

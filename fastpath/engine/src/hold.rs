@@ -1,6 +1,6 @@
 //! Packets held until control has answered a question about an address; each address is asked for once.
 
-use crate::batch::{Answer, Lane, Now, Stop, Turn};
+use crate::batch::{Answer, Now, Stop, Turn};
 use crate::engine::{Engine, HELD_FRAMES_MAX, Settings, Side};
 use crate::parse;
 use sluice_memory::{Batch, Frame};
@@ -143,9 +143,8 @@ impl Engine {
                     ),
                     Side::Inbound => Stop::Drop(DropReason::Unanswered),
                 };
-                let lane: Option<Lane> =
-                    parse::outbound(&frame, turn.tables, &self.shared.flows, false).ok();
-                self.stop(frame, lane.as_ref(), stop, side, turn);
+                let lane = parse::headers(&frame);
+                self.stop(frame, Some(&lane), stop, side, turn);
             }
         }
         self.hold

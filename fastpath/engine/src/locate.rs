@@ -5,58 +5,35 @@
 
 use crate::batch::{Answer, Step, Stop, drop_as};
 use crate::flow::{Ends, Flow};
-use sluice_memory::{Endpoint, Frame};
-use sluice_tables::{PeerSlot, Placement, Question, Tables};
+use sluice_memory::Frame;
+use sluice_tables::{Peer, PeerSlot, Placement, Question, Tables};
 use sluice_wire::{DropReason, InstanceIp, Ip, NsIp, Parsed};
 
 /// Where a packet goes, and under which addresses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Location {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Location<'a> {
     /// The sender's InstanceIP.
     pub(crate) src: Ip,
     /// The receiver's NsIP.
     pub(crate) dst: Ip,
-    pub(crate) place: Place,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Place {
-    Beside,
-    Peer {
-        peer: PeerSlot,
-        epoch: u32,
-        outer: Endpoint,
-        mtu: u16,
-    },
+    /// `None` for an instance of this node.
+    pub(crate) peer: Option<(PeerSlot, &'a Peer)>,
 }
 
 /// The remote instance's location.
 #[inline(always)]
-pub(crate) fn remote(flow: &Flow, ends: &Ends<'_>, tables: &Tables) -> Step<Location> {
+pub(crate) fn remote<'a>(flow: &Flow, ends: &Ends<'_>, tables: &'a Tables) -> Step<Location<'a>> {
     let Ends { local, remote } = *ends;
     let family = flow.forward.src.family();
     let (Some(src), Some(dst)) = (local.instance_ip.of(family), remote.ns_ip.of(family)) else {
         return drop_as(DropReason::NoTunnel);
     };
-    let place = match remote.placement {
-        Placement::Local => Place::Beside,
-        Placement::Peer(slot) => {
-            let Some(peer) = tables.peer(slot) else {
-                return drop_as(DropReason::NoTunnel);
-            };
-            if peer.port == 0 || peer.ip == Ip::UNSPECIFIED {
-                return drop_as(DropReason::NoTunnel);
-            }
-            Place::Peer {
-                peer: slot,
-                epoch: peer.epoch,
-                outer: Endpoint {
-                    ip: peer.ip,
-                    port: peer.port,
-                },
-                mtu: peer.mtu,
-            }
-        }
+    let peer = match remote.placement {
+        Placement::Local => None,
+        Placement::Peer(slot) => match tables.peer(slot) {
+            Some(peer) if peer.port != 0 && peer.ip != Ip::UNSPECIFIED => Some((slot, peer)),
+            Some(_) | None => return drop_as(DropReason::NoTunnel),
+        },
         Placement::Nowhere => {
             return Err(Stop::Ask(Question::Dialled(flow.remote_ip.ip())));
         }
@@ -64,7 +41,7 @@ pub(crate) fn remote(flow: &Flow, ends: &Ends<'_>, tables: &Tables) -> Step<Loca
     Ok(Location {
         src: InstanceIp::ip(src),
         dst: NsIp::ip(dst),
-        place,
+        peer,
     })
 }
 
@@ -72,8 +49,8 @@ pub(crate) fn remote(flow: &Flow, ends: &Ends<'_>, tables: &Tables) -> Step<Loca
 ///
 /// The limit is what the peer takes (1,450 for legacy peers), not the 1,420 of the services' routes: that is advice.
 #[inline(always)]
-pub(crate) fn check_size(frame: &Frame, packet: &Parsed, location: &Location) -> Step<()> {
-    let Place::Peer { mtu, .. } = location.place else {
+pub(crate) fn check_size(frame: &Frame, packet: &Parsed, location: &Location<'_>) -> Step<()> {
+    let Some((_, &Peer { mtu, .. })) = location.peer else {
         return Ok(());
     };
     let len = match frame.gso {

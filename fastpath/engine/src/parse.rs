@@ -1,7 +1,6 @@
 //! Bytes to a lane: the headers, and where in the caches the packet's flow is to be looked for.
 
-use crate::batch::{Kind, Lane, Step, Stop, drop_as};
-use crate::engine::check_hop_limit;
+use crate::batch::{Kind, Lane, Step, Stop, UNPARSED};
 use crate::flow::Table;
 use crate::flow::table::{Probe, Sought};
 use crate::policy;
@@ -11,55 +10,70 @@ use sluice_wire::{DropReason, FlowKey, Fragment, IcmpKind, Parsed, Protocol, par
 
 /// A packet from the service side.
 #[inline(always)]
-pub(crate) fn outbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Step<Lane> {
-    let lane = lane(frame, headers(frame)?, flows, true, loaded)?;
+pub(crate) fn outbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Lane {
+    let mut lane = headers(frame);
     // What has its own flow needs no such question: an address that is no service's begins none.
-    if lane.kind != Kind::Own {
-        policy::check_dialled(&lane.packet, tables)?;
+    if matches!(lane.kind, Kind::Error | Kind::Later)
+        && let Err(Stop::Drop(reason)) = policy::check_dialled(&lane.packet, tables)
+    {
+        lane.kind = Kind::Unfit(reason);
     }
-    Ok(lane)
+    look_up(frame, &mut lane, flows, true, loaded);
+    lane
 }
 
-/// A packet's headers.
+/// A frame's headers, and how its flow is to be found.
 #[inline(always)]
-pub(crate) fn headers(frame: &Frame) -> Step<Parsed> {
-    let packet = wire::parse(frame.bytes()).map_err(Stop::Drop)?;
-    check_hop_limit(&packet)?;
-    Ok(packet)
-}
-
-/// Says how the packet's flow is found and asks the caches for it.
-#[inline(always)]
-pub(crate) fn lane(
-    frame: &Frame,
-    packet: Parsed,
-    flows: &Table,
-    outbound: bool,
-    loaded: bool,
-) -> Step<Lane> {
+pub(crate) fn headers(frame: &Frame) -> Lane {
+    let packet = match wire::parse(frame.bytes()) {
+        Ok(packet) => packet,
+        Err(reason) => return Lane::unfit(reason, UNPARSED),
+    };
     let mut lane = Lane {
         packet,
-        kind: kind(&packet)?,
+        kind: Kind::Own,
         probe: Probe::NONE,
     };
-    if lane.kind != Kind::Later {
-        lane.probe = flows.probe(&sought(frame, &lane, outbound)?);
-        flows.prefetch_index(&lane.probe, loaded);
+    // The kernel took one off the hop limit on the way here; nobody does after us. Zero should not have reached us.
+    if lane.packet.hop_limit == 0 {
+        lane.kind = Kind::Unfit(DropReason::TtlExpired);
+    } else if !has_own_flow(&lane.packet) {
+        lane.kind = kind(&lane.packet);
     }
-    Ok(lane)
+    lane
 }
 
+/// What nearly every packet is.
 #[inline(always)]
-fn kind(packet: &Parsed) -> Step<Kind> {
+fn has_own_flow(packet: &Parsed) -> bool {
+    matches!(packet.protocol, Protocol::Tcp | Protocol::Udp) && packet.fragment == Fragment::Whole
+}
+
+#[inline(never)]
+fn kind(packet: &Parsed) -> Kind {
     match (packet.protocol, packet.fragment) {
-        (_, Fragment::Later { .. }) => Ok(Kind::Later),
-        (Protocol::Tcp | Protocol::Udp, _) => Ok(Kind::Own),
+        (_, Fragment::Later { .. }) => Kind::Later,
+        (Protocol::Tcp | Protocol::Udp, _) => Kind::Own,
         (Protocol::Icmp, _) => match packet.icmp {
-            Some(IcmpKind::EchoRequest | IcmpKind::EchoReply) => Ok(Kind::Own),
-            Some(IcmpKind::Error(_)) => Ok(Kind::Error),
-            Some(IcmpKind::Other(_)) | None => drop_as(DropReason::ProtocolUnsupported),
+            Some(IcmpKind::EchoRequest | IcmpKind::EchoReply) => Kind::Own,
+            Some(IcmpKind::Error(_)) => Kind::Error,
+            Some(IcmpKind::Other(_)) | None => Kind::Unfit(DropReason::ProtocolUnsupported),
         },
-        (Protocol::Other(_), _) => drop_as(DropReason::ProtocolUnsupported),
+        (Protocol::Other(_), _) => Kind::Unfit(DropReason::ProtocolUnsupported),
+    }
+}
+
+/// Asks the caches for the packet's flow.
+#[inline(always)]
+pub(crate) fn look_up(frame: &Frame, lane: &mut Lane, flows: &Table, outbound: bool, loaded: bool) {
+    if matches!(lane.kind, Kind::Own | Kind::Error) {
+        match sought(frame, lane, outbound) {
+            Ok(sought) => {
+                lane.probe = flows.probe(&sought);
+                flows.prefetch_index(&lane.probe, loaded);
+            }
+            Err(_) => lane.kind = Kind::Unfit(DropReason::Malformed),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) fn outbound(
     frame: &mut Frame,
     lane: &Lane,
     flow: &Flow,
-    location: &Location,
+    location: &Location<'_>,
     inner_mtu: u16,
 ) -> Step<()> {
     let key = &flow.forward;

@@ -81,27 +81,45 @@ impl Flow {
         }
     }
 
-    pub(crate) fn load(entry: &[AtomicU64; ENTRY_WORDS], index: u32, state: State) -> Self {
+    /// Room for a flow to be read into: on the path a flow is read in place, because copies of it would cost more
+    /// than all else that is done with it.
+    pub(crate) fn none() -> Self {
+        let pin = Pin::from_word(0);
+        Self {
+            forward: FlowKey::from_words([0; 5]),
+            remote_ip: InstanceIp::new(Ip::UNSPECIFIED),
+            wire_src_port: 0,
+            wire_dst_port: 0,
+            local: pin,
+            remote: pin,
+            service: None,
+            peer: None,
+            created_s: 0,
+            state: State(0),
+            index: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn load(&mut self, entry: &[AtomicU64; ENTRY_WORDS], index: u32, state: State) {
         let word = |at: usize| entry[at].load(Relaxed);
         let ports = word(WIRE_PORTS);
         let service_peer = word(SERVICE_PEER);
-        Self {
-            forward: FlowKey::from_words([word(0), word(1), word(2), word(3), word(4)]),
-            remote_ip: InstanceIp::new(Ip::from_bits(
-                u128::from(word(REMOTE_IP)) << 64 | u128::from(word(REMOTE_IP + 1)),
-            )),
-            wire_src_port: port(ports >> 16),
-            wire_dst_port: port(ports),
-            local: Pin::from_word(word(LOCAL)),
-            remote: Pin::from_word(word(REMOTE)),
-            service: high(service_peer)
-                .checked_sub(1)
-                .map(ServiceSlot::from_index),
-            peer: low(service_peer).checked_sub(1).map(PeerSlot::from_index),
-            created_s: low(word(CREATED)),
-            state,
-            index,
-        }
+        self.forward = FlowKey::from_words([word(0), word(1), word(2), word(3), word(4)]);
+        self.remote_ip = InstanceIp::new(Ip::from_bits(
+            u128::from(word(REMOTE_IP)) << 64 | u128::from(word(REMOTE_IP + 1)),
+        ));
+        self.wire_src_port = port(ports >> 16);
+        self.wire_dst_port = port(ports);
+        self.local = Pin::from_word(word(LOCAL));
+        self.remote = Pin::from_word(word(REMOTE));
+        self.service = high(service_peer)
+            .checked_sub(1)
+            .map(ServiceSlot::from_index);
+        self.peer = low(service_peer).checked_sub(1).map(PeerSlot::from_index);
+        self.created_s = low(word(CREATED));
+        self.state = state;
+        self.index = index;
     }
 
     /// Writes all but the state into an entry that nobody can reach.

@@ -18,89 +18,107 @@ use sluice_wire::tcp_flag::{ACK, FIN, RST, SYN};
 use sluice_wire::{DropReason, NsIp, Parsed, Protocol};
 
 impl Engine {
-    /// The live flow of a packet from a local instance; `None` when one may begin.
+    /// Reads the live flow of a packet from a local instance into `flow`; false when one may begin.
     #[inline(always)]
     pub(crate) fn known_outbound(
         &mut self,
         frame: &Frame,
         lane: &Lane,
+        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<Option<Flow>> {
-        let Some(flow) = self.find(frame, lane, true, turn)? else {
-            return missing(lane);
-        };
-        if local(&flow, turn.tables).is_none() {
-            self.shared.flows.remove(&flow);
+    ) -> Step<bool> {
+        if !self.find(frame, lane, true, flow, turn)? {
             return missing(lane);
         }
-        if remote(&flow, turn.tables).is_none() {
-            self.shared.flows.remove(&flow);
+        if local(flow, turn.tables).is_none() {
+            self.shared.flows.remove(flow);
+            return missing(lane);
+        }
+        if remote(flow, turn.tables).is_none() {
+            self.shared.flows.remove(flow);
             return match lane.kind {
                 // Nothing but a SYN can go to another instance: the rest is in the middle of a conversation.
                 Kind::Own if lane.packet.protocol == Protocol::Tcp && !is_syn(&lane.packet) => {
                     Err(Stop::Refuse(DropReason::InstanceWithdrawn, Answer::Reset))
                 }
-                Kind::Own => Ok(None),
-                Kind::Error | Kind::Later => drop_as(DropReason::InstanceWithdrawn),
+                Kind::Own => Ok(false),
+                Kind::Error | Kind::Later | Kind::Unfit(_) => {
+                    drop_as(DropReason::InstanceWithdrawn)
+                }
             };
         }
-        Ok(self.go_on(frame, lane, flow, true, turn))
+        Ok(self.goes_on(frame, lane, flow, true, turn))
     }
 
-    /// The flow the caches were asked for.
+    /// Reads the flow the caches were asked for.
     #[inline(always)]
     pub(crate) fn find(
         &self,
         frame: &Frame,
         lane: &Lane,
         outbound: bool,
+        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<Option<Flow>> {
-        if lane.kind == Kind::Later {
-            return self.bound_flow(lane, turn).map(Some);
+    ) -> Step<bool> {
+        match lane.kind {
+            Kind::Own | Kind::Error => {}
+            Kind::Later => {
+                *flow = self.bound_flow(lane, turn)?;
+                return Ok(true);
+            }
+            Kind::Unfit(reason) => return drop_as(reason),
         }
         let sought = parse::sought(frame, lane, outbound)?;
-        self.shared
-            .flows
-            .find(&lane.probe, &sought)
-            .map_err(|table::Busy| Stop::Drop(DropReason::FlowBusy))
+        match self.shared.flows.find(&lane.probe, &sought, flow) {
+            Ok(found) => Ok(found),
+            Err(table::Busy) => drop_as(DropReason::FlowBusy),
+        }
     }
 
-    /// A packet of a flow whose both ends are there: notes what it changes, or says that it begins another one.
+    /// A packet of a flow whose both ends are there: notes what it changes. False when it begins another one.
     #[inline(always)]
-    pub(crate) fn go_on(
+    pub(crate) fn goes_on(
         &mut self,
         frame: &Frame,
         lane: &Lane,
-        flow: Flow,
+        flow: &Flow,
         outbound: bool,
         turn: &Turn<'_>,
-    ) -> Option<Flow> {
+    ) -> bool {
         if lane.kind == Kind::Own {
-            if flow.state.is_tcp() && flow.state.is_closed() && is_syn(&lane.packet) {
-                self.shared.flows.remove(&flow);
-                return None;
-            }
             let flags = lane.packet.tcp_flags;
             let after = flow.state.after(outbound, flags, turn.now_s);
+            if flow.state.is_closed() && flow.state.is_tcp() && is_syn(&lane.packet) {
+                self.shared.flows.remove(flow);
+                return false;
+            }
             if after != flow.state {
-                self.shared.flows.update(&flow, outbound, flags, turn.now_s);
-                if after.last_s() != flow.state.last_s() {
-                    touch(&flow, turn);
-                }
+                self.change(flow, outbound, flags, turn);
             }
         }
         self.note(frame, Decision::Known(flow.index));
-        Some(flow)
+        true
+    }
+
+    #[inline(never)]
+    fn change(&self, flow: &Flow, outbound: bool, tcp_flags: u8, turn: &Turn<'_>) {
+        self.shared
+            .flows
+            .update(flow, outbound, tcp_flags, turn.now_s);
+        if flow.state.last_s() < turn.now_s {
+            touch(flow, turn);
+        }
     }
 }
 
 /// A packet without a flow: errors have nothing to be about.
-pub(crate) fn missing(lane: &Lane) -> Step<Option<Flow>> {
+#[inline(never)]
+pub(crate) fn missing(lane: &Lane) -> Step<bool> {
     match lane.kind {
-        Kind::Own => Ok(None),
+        Kind::Own => Ok(false),
         Kind::Error => drop_as(DropReason::IcmpUnmatched),
         Kind::Later => await_first(lane),
+        Kind::Unfit(reason) => drop_as(reason),
     }
 }
 

@@ -237,16 +237,25 @@ impl Table {
         }
     }
 
-    /// Third pass: the flow of the key.
+    /// Third pass: reads the flow of the key into `flow`; false when there is none.
     ///
     /// # Errors
     /// When a writer was met at every try.
     #[inline(always)]
-    pub(crate) fn find(&self, probe: &Probe, sought: &Sought) -> Result<Option<Flow>, Busy> {
-        match self.read(probe.entry, |entry| matches(entry, sought)) {
-            Some(flow) => Ok(Some(flow)),
-            None => self.search(probe, sought),
+    pub(crate) fn find(
+        &self,
+        probe: &Probe,
+        sought: &Sought,
+        flow: &mut Flow,
+    ) -> Result<bool, Busy> {
+        if self.read_into(probe.entry, |entry| matches(entry, sought), flow) {
+            return Ok(true);
         }
+        let found = self.search(probe, sought)?;
+        if let Some(found) = found {
+            *flow = found;
+        }
+        Ok(found.is_some())
     }
 
     /// As [`Table::find`], through the index.
@@ -546,21 +555,34 @@ impl Table {
             .find_map(|&number| self.find_in(self.bucket(number)?, probe, sought))
     }
 
-    #[inline(always)]
     fn read(
         &self,
         index: u32,
         matches: impl Fn(&[AtomicU64; ENTRY_WORDS]) -> bool,
     ) -> Option<Flow> {
-        let entry = self.entry(index)?;
+        let mut flow = Flow::none();
+        self.read_into(index, matches, &mut flow).then_some(flow)
+    }
+
+    /// Reads a live entry that matches; false, and anything in `flow`, when it does not or changed meanwhile.
+    #[inline(always)]
+    fn read_into(
+        &self,
+        index: u32,
+        matches: impl Fn(&[AtomicU64; ENTRY_WORDS]) -> bool,
+        flow: &mut Flow,
+    ) -> bool {
+        let Some(entry) = self.entry(index) else {
+            return false;
+        };
         let state = State::read(&entry[STATE]);
         if !state.is_live() || !matches(entry) {
-            return None;
+            return false;
         }
-        let flow = Flow::load(entry, index, state);
+        flow.load(entry, index, state);
         fence(Acquire);
         let after = State::read(&entry[STATE]);
-        (after.is_live() && after.generation() == state.generation()).then_some(flow)
+        after.is_live() && after.generation() == state.generation()
     }
 
     fn hold(&self, places: [Place; 2]) -> Option<Held<'_>> {
