@@ -4,10 +4,10 @@ use rand::Rng;
 use sluice_sim::check;
 use sluice_sim::network::Weather;
 use sluice_sim::world::{Shape, World};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-const SEEDS: u64 = 120;
 const TROUBLE: Duration = Duration::from_secs(60);
 
 /// One random act. Weights are by repetition.
@@ -69,12 +69,11 @@ fn run(world: &mut World) {
 }
 
 /// A failing seed prints itself and what happened; `SLUICE_SIM_SEED=n` runs that one alone.
-#[test]
-fn whatever_happens_everybody_agrees_five_seconds_after() {
-    let only = std::env::var("SLUICE_SIM_SEED")
+fn everybody_agrees_after(seeds: Range<u64>) {
+    let only: Option<u64> = std::env::var("SLUICE_SIM_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
-    for seed in only.map_or(0..SEEDS, |seed: u64| seed..seed + 1) {
+    for seed in seeds.filter(|seed| only.is_none_or(|only| only == *seed)) {
         let mut world = world_of(seed);
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut world)));
         if outcome.is_err() {
@@ -85,4 +84,26 @@ fn whatever_happens_everybody_agrees_five_seconds_after() {
             "seed {seed} fails; run it alone with SLUICE_SIM_SEED={seed}"
         );
     }
+}
+
+// Four tests, so that they share the cores.
+
+#[test]
+fn everybody_agrees_after_seeds_0_to_29() {
+    everybody_agrees_after(0..30);
+}
+
+#[test]
+fn everybody_agrees_after_seeds_30_to_59() {
+    everybody_agrees_after(30..60);
+}
+
+#[test]
+fn everybody_agrees_after_seeds_60_to_89() {
+    everybody_agrees_after(60..90);
+}
+
+#[test]
+fn everybody_agrees_after_seeds_90_to_119() {
+    everybody_agrees_after(90..120);
 }

@@ -862,3 +862,6 @@ impl Answerer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -934,3 +934,6 @@ fn is_another(held: &Row, epoch: u64, row: Option<&Row>) -> bool {
         row.is_some_and(|row| row.instance_ip != held.instance_ip)
     }
 }
+
+#[cfg(test)]
+mod tests;

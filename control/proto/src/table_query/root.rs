@@ -933,3 +933,6 @@ fn stripped(descriptor: &serde_json::Map<String, Value>) -> serde_json::Map<Stri
     }
     descriptor
 }
+
+#[cfg(test)]
+mod tests;
