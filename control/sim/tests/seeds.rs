@@ -76,12 +76,10 @@ fn everybody_agrees_after(seeds: Range<u64>) {
     for seed in seeds.filter(|seed| only.is_none_or(|only| only == *seed)) {
         let mut world = world_of(seed);
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut world)));
-        if outcome.is_err() {
-            println!("{}", world.log.join("\n"));
-        }
         assert!(
             outcome.is_ok(),
-            "seed {seed} fails; run it alone with SLUICE_SIM_SEED={seed}"
+            "{}\nseed {seed} fails; run it alone with SLUICE_SIM_SEED={seed}",
+            world.log.join("\n")
         );
     }
 }
