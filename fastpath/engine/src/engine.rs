@@ -213,6 +213,7 @@ impl Engine {
         self.release_fragments(&mut turn);
         self.drop_unmatched(&mut turn);
         if now >= self.next_sweep {
+            self.shared.flows.collapse_index();
             let used = self.shared.flows.used();
             // Every entry once in `sweep_s` seconds; one worker alone manages that, more only do it sooner.
             let slices = self.settings.sweep_s.max(1) * SWEEPS_PER_S;

@@ -26,6 +26,10 @@ const READ_TRIES: usize = 8;
 const INDEX_LOAD_PERCENT: u64 = 76;
 /// Slots up to which a key's first bucket is taken without looking at the second.
 const FIRST_CHOICE_SLOTS: usize = 6;
+/// Flows from which on nearly every page of the index is resident anyway, so that large pages cost no memory.
+const COLLAPSE_FLOWS: u32 = 4096;
+/// Words of the index put into a large page at a time: 2 MiB.
+const COLLAPSE_WORDS: usize = 1 << 18;
 /// Places of the embryonic ring a new flow tries before it evicts.
 const EMBRYONIC_TRIES: u64 = 8;
 /// The most flows a table can have: entries are numbered by 32 bits, and 256 M of them are 32 GiB.
@@ -38,6 +42,7 @@ const LIVE: usize = 16;
 const EMBRYONIC: usize = 24;
 const SWEEP: usize = 32;
 const EVICTED: usize = 40;
+const COLLAPSED: usize = 48;
 const HEADER_WORDS: usize = 64;
 
 /// Sizes of what all workers share.
@@ -181,6 +186,8 @@ impl Table {
             words: len,
             source,
         })?;
+        // Entries are used densely, so large pages waste at most one of them.
+        words.advise_large_pages(entries_at..embryonic_at);
         Ok(Self {
             words,
             keys: HashKeys::new(seed_of(limits)),
@@ -451,6 +458,20 @@ impl Table {
             }
         }
         ended
+    }
+
+    /// Puts one more piece of the index into large pages, once so many flows have been there that they cost no memory.
+    /// Lookups jump about in the index; with small pages they wait for page tables more than for anything else.
+    pub(crate) fn collapse_index(&self) {
+        let done = self.count(COLLAPSED);
+        let Ok(at) = usize::try_from(done.load(Relaxed)) else {
+            return;
+        };
+        if self.used() >= COLLAPSE_FLOWS && HEADER_WORDS + at < self.entries_at {
+            done.fetch_add(COLLAPSE_WORDS as u64, Relaxed);
+            // One large page more than the piece, because pieces start anywhere inside a page.
+            self.words.collapse(at..at + 2 * COLLAPSE_WORDS);
+        }
     }
 
     /// Entries that were ever used: what a full sweep looks at.
