@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
-use crate::admin_api;
+use crate::admin_api::{self, parse};
 use crate::command::{Command, Commands, Deploy, DeployKind, InstanceName, Refusal, Register};
 
 /// Bodies are one small JSON object.
@@ -200,10 +200,6 @@ fn go_text(ip: Option<impl Into<IpAddr>>) -> String {
     ip.map_or_else(|| "<nil>".to_owned(), |ip| ip.into().to_string())
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::BadRequest(error.to_string()))
-}
-
 /// The body is for people; the NodeEngine reads the status only.
 fn refused(path: &str, refusal: &Refusal) -> Response {
     tracing::warn!(path, %refusal, "the node API refused a call");
@@ -254,7 +250,7 @@ mod tests {
             "/v1/attach",
             "/v1/detach",
         ] {
-            for body in ["", "{", "7", "\"x\"", "{\"instanceNumber\": -1}"] {
+            for body in ["", "{", "7", "[]", "\"x\"", "{\"instanceNumber\": -1}"] {
                 let (status, _) = api.call("POST", path, body.to_owned()).await;
                 assert_eq!(status, 400, "{path} {body}");
             }

@@ -211,7 +211,17 @@ async fn detach(State(commands): State<Commands>, body: Bytes) -> Response {
     answer(command.await.map(|()| json!({})))
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+/// A JSON object. An array would pass as one too, field by field in order, which nobody means.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    if body
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|&first| first != b'{')
+    {
+        return Err(Refusal::BadRequest(
+            "the body is not a JSON object".to_owned(),
+        ));
+    }
     serde_json::from_slice(body).map_err(|error| Refusal::BadRequest(error.to_string()))
 }
 
