@@ -8,6 +8,7 @@
 //! asked again only after its answer expired. The *interest* of a Sluice node ends when it was not renewed; that of a
 //! legacy node when it says so. The *registration* at the root is repeated, which also finds a root that came back.
 
+mod allot;
 mod answer;
 mod store;
 mod upward;

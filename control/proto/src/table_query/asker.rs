@@ -5,54 +5,18 @@
 //! expired, later each time. A job is *renewed* while it is used, which also finds changes that no message told.
 //! A job that is *idle* is forgotten, but only while the managers answer: stale beats nothing.
 
+mod interface;
+
+pub use interface::{Event, Mqtt, Routes, Settings, Transmit};
+
 use super::backoff::{Backoff, Random};
 use super::timers::Timers;
 use super::{Key, Row, ServiceAddress};
-use crate::message::{
-    InterestRemove, NodeId, Revision, TableQueryRequest, TableQueryResult, Topic, UpdateKind,
-    UpdatesAvailable, Verb, write,
-};
+use crate::message::{Revision, TableQueryResult, UpdateKind, UpdatesAvailable};
 use crate::names::{NameError, ServiceName};
 use sluice_wire::{InstanceIp, Ip, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
-
-/// Times and limits of an [`Asker`].
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// A job that nothing used for so long is forgotten. Oakestra waits 10 s, which makes a service called twice a
-    /// minute pay the first-packet delay every time.
-    pub interest_idle: Duration,
-    /// A used job is asked again so often. Three missed renewals end the interest at the manager.
-    pub renew: Duration,
-    /// First repetition of an unanswered query; doubles up to `retry_max`.
-    pub retry_first: Duration,
-    pub retry_max: Duration,
-    /// After so long without an answer a question is given up (and may be asked again).
-    pub answer_max: Duration,
-    /// How long "there is no such thing" is believed at first; doubles with every repetition up to `absent_max`.
-    pub absent_first: Duration,
-    pub absent_max: Duration,
-    /// Unanswered questions at a time, and remembered absent keys: a scan must not fill the memory.
-    pub questions_max: usize,
-    pub absent_keys_max: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            interest_idle: Duration::from_secs(60),
-            renew: Duration::from_secs(60),
-            retry_first: Duration::from_millis(500),
-            retry_max: Duration::from_secs(8),
-            answer_max: Duration::from_secs(10),
-            absent_first: Duration::from_secs(1),
-            absent_max: Duration::from_secs(8),
-            questions_max: 4096,
-            absent_keys_max: 4096,
-        }
-    }
-}
 
 /// How recently the managers must have said anything before an idle job is forgotten.
 const HEARD_RECENTLY: Duration = Duration::from_secs(10);
@@ -63,83 +27,6 @@ const SETTLE: Duration = Duration::from_secs(1);
 const PROBE: Duration = Duration::from_secs(2);
 /// Refreshes after a reconnect are spread over at most this time.
 const REFRESH_SPREAD: Duration = Duration::from_secs(1);
-
-/// What to say to the broker.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Transmit {
-    /// Ask; the question also registers the interest.
-    Query(TableQueryRequest),
-    InterestRemove(ServiceName),
-    Subscribe(ServiceName),
-    Unsubscribe(ServiceName),
-}
-
-/// The same in MQTT's terms. Everything is QoS 1, not retained.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Mqtt {
-    Publish { topic: String, payload: Vec<u8> },
-    Subscribe { topic: String },
-    Unsubscribe { topic: String },
-}
-
-impl Transmit {
-    /// The packet that `node` sends.
-    #[must_use]
-    pub fn mqtt(&self, node: &NodeId) -> Mqtt {
-        let publish = |verb, payload| Mqtt::Publish {
-            topic: Topic::node(node.clone(), verb).to_string(),
-            payload,
-        };
-        match self {
-            Self::Query(request) => publish(Verb::TableQueryRequest, write(request)),
-            Self::InterestRemove(job) => publish(
-                Verb::InterestRemove,
-                write(&InterestRemove {
-                    appname: job.to_string(),
-                }),
-            ),
-            Self::Subscribe(job) => Mqtt::Subscribe {
-                topic: Topic::updates(job).to_string(),
-            },
-            Self::Unsubscribe(job) => Mqtt::Unsubscribe {
-                topic: Topic::updates(job).to_string(),
-            },
-        }
-    }
-}
-
-/// Everything known about one service; replaces what was said before.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Routes {
-    pub job: ServiceName,
-    pub service_ips: Vec<ServiceAddress>,
-    /// The instances that a new flow may choose, in number order. One that was listed before and is missing now keeps
-    /// its flows until it is [`Event::Withdrawn`] or its job is [`Event::Forgotten`].
-    pub instances: Vec<Row>,
-}
-
-/// What changed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Event {
-    /// At least one instance runs.
-    Routes(Routes),
-    /// The service exists, but none of its instances runs.
-    Unavailable(Routes),
-    /// Nothing has this key. Believed until [`Event::Unknown`].
-    Absent { key: Key },
-    /// An absent key is unknown again.
-    Unknown { key: Key },
-    /// Nobody answered in time; the next question about the key is a new one.
-    Unanswered { key: Key },
-    /// The instance is gone: its flows end.
-    Withdrawn {
-        job: ServiceName,
-        number: u32,
-        epoch: u64,
-    },
-    /// Nothing is known about the job any more. Its instances were not withdrawn.
-    Forgotten { job: ServiceName },
-}
 
 /// A query that was not answered yet.
 #[derive(Clone, Debug)]

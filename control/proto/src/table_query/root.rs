@@ -4,6 +4,7 @@
 //! the [`Change`]s before it sends the answer; when that fails it answers 500 and builds the root anew with
 //! [`Root::restore`], which gives exactly the state of the last successful write.
 
+mod store;
 mod views;
 
 pub use views::ClusterView;
@@ -15,7 +16,7 @@ use crate::message::{
     Job, JobUpdate, NetDeployStatus, ServiceDeploy, ServiceIpEntry, SubnetGrant, UpdateKind,
 };
 use crate::names::ServiceName;
-use crate::record::{Change, RestoreError, read};
+use crate::record::Change;
 use crate::table_query::Key;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -724,158 +725,6 @@ impl Root {
             })
             .map(|(id, _)| id.clone())
     }
-
-    fn changes(&mut self, work: &Work) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for id in &work.services {
-            let key = format!("service/{id}");
-            changes.push(match self.services.get(id) {
-                Some(service) => Change::put(key, service),
-                None => Change::Delete { key },
-            });
-        }
-        for id in &work.clusters {
-            let key = format!("cluster/{id}");
-            changes.extend(
-                self.clusters
-                    .get(id)
-                    .map(|cluster| Change::put(key, cluster)),
-            );
-        }
-        for job in &work.interests {
-            let key = format!("interest/{}", job.as_str().to_ascii_lowercase());
-            changes.push(match self.interests.get(job) {
-                Some(clusters) => Change::put(key, &(job, clusters)),
-                None => Change::Delete { key },
-            });
-        }
-        for index in &work.grants {
-            let key = format!("subnet/{index:08}");
-            changes.extend(self.grants.get(*index).map(|grant| Change::put(key, grant)));
-        }
-        for (ip, rest) in self.semantic.changed() {
-            let key = format!("resting/{ip}");
-            changes.push(match rest {
-                Some(rest) => Change::put(key, &rest),
-                None => Change::Delete { key },
-            });
-        }
-        changes
-    }
-
-    /// Builds the state from what was written: every [`Change::Put`] that no later change replaced.
-    ///
-    /// # Errors
-    /// Names the record that cannot be read or contradicts another.
-    pub fn restore<'a>(
-        plan: &AddressPlan,
-        records: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    ) -> Result<Self, RestoreError> {
-        let mut root = Self::new(plan);
-        let mut grants: BTreeMap<String, Grant> = BTreeMap::new();
-        for (key, value) in records {
-            let (kind, id) = key.split_once('/').unwrap_or((key, ""));
-            match kind {
-                "service" => root.restore_service(key, read(key, value)?)?,
-                "cluster" => {
-                    root.clusters.insert(id.to_owned(), read(key, value)?);
-                }
-                "interest" => {
-                    let (job, clusters) = read(key, value)?;
-                    root.interests.insert(job, clusters);
-                }
-                "subnet" => {
-                    grants.insert(id.to_owned(), read(key, value)?);
-                }
-                "resting" => {
-                    let ip = read_ip(key, id)?;
-                    root.semantic.restore_rest(ip, read(key, value)?);
-                }
-                "counters" => root.restore_counters(key, read(key, value)?)?,
-                _ => {
-                    return Err(RestoreError::Kind {
-                        key: key.to_owned(),
-                    });
-                }
-            }
-        }
-        for (id, grant) in grants {
-            let networks = Dual {
-                v4: grant.subnet.subnet_addr,
-                v6: grant.subnet.subnet_addr_v6,
-            };
-            root.subnets
-                .restore(&networks)
-                .map_err(|error| RestoreError::Conflict {
-                    key: format!("subnet/{id}"),
-                    conflict: error.to_string(),
-                })?;
-            root.grants.push(grant);
-        }
-        Ok(root)
-    }
-
-    fn restore_counters(&mut self, key: &str, counters: Counters) -> Result<(), RestoreError> {
-        for (first, next) in &counters.cursors {
-            self.semantic
-                .restore_cursor(read_ip(key, first)?, read_ip(key, next)?);
-        }
-        self.counters = counters;
-        Ok(())
-    }
-
-    fn restore_service(&mut self, key: &str, service: Service) -> Result<(), RestoreError> {
-        let id = service.job.id.clone();
-        let name = service.job.job_name.clone();
-        let owner = |usage, number| Owner {
-            service: name.as_str().to_ascii_lowercase(),
-            usage,
-            number,
-        };
-        let mut taken: BTreeMap<Ip, Owner> = BTreeMap::new();
-        for range in &service.ranges {
-            for number in range.from..range.to {
-                for ip in range.addresses(number).unwrap_or_default().iter() {
-                    taken.insert(ip, owner(Use::Instance, Some(number)));
-                }
-            }
-        }
-        for entry in &service.job.service_ip_list {
-            let usage = match entry.ip_type {
-                IpType::RoundRobin => Use::RoundRobin,
-                IpType::Closest => Use::Closest,
-                IpType::Instance(_) => Use::Instance,
-            };
-            for ip in entry.ips().iter() {
-                taken.insert(ip, owner(usage, None));
-                self.addresses.insert(ip, id.clone());
-            }
-        }
-        for entry in &service.job.instance_list {
-            for ip in entry.instance_ips().iter().map(sluice_wire::InstanceIp::ip) {
-                taken.insert(ip, owner(Use::Instance, Some(entry.instance_number)));
-                self.addresses.insert(ip, id.clone());
-            }
-        }
-        for (ip, owner) in taken {
-            self.semantic
-                .restore_taken(ip, owner)
-                .map_err(|other| RestoreError::Conflict {
-                    key: key.to_owned(),
-                    conflict: format!("{ip} is also {other}"),
-                })?;
-        }
-        self.names.insert(name, id.clone());
-        self.services.insert(id, service);
-        Ok(())
-    }
-}
-
-fn read_ip(key: &str, text: &str) -> Result<Ip, RestoreError> {
-    text.parse().map_err(|_| RestoreError::Conflict {
-        key: key.to_owned(),
-        conflict: format!("`{text}` is not an address"),
-    })
 }
 
 fn entry_of(job: &Job, number: u32) -> Option<&InstanceEntry> {

@@ -4,10 +4,7 @@ use super::{
     Absent, Answerer, Event, Fetch, Known, Outgoing, Placement, REQUEST_WAIT, Report, Timer,
     Transmit, UpdateKind, Waiter,
 };
-use crate::message::{
-    ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceResult, Job, NetDeployStatus,
-    NodeId, SubnetGrant, SubnetResult, TableQueryResult, Verb, read, write,
-};
+use crate::message::{Job, NetDeployStatus, NodeId, TableQueryResult, Verb, read, write};
 use crate::names::ServiceName;
 use crate::table_query::Key;
 use std::time::Duration;
@@ -45,8 +42,8 @@ pub(super) enum Asked {
 /// A request of which one at a time is on its way.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Single {
-    attempts: u32,
-    sent: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) sent: Option<u64>,
 }
 
 impl Answerer {
@@ -77,7 +74,7 @@ impl Answerer {
     }
 
     /// The request came to nothing: it is repeated after a while.
-    fn repeat_later(&mut self, asked: Asked, now: Duration) {
+    pub(super) fn repeat_later(&mut self, asked: Asked, now: Duration) {
         let backoff = self.backoff();
         let mut latest = None;
         let (attempts, timer) = match asked {
@@ -135,7 +132,13 @@ impl Answerer {
         }
     }
 
-    fn send(&mut self, asked: Asked, method: Method, path: String, body: Option<Vec<u8>>) -> u64 {
+    pub(super) fn send(
+        &mut self,
+        asked: Asked,
+        method: Method,
+        path: String,
+        body: Option<Vec<u8>>,
+    ) -> u64 {
         self.requests += 1;
         let id = self.requests;
         self.asked.insert(id, asked);
@@ -148,7 +151,7 @@ impl Answerer {
         id
     }
 
-    fn as_cluster(&self) -> String {
+    pub(super) fn as_cluster(&self) -> String {
         format!("?cluster_id={}", escaped(&self.settings.cluster_id))
     }
 
@@ -548,193 +551,6 @@ impl Answerer {
             self.refetch(Key::Name(key.0), now);
         }
     }
-
-    /// Lets the root allot an instance.
-    pub(super) fn ask_instance(&mut self, key: &(NodeId, String)) {
-        let Some(ask) = self.instances.get_mut(key) else {
-            return;
-        };
-        let Some(known) = self.jobs.get(&ask.request.service) else {
-            return;
-        };
-        let body = write(&InstanceDeploy {
-            id: known.job.id.clone(),
-            instance_number: ask.request.instance_number.map_or(-1, i64::from),
-            cluster_id: self.settings.cluster_id.clone(),
-            // Two nodes may choose the same id.
-            request_id: Some(format!("{}-{}", key.0, key.1)),
-        });
-        ask.attempts = ask.attempts.saturating_add(1);
-        let deadline = ask.deadline;
-        if let Some(id) = ask.sent.take() {
-            self.asked.remove(&id);
-        }
-        let asked = Asked::Instance(key.0.clone(), key.1.clone());
-        let path = format!("/api/net/instance/deploy{}", self.as_cluster());
-        let id = self.send(asked, Method::Post, path, Some(body));
-        if let Some(ask) = self.instances.get_mut(key) {
-            ask.sent = Some(id);
-        }
-        self.timers
-            .set(Timer::Instance(key.0.clone(), key.1.clone()), deadline);
-    }
-
-    pub(super) fn instance_due(&mut self, key: &(NodeId, String), now: Duration) {
-        let Some(ask) = self.instances.get(key) else {
-            return;
-        };
-        if now < ask.deadline {
-            self.ask_instance(key);
-            return;
-        }
-        if let Some(id) = ask.sent {
-            self.asked.remove(&id);
-        }
-        self.instances.remove(key);
-        self.instance_failed(&key.0, &key.1, "the root manager does not answer", true);
-    }
-
-    fn instance_replied(&mut self, key: (NodeId, String), status: u16, body: &[u8], now: Duration) {
-        if status > 500 {
-            self.repeat_later(Asked::Instance(key.0, key.1), now);
-            return;
-        }
-        let Some(ask) = self.instances.remove(&key) else {
-            return;
-        };
-        self.timers
-            .cancel(&Timer::Instance(key.0.clone(), key.1.clone()));
-        let name = ask.request.service;
-        if status != 200 {
-            let problem: String = String::from_utf8_lossy(body).chars().take(256).collect();
-            self.instance_failed(&key.0, &key.1, &problem, false);
-            if status == 404 {
-                self.refetch(Key::Name(name), now);
-            }
-            return;
-        }
-        match read::<InstanceDeployed>("allotted instance", body) {
-            Ok(instance) => {
-                if let Some(known) = self.jobs.get_mut(&name) {
-                    known.attached.insert(instance.instance_number);
-                    self.dirty.job(&name);
-                }
-                let result = InstanceResult {
-                    request_id: key.1,
-                    instance_number: instance.instance_number,
-                    instance_ip: instance.instance_ip,
-                    instance_ip_v6: instance.instance_ip_v6,
-                    epoch: instance.epoch,
-                    error: None,
-                    retry: false,
-                };
-                self.publish(&key.0, Verb::InstanceResult, write(&result));
-                self.refetch(Key::Name(name), now);
-            }
-            Err(error) => self.instance_failed(&key.0, &key.1, &error.to_string(), false),
-        }
-    }
-
-    /// Gives nodes that wait what the reserve has.
-    pub(super) fn give_subnets(&mut self) {
-        while !self.nodes_waiting.is_empty() {
-            let Some(grant) = self.spare.pop_front() else {
-                return;
-            };
-            let Some(node) = self.nodes_waiting.pop_first() else {
-                return;
-            };
-            let result = SubnetResult {
-                address: grant.subnet_addr,
-                addressv6: grant.subnet_addr_v6,
-            };
-            self.dirty.spare(&grant);
-            self.dirty.node(&node);
-            self.nodes.insert(node.clone(), grant);
-            self.publish(&node, Verb::SubnetResult, write(&result));
-        }
-    }
-
-    /// Fills the reserve, one request at a time.
-    pub(super) fn ask_subnet(&mut self, now: Duration) {
-        let enough =
-            self.nodes_waiting.is_empty() && self.spare.len() >= self.settings.subnets_spare;
-        if self.subnet.sent.is_some() || enough {
-            return;
-        }
-        self.subnet_requests += 1;
-        self.subnet.attempts = 0;
-        self.send_subnet(now);
-    }
-
-    fn send_subnet(&mut self, now: Duration) {
-        if let Some(id) = self.subnet.sent {
-            self.asked.remove(&id);
-        }
-        let (incarnation, count) = (self.settings.incarnation, self.subnet_requests);
-        // With the cluster's id in it: the root may not know yet who asks.
-        let cluster = escaped(&self.settings.cluster_id);
-        let path = format!(
-            "/api/net/subnet{}&request_id={cluster}-{incarnation}-{count}",
-            self.as_cluster()
-        );
-        self.subnet.attempts = self.subnet.attempts.saturating_add(1);
-        self.subnet.sent = Some(self.send(Asked::Subnet, Method::Get, path, None));
-        self.timers.set(Timer::Subnet, now + REQUEST_WAIT);
-    }
-
-    pub(super) fn subnet_due(&mut self, now: Duration) {
-        if self.subnet.sent.is_some() {
-            self.send_subnet(now);
-        } else {
-            self.ask_subnet(now);
-        }
-    }
-
-    fn subnet_replied(&mut self, status: u16, body: &[u8], now: Duration) {
-        let grant = (status == 200)
-            .then(|| read::<SubnetGrant>("subnet", body).ok())
-            .flatten()
-            .filter(|grant| grant.subnet_addr.is_some() || grant.subnet_addr_v6.is_some());
-        let Some(grant) = grant else {
-            // Used up, or the root has a problem.
-            self.repeat_later(Asked::Subnet, now);
-            return;
-        };
-        self.subnet = Single::default();
-        self.timers.cancel(&Timer::Subnet);
-        self.dirty.spare(&grant);
-        self.spare.push_back(grant);
-        self.give_subnets();
-        self.ask_subnet(now);
-    }
-
-    pub(super) fn register_due(&mut self, now: Duration) {
-        if let Some(id) = self.register.sent {
-            // The last one was not answered.
-            self.asked.remove(&id);
-            self.root_lost = true;
-        }
-        let body = write(&ClusterRegistration {
-            cluster_id: self.settings.cluster_id.clone(),
-            cluster_address: self.settings.address.clone(),
-            cluster_port: self.settings.port,
-        });
-        let path = "/api/net/cluster".to_owned();
-        self.register.attempts = self.register.attempts.saturating_add(1);
-        self.register.sent = Some(self.send(Asked::Register, Method::Post, path, Some(body)));
-        self.timers.set(Timer::Register, now + REQUEST_WAIT);
-    }
-
-    fn register_replied(&mut self, status: u16, now: Duration) {
-        if status == 200 {
-            self.register = Single::default();
-            self.timers
-                .set(Timer::Register, now + self.settings.register_every);
-        } else {
-            self.repeat_later(Asked::Register, now);
-        }
-    }
 }
 
 /// What a node said about an instance of a job that is only now known.
@@ -752,7 +568,7 @@ fn placement_of(report: &Report, after: u64) -> Option<Placement> {
 }
 
 /// A text as a value in a URL's query.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
