@@ -1,6 +1,6 @@
 //! Tunnel formats and the list of active tunnels, sans-IO.
 //!
-//! One UDP port carries every format; the first byte of a datagram tells which ([`format`]). Which format a peer speaks is
+//! One UDP port carries every format; the first byte of a datagram tells which ([`Format`]). Which format a peer speaks is
 //! in the tables ([`sluice_tables::TunnelFormat`]), never guessed from what it sends. Today there is one, [`plain`];
 //! WireGuard messages have their first bytes reserved, and a tunnel's lanes (one source port, and one session, per
 //! worker) are to become a field of [`active::Tunnel`]: plain admission already ignores outer source ports.
