@@ -284,6 +284,7 @@ fn status_table(answer: &Value) -> String {
         .iter()
         .filter(|(key, _)| *key != "workers" && *key != "role")
         .map(|(key, value)| (key.as_str(), output::plain(value)))
+        .filter(|(_, value)| !value.is_empty())
         .collect();
     let width = scalars.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
     for (key, value) in scalars {
