@@ -1,3 +1,5 @@
+//! The broker spoken to by another implementation of the protocol.
+
 use super::*;
 use crate::access::Token;
 use rumqttc::mqttbytes::v4;
