@@ -78,7 +78,7 @@ pub fn router(commands: Commands) -> Router {
         .with_state(commands)
 }
 
-// Missing fields are empty, as Go decodes them; unknown ones are the NodeEngine's business.
+// Missing fields but the name are empty, as Go decodes them; unknown ones are the NodeEngine's business.
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -87,19 +87,23 @@ struct RegisterBody {
     cluster_address: String,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct DeployBody {
+    #[serde(default)]
     pid: i32,
     service_name: String,
+    #[serde(default)]
     instance_number: u32,
+    #[serde(default)]
     port_mappings: String,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct UndeployBody {
     service_name: String,
+    #[serde(default)]
     instance_number: u32,
 }
 
