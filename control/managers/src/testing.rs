@@ -147,6 +147,7 @@ impl Node {
         let mut options = MqttOptions::new(id, broker.ip().to_string(), broker.port());
         options.set_max_packet_size(1 << 20, 1 << 20);
         let (client, mut events) = AsyncClient::new(options, 16);
+        events.network_options.set_tcp_nodelay(true);
         let (sender, packets) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             while let Ok(event) = events.poll().await {

@@ -121,25 +121,14 @@ async fn garbage_closes_that_connection_and_no_other() {
         v4::Connect::new("garbage").write(&mut bytes).unwrap();
         bytes
     };
-    let garbage: [&[u8]; 9] = [
-        b"\x00\x00",
-        b"\xf0\x00",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\x10\xff\xff\xff\xff",
-        b"\x10\xff\xff\x7f",
-        b"\x30\x03\x00\xff\x61",
-        b"\x82\x02\x00\x01",
-        b"\xa2\x01\x00",
-        b"\x32\x05\x00\x01\x2b\x00\x01",
-    ];
-    for bytes in garbage {
+    for (_, bytes) in corpus() {
         let mut stream = TcpStream::connect(running.address).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
         stream.shutdown().await.unwrap();
         closed(stream).await;
         let mut stream = TcpStream::connect(running.address).await.unwrap();
         stream.write_all(&connected).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
         stream.shutdown().await.unwrap();
         closed(stream).await;
     }
@@ -155,16 +144,51 @@ async fn garbage_closes_that_connection_and_no_other() {
     running.end().await;
 }
 
+/// Inputs worth keeping, by file name.
+fn corpus() -> Vec<(String, Vec<u8>)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz-corpus/mqtt");
+    let mut inputs: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    inputs.sort();
+    inputs
+}
+
+/// Every packet of the bytes, until one cannot be read; the name of the first.
+fn decode(input: &[u8]) -> Result<Packet, rumqttc::mqttbytes::Error> {
+    let mut bytes = bytes::BytesMut::from(input);
+    let first = Packet::read(&mut bytes, 1 << 16);
+    while let Ok(packet) = Packet::read(&mut bytes, 1 << 16) {
+        let mut written = bytes::BytesMut::new();
+        let _ = packet.write(&mut written, 1 << 20);
+    }
+    first
+}
+
 /// Bytes of any kind give a packet, an error or a wish for more; never a panic, never an endless loop.
 #[test]
 fn any_bytes_are_decoded_or_refused() {
     bolero::check!().for_each(|input: &[u8]| {
-        let mut bytes = bytes::BytesMut::from(input);
-        while let Ok(packet) = Packet::read(&mut bytes, 1 << 16) {
-            let mut written = bytes::BytesMut::new();
-            let _ = packet.write(&mut written, 1 << 20);
-        }
+        let _ = decode(input);
     });
+}
+
+#[test]
+fn the_corpus_is_decoded_or_refused() {
+    let inputs = corpus();
+    assert!(inputs.len() >= 16);
+    for (name, input) in inputs {
+        let is_packet =
+            name.starts_with("connect") && !name.contains("3.1") && !name.contains("cut")
+                || name == "connack-from-a-client.bin"
+                || name == "publish-to-a-wildcard.bin";
+        assert_eq!(decode(&input).is_ok(), is_packet, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -203,6 +203,8 @@ impl Site {
             waits |= !change.key().starts_with("job/");
             batch.push(change);
         }
+        // Without changes there is nothing to wait for, above all not what earlier queries wrote.
+        waits &= !batch.is_empty();
         let ticket = self.store.write(batch);
         if waits {
             self.awaited = ticket;
