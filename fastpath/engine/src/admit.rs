@@ -46,7 +46,7 @@ impl Engine {
         }
         // Either end may be gone, or the slot used anew: then the packet is judged as if there had been no flow.
         if flow::local(flow, turn.tables).is_none() || flow::remote(flow, turn.tables).is_none() {
-            self.shared.flows.remove(flow);
+            self.end_stale(flow, turn)?;
             return match lane.kind {
                 Kind::Own => Ok(false),
                 Kind::Error => drop_as(DropReason::IcmpUnmatched),

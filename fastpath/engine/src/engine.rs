@@ -3,7 +3,7 @@
 use crate::batch::{Answer, Lane, Now, Stop, Turn};
 use crate::counters::Counters;
 use crate::flow::table::seed_of;
-use crate::flow::{Limits, SharedError, Table, Timeouts};
+use crate::flow::{self, Limits, SharedError, Table, Timeouts};
 use crate::fragment::{Bindings, Waiting};
 use crate::hold::Hold;
 use crate::limit::Limiter;
@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::trace::{Decision, Tracer};
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, Frame, Pool};
-use sluice_tables::{Tables, Upcall, Upcalls};
+use sluice_tables::{InstanceState, Tables, Upcall, Upcalls};
 use sluice_tunnel::Tunnels;
 use sluice_wire::icmp_error::{self, ERROR_LEN_MAX_V6};
 use sluice_wire::{DropReason, Ip, Parsed};
@@ -135,6 +135,8 @@ pub struct Engine {
     pub(crate) waiting: Waiting,
     pub(crate) tunnels: Tunnels,
     pub(crate) errors: Limiter,
+    /// Searches for the flow that a peer's gateway complains about.
+    pub(crate) searches: Limiter,
     pub(crate) questions: Limiter,
     pub(crate) suspicions: Limiter,
     pub(crate) random: Random,
@@ -154,6 +156,7 @@ impl Engine {
             waiting: Waiting::new(settings.fragment_wait_ms),
             tunnels: Tunnels::new(settings.tunnels_max, settings.tunnel_idle_s),
             errors: Limiter::new(settings.errors_per_s, settings.errors_per_s * 2, seed),
+            searches: Limiter::new(settings.errors_per_s, settings.errors_per_s * 2, seed),
             questions: Limiter::new(settings.questions_per_s, settings.questions_per_s * 4, seed),
             suspicions: Limiter::new(1, 2, seed),
             random: Random::new(seed),
@@ -184,11 +187,14 @@ impl Engine {
     ) {
         let mut turn = Turn::new(tables, now, pool, account, out);
         self.hold.forget_answered(tables);
-        loop {
-            let room = turn.out.room() / 2;
+        // Each at most once: one that has to ask again must not keep the worker here.
+        let mut left = self.hold.len();
+        while left > 0 {
+            let room = (turn.out.room() / 2).min(left);
             let Some((side, mut batch)) = self.hold.take_answered(tables, room) else {
                 break;
             };
+            left -= batch.len();
             self.counters.held.sub(batch.len() as u64);
             account.held.sub(batch.len() as u64);
             match side {
@@ -222,15 +228,19 @@ impl Engine {
             self.shared
                 .flows
                 .sweep(entries, &self.settings.timeouts, now_s, |flow| {
+                    // Undeploying an instance frees its flows.
+                    let withdrawn = [flow.local, flow.remote].into_iter().any(|pin| {
+                        let row = tables.instance(pin.slot);
+                        row.is_some_and(|row| {
+                            row.epoch > pin.epoch || row.state == InstanceState::Withdrawn
+                        })
+                    });
+                    if withdrawn && !flow::is_ahead(flow, tables) {
+                        return false;
+                    }
                     // A row and its interest live while a flow uses them.
-                    for pin in [flow.local, flow.remote] {
-                        if let Some(row) = tables.instance_at(pin.slot, pin.epoch) {
-                            row.used.touch(now_s);
-                        }
-                    }
-                    if let Some(row) = flow.service.and_then(|slot| tables.service(slot)) {
-                        row.used.touch(now_s);
-                    }
+                    flow::touch_rows(flow, tables, now_s);
+                    true
                 });
             self.next_sweep = now.plus_ms(1000 / u64::from(SWEEPS_PER_S));
         }

@@ -264,19 +264,25 @@ impl Engine {
         }
         self.waiting.look = false;
         self.waiting.next_look = turn.now.plus_ms(LOOK_MS);
-        loop {
-            let bindings = &self.shared.bindings;
-            let room = turn.out.room() / 2;
-            let due = |waiter: &Waiter| bindings.flow_of(&waiter.key).is_some();
+        // Each waiter at most once: one that has to wait again must not keep the worker here.
+        let mut left = self.waiting.waiters.len();
+        while left > 0 {
+            let (bindings, flows) = (&self.shared.bindings, &self.shared.flows);
+            let room = (turn.out.room() / 2).min(left);
+            // A binding outlives its flow.
+            let due = |waiter: &Waiter| {
+                let flow = bindings.flow_of(&waiter.key);
+                flow.is_some_and(|(index, generation)| flows.at(index, generation).is_some())
+            };
             let Some((side, mut batch)) = self.waiting.take(room, due) else {
                 return;
             };
+            left -= batch.len();
             self.uncount_waiting(batch.len(), turn);
             match side {
                 Side::Outbound => self.outbound_turn(&mut batch, turn),
                 Side::Inbound => self.inbound_turn(&mut batch, turn),
             }
-            // A fragment whose flow ended meanwhile waits again: once around is enough.
             if turn.out.room() < OUTPUT_RESERVE {
                 return;
             }

@@ -21,6 +21,9 @@ struct Held {
     since: Now,
 }
 
+/// Packets of one question that may wait in any case.
+const HELD_PER_QUESTION_MIN: usize = 4;
+
 /// One worker's held packets.
 #[derive(Debug)]
 pub(crate) struct Hold {
@@ -43,6 +46,28 @@ impl Hold {
             bytes_max: settings.held_bytes_max,
             hold_ms: settings.held_ms,
         }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether one more packet of that question may wait. No question, and no flood of strangers through the tunnel,
+    /// takes all places.
+    fn has_place(&self, question: Question, side: Side) -> bool {
+        let alike = self
+            .held
+            .iter()
+            .filter(|held| held.question == question)
+            .count();
+        let inbound = self
+            .held
+            .iter()
+            .filter(|held| held.side == Side::Inbound)
+            .count();
+        self.held.len() < self.frames_max
+            && alike < (self.frames_max / 4).max(HELD_PER_QUESTION_MIN)
+            && (side == Side::Outbound || inbound < self.frames_max.div_ceil(2))
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Now> {
@@ -113,7 +138,7 @@ impl Engine {
             }
         }
         let hold = &mut self.hold;
-        if hold.held.len() >= hold.frames_max || hold.bytes + frame.len() > hold.bytes_max {
+        if !hold.has_place(question, side) || hold.bytes + frame.len() > hold.bytes_max {
             return Err((frame, DropReason::HoldFull));
         }
         hold.bytes += frame.len();

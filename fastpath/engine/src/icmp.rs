@@ -36,7 +36,8 @@ impl Engine {
         outer: Endpoint,
         turn: &Turn<'_>,
     ) -> Step<Flow> {
-        if !self.errors.allows(limit_key(outer.ip), turn.now) {
+        let is_peer = !turn.tables.peers_at(outer.ip).is_empty();
+        if !is_peer || !self.searches.allows(limit_key(outer.ip), turn.now) {
             return drop_as(DropReason::IcmpUnmatched);
         }
         let quote = lane.quote(frame.bytes())?;

@@ -661,7 +661,10 @@ fn flows_expire_and_their_last_use_is_noted_once_a_second() {
         let (_, first) = tunnelled(&one.out(&packet));
         let flow = |one: &Gateway| one.shared.flows().iter_from(0).next();
         assert_eq!(flow(&one).unwrap().state.last_s(), 1000);
-        for _ in 0..299 {
+        // Used again in another second: no longer a single shot.
+        one.wait_ms(1000);
+        tunnelled(&one.out(&packet));
+        for _ in 0..298 {
             one.wait_ms(1000);
         }
         tunnelled(&one.out(&packet));
@@ -745,5 +748,35 @@ fn a_syn_flood_cannot_evict_established_flows() {
             }
             assert_eq!(tunnelled(&one.out(&syn((caller, port), dialled))).1, first);
         }
+    });
+}
+
+/// A flood of strangers through the tunnel, or of one unknown address, leaves places for everybody else.
+#[test]
+fn no_question_takes_all_places() {
+    both(|family| {
+        let (mut one, _) = two_sites();
+        for port in 1..=200 {
+            one.out(&udp(
+                (ns_ip(family, 1, 1), port),
+                (service_ip(family, 77), 80),
+            ));
+        }
+        let held = one.account.held.value();
+        assert!(
+            (4..=64).contains(&held),
+            "{held} packets of one question wait"
+        );
+        for n in 100..=140 {
+            for port in 1..=8 {
+                one.inn(
+                    node(2),
+                    &udp((instance_ip(family, n), port), (ns_ip(family, 1, 1), 80)),
+                );
+            }
+        }
+        let before = one.account.held.value();
+        one.out(&udp((ns_ip(family, 1, 1), 9), (service_ip(family, 78), 80)));
+        assert_eq!(one.account.held.value(), before + 1);
     });
 }

@@ -127,9 +127,11 @@ impl Model {
             Operation::Wait { s } => {
                 self.now_s += u32::from(s);
                 self.table
-                    .sweep(32, &Timeouts::default(), self.now_s, |_| {});
+                    .sweep(32, &Timeouts::default(), self.now_s, |_| true);
                 let now_s = self.now_s;
-                self.flows.retain(|_, known| now_s - known.last_s <= 300);
+                let timeout_s = |known: &Modelled| if known.established { 300 } else { 30 };
+                self.flows
+                    .retain(|_, known| now_s - known.last_s <= timeout_s(known));
             }
         }
         self.check();

@@ -267,3 +267,33 @@ fn a_super_frame_stays_whole() {
         assert_eq!(one_more.dropped(DropReason::TooBig), 1);
     });
 }
+
+/// The binding of a datagram outlives its flow: what still comes of it must end, and the worker must go on.
+#[test]
+fn fragments_of_a_withdrawn_instance_end() {
+    both(|family| {
+        let mut one = Gateway::new(1);
+        let callers = one.service(1);
+        one.place(callers, 1, 1);
+        let called = one.service(2);
+        let slot = one.place(called, 2, 2);
+        one.writer.set_candidates(called, &[slot]);
+        one.publish();
+        let sent = long(
+            (ns_ip(family, 1, 1), 4000),
+            (service_ip(family, 2), 80),
+            5000,
+        );
+        let pieces = fragments(&sent, 7, 1400);
+        let (first, later) = pieces.split_first().unwrap();
+        assert_eq!(one.out_bytes(std::slice::from_ref(first)).len(), 1);
+        one.writer.withdraw_instance(slot);
+        one.publish();
+        assert_eq!(one.out_bytes(later), []);
+        assert_eq!(one.wait_ms(2000), []);
+        assert_eq!(one.account.held.value(), 0);
+        let drops =
+            one.dropped(DropReason::InstanceWithdrawn) + one.dropped(DropReason::FragmentUnmatched);
+        assert_eq!(drops, later.len() as u64);
+    });
+}

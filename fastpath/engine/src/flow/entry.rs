@@ -201,6 +201,8 @@ pub struct Timeouts {
     pub tcp_reset_s: u32,
     /// RFC 4787 REQ-5: at least 2, better 5 minutes.
     pub udp_s: u32,
+    /// Neither answered nor used again: a scan, or one datagram for ever. As Linux's connection tracking has it.
+    pub udp_embryonic_s: u32,
     /// RFC 5508 REQ-1: at least 60 seconds.
     pub icmp_s: u32,
 }
@@ -214,6 +216,7 @@ impl Default for Timeouts {
             tcp_closed_s: 60,
             tcp_reset_s: 10,
             udp_s: 300,
+            udp_embryonic_s: 30,
             icmp_s: 60,
         }
     }
@@ -342,7 +345,9 @@ impl State {
     /// Whether the flow has been idle for longer than its state allows.
     #[must_use]
     pub fn is_expired(self, timeouts: &Timeouts, now_s: u32) -> bool {
-        let timeout_s = if self.0 & UDP != 0 {
+        let timeout_s = if self.0 & UDP != 0 && !self.is_established() {
+            timeouts.udp_embryonic_s
+        } else if self.0 & UDP != 0 {
             timeouts.udp_s
         } else if self.0 & ICMP != 0 {
             timeouts.icmp_s
@@ -447,7 +452,9 @@ mod tests {
         let established = tcp.after(false, SYN | ACK, 0).after(true, ACK, 0);
         assert!(idle(established, 7440));
         assert!(idle(established.after(true, RST, 0), timeouts.tcp_reset_s));
-        assert!(idle(State::new(Protocol::Udp, false, 0), 300));
+        let udp = State::new(Protocol::Udp, false, 0);
+        assert!(idle(udp, 30));
+        assert!(idle(udp.after(false, 0, 0), 300));
         assert!(idle(State::new(Protocol::Icmp, false, 0), 60));
     }
 }

@@ -31,11 +31,11 @@ impl Engine {
             return missing(lane);
         }
         if local(flow, turn.tables).is_none() {
-            self.shared.flows.remove(flow);
+            self.end_stale(flow, turn)?;
             return missing(lane);
         }
         if remote(flow, turn.tables).is_none() {
-            self.shared.flows.remove(flow);
+            self.end_stale(flow, turn)?;
             return match lane.kind {
                 // Nothing but a SYN can go to another instance: the rest is in the middle of a conversation.
                 Kind::Own if lane.packet.protocol == Protocol::Tcp && !is_syn(&lane.packet) => {
@@ -48,6 +48,17 @@ impl Engine {
             };
         }
         Ok(self.goes_on(frame, lane, flow, true, turn))
+    }
+
+    /// Ends a flow whose instance is gone. One that another worker made from newer tables than this turn's stays; its
+    /// packet is lost, as nothing here can say where to.
+    #[inline(never)]
+    pub(crate) fn end_stale(&self, flow: &Flow, turn: &Turn<'_>) -> Step<()> {
+        if is_ahead(flow, turn.tables) {
+            return drop_as(DropReason::FlowBusy);
+        }
+        self.shared.flows.remove(flow);
+        Ok(())
     }
 
     /// Reads the flow the caches were asked for.
@@ -165,16 +176,31 @@ pub(crate) fn remote<'a>(flow: &Flow, tables: &'a Tables) -> Option<&'a Instance
     tables.instance_at(flow.remote.slot, flow.remote.epoch)
 }
 
+/// Whether the flow was made from newer tables than these.
+pub(crate) fn is_ahead(flow: &Flow, tables: &Tables) -> bool {
+    let newer = |pin: Pin| {
+        tables
+            .instance(pin.slot)
+            .is_none_or(|row| row.epoch < pin.epoch)
+    };
+    newer(flow.local) || newer(flow.remote)
+}
+
 /// Notes the use of both instances and of the service.
 pub(crate) fn touch(flow: &Flow, turn: &Turn<'_>) {
-    for row in [local(flow, turn.tables), remote(flow, turn.tables)]
+    touch_rows(flow, turn.tables, turn.now_s);
+}
+
+/// The same outside of a packet.
+pub(crate) fn touch_rows(flow: &Flow, tables: &Tables, now_s: u32) {
+    for row in [local(flow, tables), remote(flow, tables)]
         .into_iter()
         .flatten()
     {
-        row.used.touch(turn.now_s);
+        row.used.touch(now_s);
     }
-    if let Some(service) = flow.service.and_then(|slot| turn.tables.service(slot)) {
-        service.used.touch(turn.now_s);
+    if let Some(service) = flow.service.and_then(|slot| tables.service(slot)) {
+        service.used.touch(now_s);
     }
 }
 

@@ -424,14 +424,14 @@ impl Table {
         true
     }
 
-    /// Looks at the next `entries` entries, ends the idle flows among them and calls `living` with the others: what a
-    /// flow uses stays known while it lives, even if it is silent. Workers share the position.
+    /// Looks at the next `entries` entries and ends the idle flows among them, and those for which `lives` says no: it is
+    /// asked about all others, so that what a silent flow uses stays known. Workers share the position.
     pub fn sweep(
         &self,
         entries: u32,
         timeouts: &Timeouts,
         now_s: u32,
-        mut living: impl FnMut(&Flow),
+        mut lives: impl FnMut(&Flow) -> bool,
     ) -> u32 {
         let used = self.used();
         let mut ended = 0;
@@ -452,9 +452,8 @@ impl Table {
             let Some(flow) = self.at(index, state.generation()) else {
                 continue;
             };
-            if !state.is_expired(timeouts, now_s) {
-                living(&flow);
-            } else if self.remove(&flow) {
+            let ends = state.is_expired(timeouts, now_s) || !lives(&flow);
+            if ends && self.remove(&flow) {
                 ended += 1;
             }
         }
