@@ -255,9 +255,10 @@ impl UdpLink {
             .iter()
             .map(|planned| plan.whole(planned))
             .collect();
+        let mut patience = FULL_RETRIES;
         if self.burst == 1 {
             for message in &messages {
-                self.send_one(message, account);
+                self.send_one(message, &mut patience, account);
             }
             return;
         }
@@ -285,22 +286,22 @@ impl UdpLink {
                     let planned = plan.messages[done];
                     account.split.add(planned.datagrams as u64 - 1);
                     for index in 0..planned.datagrams {
-                        self.send_one(&plan.single(&planned, index), account);
+                        self.send_one(&plan.single(&planned, index), &mut patience, account);
                     }
                     done += 1;
                 }
                 Err(_) => {
                     let first = *first;
-                    self.send_one(&first, account);
+                    self.send_one(&first, &mut patience, account);
                     done += 1;
                 }
             }
         }
     }
 
-    /// Sends one message, waiting a bounded time for a full socket, and counts what became of it.
-    fn send_one(&self, message: &Message<'_>, account: &Account) {
-        let mut full = 0;
+    /// Sends one message and counts what became of it. For a full socket it waits, but not longer than is left of the
+    /// call's `patience`: the other direction waits too.
+    fn send_one(&self, message: &Message<'_>, patience: &mut u32, account: &Account) {
         let mut late = false;
         loop {
             let Err(error) = self.socket.send(std::slice::from_ref(message)) else {
@@ -309,8 +310,8 @@ impl UdpLink {
             };
             match error.raw_os_error().unwrap_or(0) {
                 libc::EINTR => {}
-                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM if full < FULL_RETRIES => {
-                    full += 1;
+                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM if *patience > 0 => {
+                    *patience -= 1;
                     self.health.full_retries.add(1);
                     wait_writable(self.socket.as_fd(), FULL_WAIT_NS);
                 }
