@@ -398,6 +398,14 @@ impl Answerer {
             placement.node == *node
                 && (undeployed.epoch == 0 || undeployed.epoch >= placement.epoch)
         });
+        // Allotted, but its gateway could not attach it: the number and its addresses go back.
+        let epoch = undeployed.epoch;
+        if !known.placements.contains_key(&number) && epoch != 0 && known.attached.remove(&number) {
+            known.removed.insert(number, (epoch, after));
+            self.changed(&name, UpdateKind::Undeployment);
+            self.report(name, number, Report::Removed { epoch }, now);
+            return Ok(());
+        }
         if !mine {
             return Ok(());
         }
