@@ -102,7 +102,13 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let (ready, readiness) = watch::channel(true);
         let shared = Arc::new(Shared::new(self.root, self.store));
-        let client = Client::new(self.config.access.token.clone(), CONNECT_WAIT);
+        // Where callers without a token are admitted, one of them could register itself as a cluster and be sent ours.
+        let access = &self.config.access;
+        let token = access
+            .token
+            .clone()
+            .filter(|_| access.allow_without_token.is_empty());
+        let client = Client::new(token, CONNECT_WAIT);
         tracing::info!(listen = %self.address, "root manager runs");
 
         let admin_routes = admin::routes(readiness).merge(v1::routes(Arc::clone(&shared)));
