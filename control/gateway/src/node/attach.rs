@@ -167,7 +167,10 @@ impl NodeNet {
                 return Err(error);
             }
         }
-        foreign::accept(&self.wiring)?;
+        // Somebody else's chains may be changing this very moment; the recheck repeats it.
+        if let Err(error) = foreign::accept(&self.wiring) {
+            tracing::warn!(%error, "accepting our devices in FORWARD chains");
+        }
         Ok(self
             .state
             .attachments

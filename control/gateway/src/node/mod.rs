@@ -204,7 +204,9 @@ impl NodeNet {
         self.uplink(&mut devices, bridge.index)?;
         self.keep_living(&mut devices, bridge.index, now)?;
         rules::install(&self.wiring, &self.subnet, &self.ports())?;
-        foreign::accept(&self.wiring)?;
+        if let Err(error) = foreign::accept(&self.wiring) {
+            tracing::warn!(%error, "accepting our devices in FORWARD chains");
+        }
         self.state.save(&self.wiring.state_dir)?;
         Ok(())
     }
