@@ -30,7 +30,7 @@ pub(super) async fn cluster(config: Config) -> Result<(), CliError> {
     server.run(stop).await.map_err(&failed)
 }
 
-/// `sluice gateway`. It tells systemd that it is ready once the node is wired.
+/// `sluice gateway`. It tells systemd that it is ready once it can be registered.
 pub(super) async fn gateway(config: Config) -> Result<(), CliError> {
     log::start(&config.log)?;
     let stop = stop_signal()?;

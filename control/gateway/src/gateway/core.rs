@@ -8,7 +8,7 @@ use super::Error;
 use super::mqtt::{Mqtt, MqttConfig, MqttEvent};
 use super::plane::Plane;
 use super::routes::{LocalInstance, Routes};
-use super::state::{LocalState, Registration, State, StateFile};
+use super::state::{EndedState, LocalState, Registration, State, StateFile};
 use crate::admin_api::GatewayState;
 use crate::command::{
     Attach, AttachTarget, Attached, Command, Deploy, DeployKind, Deployed, Detach, InstanceName,
@@ -18,11 +18,10 @@ use crate::config::Config;
 use crate::container;
 use crate::node::NodeNet;
 use crate::node::attach::{Attachment, Request};
-use crate::node::namespace::Workload;
+use crate::node::namespace::{NamespaceId, Workload};
 use crate::node::port_mapping::PortMapping;
 use crate::node::thread::{Node, since_1970};
 use crate::node::watch::Watch;
-use crate::notify;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{
     self, InstanceRequest, InstanceResult, NodeId, SubnetRequest, SubnetResult, TableQueryResult,
@@ -30,7 +29,7 @@ use sluice_proto::message::{
 };
 use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
 use sluice_proto::table_query::{Key, Row};
-use sluice_tables::{Known, Question, Upcall};
+use sluice_tables::{InstanceSlot, Known, Question, Suspicion, Upcall};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, Subnet};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,6 +44,11 @@ const SUBNET_RETRY: Duration = Duration::from_secs(2);
 const ATTACH_WAIT: Duration = Duration::from_secs(5);
 /// How long a deployment waits for its InstanceIP before it answers all the same.
 const DEPLOY_WAIT: Duration = Duration::from_secs(2);
+/// How long the cluster is told of an end again and again, and how often.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+const TELL_PAUSE_S: u64 = 5;
+/// How long a suspect takes no new flow.
+const SUSPECT: Duration = Duration::from_secs(5);
 /// Uses are looked at so often.
 const TICK: Duration = Duration::from_secs(1);
 /// The state file is written at most so often.
@@ -59,6 +63,22 @@ struct Attaching {
     workload: Workload,
     reply: Reply<Attached>,
     until: Duration,
+}
+
+/// An instance that ended. The cluster is told again for a while: a message that was on its way when a connection or
+/// the cluster died is lost, and an instance that nobody withdraws is called for ever.
+#[derive(Debug)]
+struct Ended {
+    epoch: u64,
+    /// Since it was told first on a connection that stands.
+    told_until: Option<Duration>,
+}
+
+/// A request whose target was looked up outside the core: a container runtime may take its time to answer.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Attach(Attach, Reply<Attached>, Result<Workload, Refusal>),
+    Detach(Detach, Reply<()>, Result<Option<NamespaceId>, Refusal>),
 }
 
 /// An instance that is wired, but whose InstanceIP is not known yet.
@@ -88,8 +108,14 @@ pub(crate) struct Core {
     subnet_asked_at: Option<Duration>,
     attaching: BTreeMap<String, Attaching>,
     nameless: BTreeMap<(ServiceName, u32), Nameless>,
-    /// What the cluster has not been told yet, with the epochs.
-    ended: BTreeMap<(String, u32), u64>,
+    /// Instances whose end the cluster may not know yet.
+    ended: BTreeMap<(String, u32), Ended>,
+    /// Instances that take no new flow, and until when.
+    suspects: BTreeMap<InstanceSlot, Duration>,
+    /// Why the broker cannot be reached, as last said in the log.
+    broker_away: String,
+    /// Where targets that were looked up elsewhere come back.
+    found: mpsc::Sender<Found>,
     /// InstanceIPs of instances that an earlier life of this gateway attached.
     remembered: Vec<LocalState>,
     requests: u64,
@@ -106,12 +132,25 @@ impl Core {
         token: Option<String>,
         (file, state): (StateFile, State),
         (plane, routes): (Plane, Routes),
-        (watch, mqtt_events): (Watch, mpsc::Sender<MqttEvent>),
+        (watch, mqtt_events, found): (Watch, mpsc::Sender<MqttEvent>, mpsc::Sender<Found>),
         view: watch::Sender<GatewayState>,
         now: Duration,
     ) -> Self {
         let mut asker = Asker::new(asker::Settings::default(), plane.seed());
         asker.restore(&state.routes, now);
+        let ended = state
+            .ended
+            .into_iter()
+            .map(|it| {
+                (
+                    (it.service, it.number),
+                    Ended {
+                        epoch: it.epoch,
+                        told_until: None,
+                    },
+                )
+            })
+            .collect();
         Self {
             config,
             token,
@@ -131,7 +170,10 @@ impl Core {
             subnet_asked_at: None,
             attaching: BTreeMap::new(),
             nameless: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            ended,
+            suspects: BTreeMap::new(),
+            broker_away: String::new(),
+            found,
             remembered: state.local,
             requests: 0,
             routes_changed: false,
@@ -241,14 +283,17 @@ impl Core {
         {
             self.ask_subnet(now);
         }
-        // Only of a literal address: resolving a name would hold up everything else.
-        if let Some((host, port)) = self
-            .registration
-            .as_ref()
-            .map(|known| (known.host.clone(), known.port))
-            && host.parse::<IpAddr>().is_ok()
-        {
-            self.look_at_own_address(&host, port);
+        self.look_at_own_address();
+        self.suspects.retain(|slot, until| {
+            let keep = *until > now;
+            if !keep {
+                self.routes.trust(*slot);
+                self.routes_changed = true;
+            }
+            keep
+        });
+        if now.as_secs().is_multiple_of(TELL_PAUSE_S) {
+            self.tell_ended(now);
         }
     }
 
@@ -264,9 +309,36 @@ impl Core {
                 };
                 let _ = reply.send(result);
             }
-            Command::Attach(attach, reply) => self.attach(attach, reply, now).await,
+            Command::Attach(attach, reply) => {
+                let found = self.found.clone();
+                tokio::spawn(async move {
+                    let workload = find(&attach.target).await;
+                    // The core is gone only when the gateway stops; then the caller hears that from its dropped reply.
+                    let _ = found.send(Found::Attach(attach, reply, workload)).await;
+                });
+            }
             Command::Detach(detach, reply) => {
-                let result = self.detach(detach, now).await;
+                let found = self.found.clone();
+                tokio::spawn(async move {
+                    let namespace = match &detach.target {
+                        Some(target) => find(target).await.map(|it| Some(it.namespace.id())),
+                        None => Ok(None),
+                    };
+                    let _ = found.send(Found::Detach(detach, reply, namespace)).await;
+                });
+            }
+        }
+    }
+
+    /// A target was looked up.
+    pub(crate) async fn handle_found(&mut self, found: Found, now: Duration) {
+        match found {
+            Found::Attach(attach, reply, workload) => self.attach(attach, reply, workload, now),
+            Found::Detach(detach, reply, namespace) => {
+                let result = match namespace {
+                    Ok(namespace) => self.detach(detach, namespace, now).await,
+                    Err(refusal) => Err(refusal),
+                };
                 let _ = reply.send(result);
             }
         }
@@ -278,6 +350,12 @@ impl Core {
             MqttEvent::Disconnected(why) => {
                 if std::mem::take(&mut self.connected) {
                     tracing::warn!(why, "lost the cluster's broker; known routes go on working");
+                } else if self.broker_away != why {
+                    tracing::warn!(why, "the cluster's broker cannot be reached");
+                }
+                self.broker_away = why;
+                for ended in self.ended.values_mut() {
+                    ended.told_until = None;
                 }
                 self.asker.handle_connection(false, now);
             }
@@ -301,7 +379,15 @@ impl Core {
                 epoch,
                 why,
             } => {
-                if let Some(job) = self.routes.suspect(instance, epoch) {
+                // That an instance speaks from elsewhere may be forged: it is a reason to ask, not to avoid it.
+                let job = match why {
+                    Suspicion::Unreachable => self.routes.suspect(instance, epoch),
+                    Suspicion::Elsewhere => self.routes.job_of(instance),
+                };
+                if let Some(job) = job {
+                    if why == Suspicion::Unreachable {
+                        self.suspects.insert(instance, now + SUSPECT);
+                    }
                     tracing::debug!(%job, ?why, "delivery to an instance failed");
                     self.routes_changed = true;
                     self.asker
@@ -354,13 +440,18 @@ impl Core {
     }
 
     fn handle_event(&mut self, event: Event) {
-        self.state_changed = true;
         self.routes_changed = true;
+        let negative = matches!(
+            event,
+            Event::Absent { .. } | Event::Unknown { .. } | Event::Unanswered { .. }
+        );
+        self.state_changed |= !negative;
         match event {
             Event::Routes(routes) | Event::Unavailable(routes) => {
                 self.routes.set_job(&routes);
                 for row in &routes.instances {
                     self.name_instance(&routes.job, row);
+                    self.disown(&routes.job, row);
                 }
             }
             Event::Absent {
@@ -449,7 +540,7 @@ impl Core {
             return Ok(());
         };
         self.node_id = Some(NodeId::new(&registration.node_id)?);
-        self.look_at_own_address(&registration.host, registration.port);
+        self.look_at_own_address();
         self.plane.start()?;
         let broker = MqttConfig {
             node_id: registration.node_id.clone(),
@@ -470,13 +561,24 @@ impl Core {
         Ok(())
     }
 
-    /// The address that other nodes reach us at: configured, or the source of packets towards the cluster.
-    fn look_at_own_address(&mut self, host: &str, port: u16) {
+    /// The address that other nodes reach us at: configured, or the source of packets towards the cluster. A cluster on
+    /// this machine, or one with a name (resolving it would hold up everything else), says nothing: then it is the source
+    /// of the default route.
+    fn look_at_own_address(&mut self) {
+        let Some(registration) = &self.registration else {
+            return;
+        };
+        let cluster = registration
+            .host
+            .parse::<IpAddr>()
+            .ok()
+            .filter(|ip| !ip.is_loopback());
         let found = self
             .config
             .gateway
             .node_address
-            .or_else(|| super::source_towards(host, port));
+            .or_else(|| super::source_towards(cluster))
+            .or_else(|| registration.host.parse::<IpAddr>().ok().map(Ip::from));
         let Some(ip) = found.filter(|ip| self.own_ip != Some(*ip)) else {
             return;
         };
@@ -520,18 +622,16 @@ impl Core {
             if ServiceName::parse(&local.service)
                 .is_ok_and(|service| !self.lives_here(&service, local.number))
             {
-                self.ended
-                    .insert((local.service, local.number), local.epoch);
+                self.end_of(local.service, local.number, local.epoch);
             }
         }
-        self.tell_ended();
+        self.tell_ended(now);
         self.routes_changed = true;
         self.state_changed = true;
         for (reply, _) in self.registering.drain(..) {
             let _ = reply.send(Ok(()));
         }
         tracing::info!(subnet_v4 = ?subnet.v4, subnet_v6 = ?subnet.v6, "the node is wired");
-        notify::ready();
         Ok(())
     }
 
@@ -560,7 +660,7 @@ impl Core {
         for request in waiting {
             self.ask_instance(&request);
         }
-        self.tell_ended();
+        self.tell_ended(now);
         self.announce_all();
     }
 
@@ -657,18 +757,21 @@ impl Core {
         }
     }
 
-    async fn attach(&mut self, attach: Attach, reply: Reply<Attached>, now: Duration) {
-        let service = parse_name(&attach.service);
-        let prepared = match service.and_then(|service| Ok((service, self.node()?))) {
-            Ok((service, _)) => {
-                let mappings = PortMapping::list(&attach.port_mappings).map_err(bad_mapping);
-                match (mappings, find(&attach.target).await) {
-                    (Ok(mappings), Ok(workload)) => Ok((service, mappings, workload)),
-                    (Err(refusal), _) | (_, Err(refusal)) => Err(refusal),
-                }
-            }
-            Err(refusal) => Err(refusal),
-        };
+    fn attach(
+        &mut self,
+        attach: Attach,
+        reply: Reply<Attached>,
+        workload: Result<Workload, Refusal>,
+        now: Duration,
+    ) {
+        let prepared = parse_name(&attach.service).and_then(|service| {
+            self.node()?;
+            Ok((
+                service,
+                PortMapping::list(&attach.port_mappings).map_err(bad_mapping)?,
+                workload?,
+            ))
+        });
         let (service, port_mappings, workload) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => {
@@ -770,20 +873,21 @@ impl Core {
             }
             Err(refusal) => {
                 // The managers believe that it exists: take it back.
-                self.ended.insert((instance.service, number), result.epoch);
-                self.tell_ended();
+                self.end_of(instance.service, number, result.epoch);
+                self.tell_ended(now);
                 let _ = attaching.reply.send(Err(refusal));
             }
         }
     }
 
-    async fn detach(&mut self, detach: Detach, now: Duration) -> Result<(), Refusal> {
+    async fn detach(
+        &mut self,
+        detach: Detach,
+        namespace: Option<NamespaceId>,
+        now: Duration,
+    ) -> Result<(), Refusal> {
         let service = parse_name(&detach.service)?;
         let node = self.node()?;
-        let namespace = match &detach.target {
-            Some(target) => Some(find(target).await?.namespace.id()),
-            None => None,
-        };
         let attachments = node.run(|net| net.attachments().to_vec()).await?;
         let meant: Vec<u32> = attachments
             .iter()
@@ -843,11 +947,12 @@ impl Core {
         let nameless = self.nameless.remove(&(service.clone(), number)).is_some();
         if listed || nameless {
             self.asker.handle_local(service, number, false, now);
-            self.ended.insert(
-                (service.to_string(), number),
+            self.end_of(
+                service.to_string(),
+                number,
                 known.map_or(0, |local| local.epoch),
             );
-            self.tell_ended();
+            self.tell_ended(now);
             self.routes_changed = true;
             self.state_changed = true;
         }
@@ -940,6 +1045,10 @@ impl Core {
             instance_ip: row.instance_ip,
             ns_ip: nameless.attachment.ns_ip(),
         });
+        self.routes_changed = true;
+        self.state_changed = true;
+        // Workers see it before the caller does.
+        self.routes.publish();
         if let Some((reply, _)) = nameless.reply {
             let _ = reply.send(Ok(deployed(&nameless.attachment)));
         }
@@ -988,20 +1097,50 @@ impl Core {
         }
     }
 
-    fn tell_ended(&mut self) {
+    fn end_of(&mut self, service: String, number: u32, epoch: u64) {
+        self.ended.insert(
+            (service, number),
+            Ended {
+                epoch,
+                told_until: None,
+            },
+        );
+        self.state_changed = true;
+    }
+
+    /// The managers place an instance here that is not here: it ended while nobody could be told.
+    fn disown(&mut self, job: &ServiceName, row: &Row) {
+        let here = row.place.as_ref().and_then(|place| place.node.as_deref());
+        let ours = here.is_some() && here == self.node_id.as_ref().map(NodeId::as_str);
+        let key = (job.to_string(), row.number);
+        if ours
+            && row.epoch != 0
+            && self.node.is_some()
+            && !self.lives_here(job, row.number)
+            && !self.ended.contains_key(&key)
+        {
+            self.end_of(key.0, key.1, row.epoch);
+        }
+    }
+
+    /// Tells the cluster about ends; one whose epoch is not known only once, as the number may be another's by then.
+    fn tell_ended(&mut self, now: Duration) {
         if !self.connected {
             return;
         }
-        for ((appname, instance_number), epoch) in std::mem::take(&mut self.ended) {
-            self.say(
-                Verb::Undeployed,
-                &Undeployed {
-                    appname,
-                    instance_number,
-                    epoch,
-                },
-            );
+        let mut ended = std::mem::take(&mut self.ended);
+        for ((appname, instance_number), it) in &mut ended {
+            let undeployed = Undeployed {
+                appname: appname.clone(),
+                instance_number: *instance_number,
+                epoch: it.epoch,
+            };
+            self.say(Verb::Undeployed, &undeployed);
+            it.told_until.get_or_insert(now + TELL_AGAIN);
         }
+        ended.retain(|_, it| it.epoch != 0 && it.told_until.is_none_or(|until| now < until));
+        self.state_changed |= ended.len() != self.ended.len();
+        self.ended = ended;
     }
 
     fn node(&self) -> Result<Node, Refusal> {
@@ -1023,9 +1162,19 @@ impl Core {
             })
             .chain(self.remembered.iter().cloned())
             .collect();
+        let ended = self
+            .ended
+            .iter()
+            .map(|((service, number), it)| EndedState {
+                service: service.clone(),
+                number: *number,
+                epoch: it.epoch,
+            })
+            .collect();
         let state = State {
             registration: self.registration.clone(),
             local,
+            ended,
             routes: self.asker.snapshot(),
         };
         self.written_at = now;

@@ -30,7 +30,7 @@ pub use state::StateError;
 use state::StateFile;
 use std::future::Future;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use thiserror::Error as ThisError;
@@ -113,6 +113,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (bell, upcalls) = (bell.map_err(io::Error::from)?, plane.upcalls());
     let (commands, mut command_queue) = mpsc::channel(COMMANDS_MAX);
     let (mqtt_events, mut mqtt_queue) = mpsc::channel(MESSAGES_MAX);
+    let (found, mut found_queue) = mpsc::channel(COMMANDS_MAX);
     let (watch, mut gone) = Watch::start()?;
     let (view_state, shown) = watch::channel(GatewayState::default());
     let view = GatewayView {
@@ -137,12 +138,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         token,
         state,
         (plane, routes),
-        (watch, mqtt_events),
+        (watch, mqtt_events, found),
         view_state,
         now(),
     );
     core.start(now()).await?;
     core.settle(now());
+    // Ready to be registered: a node engine starts us first and registers then.
+    notify::ready();
     tokio::pin!(shutdown);
     let result = loop {
         let due = Instant::from_std(instant_of(core.poll_timeout()));
@@ -150,6 +153,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = &mut shutdown => break Ok(()),
             Some(command) = command_queue.recv() => core.handle_command(command, now()).await,
             Some(event) = mqtt_queue.recv() => core.handle_mqtt(event, now()).await,
+            Some(found) = found_queue.recv() => core.handle_found(found, now()).await,
             Some(instance) = gone.recv() => core.handle_gone(instance, now()).await,
             ready = bell.readable() => {
                 if let Ok(mut ready) = ready {
@@ -215,15 +219,24 @@ fn machine_node_id() -> Result<String, Error> {
     Ok(node_id_of_machine(machine_id.trim()))
 }
 
-/// The source address of packets towards the cluster; nothing is sent.
-fn source_towards(host: &str, port: u16) -> Option<Ip> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    if socket.connect((host, port)).is_err() {
-        let socket = UdpSocket::bind("[::]:0").ok()?;
-        socket.connect((host, port)).ok()?;
-        return Some(socket.local_addr().ok()?.ip().into());
-    }
-    Some(socket.local_addr().ok()?.ip().into())
+/// The source address of packets towards `peer`, or of the default route of either family; nothing is sent.
+fn source_towards(peer: Option<IpAddr>) -> Option<Ip> {
+    // Documentation addresses (RFC 5737, RFC 3849): only a default route leads there.
+    let anywhere = [
+        IpAddr::from([192, 0, 2, 1]),
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    ];
+    let peers = peer.map_or_else(|| anywhere.to_vec(), |peer| vec![peer]);
+    peers.into_iter().find_map(|peer| {
+        let any: IpAddr = if peer.is_ipv4() {
+            [0; 4].into()
+        } else {
+            [0; 16].into()
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((peer, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip().into())
+    })
 }
 
 /// The workers' clock as tokio's.

@@ -8,8 +8,8 @@ use sluice_proto::table_query::asker::Routes as JobRoutes;
 use sluice_proto::table_query::{self, Place, Row};
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{
-    InstanceSlot, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables, TunnelFormat,
-    Writer,
+    InstanceSlot, InstanceState, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables,
+    TunnelFormat, Writer,
 };
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,7 +245,16 @@ impl Routes {
         self.tables().instance_at(slot, epoch)?;
         let job = self.job_of(slot)?;
         self.writer.set_suspect(slot, true);
+        self.write_candidates(&job);
         Some(job)
+    }
+
+    /// Believes an instance again.
+    pub(crate) fn trust(&mut self, slot: InstanceSlot) {
+        self.writer.set_suspect(slot, false);
+        if let Some(job) = self.job_of(slot) {
+            self.write_candidates(&job);
+        }
     }
 
     fn locals_of(&self, name: &ServiceName) -> Vec<LocalInstance> {
@@ -342,12 +351,21 @@ impl Routes {
             Some(Placement::Peer(_)) => job.listed.contains(&number),
             Some(Placement::Nowhere) | None => false,
         };
-        let candidates: Vec<InstanceSlot> = job
+        let all: Vec<InstanceSlot> = job
             .instances
             .iter()
             .filter(|(number, slot)| eligible(**number, **slot))
             .map(|(_, slot)| *slot)
             .collect();
+        // Suspects take new flows only when nobody else is there.
+        let suspect = |slot: &InstanceSlot| {
+            tables
+                .instance(*slot)
+                .is_some_and(|row| row.state == InstanceState::Suspect)
+        };
+        let trusted: Vec<InstanceSlot> =
+            all.iter().copied().filter(|slot| !suspect(slot)).collect();
+        let candidates = if trusted.is_empty() { all } else { trusted };
         let slot = job.slot;
         self.writer.set_candidates(slot, &candidates);
     }
@@ -515,6 +533,28 @@ mod tests {
         assert_eq!(target(routes.tables(), ip("10.30.0.10")), before);
         assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
         assert_eq!(routes.tables().peers_at(ip(NODE_TWO)).len(), 1);
+    }
+
+    #[test]
+    fn a_suspect_takes_new_flows_only_when_nobody_else_is_there() {
+        let mut routes = routes();
+        routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+        let slots: Vec<(InstanceSlot, u32)> = routes
+            .tables()
+            .instances()
+            .map(|(slot, row)| (slot, row.epoch))
+            .collect();
+        assert_eq!(routes.suspect(slots[0].0, slots[0].1), Some(name()));
+        assert_eq!(candidates(&routes), [1]);
+        routes.suspect(slots[1].0, slots[1].1);
+        assert_eq!(candidates(&routes), [0, 1]);
+        routes.trust(slots[1].0);
+        assert_eq!(candidates(&routes), [1]);
+        assert_eq!(
+            routes.suspect(slots[0].0, slots[0].1 + 1),
+            None,
+            "that was another instance"
+        );
     }
 
     #[test]

@@ -32,6 +32,15 @@ pub(crate) struct LocalState {
     pub instance_ip_v6: Option<IpAddr>,
 }
 
+/// An instance that ended, as the cluster is told.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EndedState {
+    pub(crate) service: String,
+    pub(crate) number: u32,
+    pub(crate) epoch: u64,
+}
+
 /// Everything in the file.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +48,9 @@ pub(crate) struct State {
     pub registration: Option<Registration>,
     #[serde(default)]
     pub local: Vec<LocalState>,
+    /// Instances that ended here and of which the cluster may not know yet.
+    #[serde(default)]
+    pub(crate) ended: Vec<EndedState>,
     /// The table query's snapshot.
     #[serde(default)]
     pub routes: Vec<TableQueryResult>,
@@ -153,6 +165,11 @@ mod tests {
         let state = State {
             registration: None,
             local: vec![local],
+            ended: vec![EndedState {
+                service: "a.b.c.d".to_owned(),
+                number: 1,
+                epoch: 3,
+            }],
             routes,
         };
         file.write(&state).unwrap();
