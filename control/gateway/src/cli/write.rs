@@ -141,7 +141,7 @@ pub(super) struct Attach {
     /// The instance number [default: the next free one]
     #[arg(long, value_name = "N")]
     instance: Option<u32>,
-    /// Ports of this machine that lead to the instance: host[:container][/tcp|/udp], separated by `;`
+    /// Ports of this machine that lead to the instance: `host[:container][/tcp|/udp]`, separated by `;`
     #[arg(long, value_name = "PORTS", default_value = "")]
     ports: String,
     #[arg(short, long, value_enum, default_value_t)]
