@@ -1,7 +1,7 @@
 //! A worker: one thread, pinned to a core, that moves frames between its two links through the engine.
 //!
 //! [`turn`] is one round of work and needs no thread; [`run`] is the loop around it that spins, sleeps and stops;
-//! [`cores`] pins. Control holds a [`Handle`] per worker and hears it through its [`Bell`].
+//! [`mod@cores`] pins. Control holds a [`Handle`] per worker and hears it through its [`Bell`].
 
 pub mod turn;
 pub mod run;
