@@ -6,6 +6,7 @@
 mod core;
 mod flows;
 mod mqtt;
+mod path_mtu;
 mod plane;
 mod routes;
 mod state;
@@ -41,9 +42,6 @@ use tokio::time::{Instant, sleep_until};
 
 /// MTU of bridge, veths and TUN device in bytes: what legacy nodes use and send (OAKESTRA-WIRE section 4.2).
 const DEVICE_MTU: u32 = 1450;
-/// The longest inner packet that goes to a peer, in bytes: every underlay of 1500 carries it over IPv4 (28 bytes more)
-/// and IPv6 (48 bytes more).
-const PEER_MTU: u16 = 1450;
 /// The broker's port when a registration names only a host (OAKESTRA-WIRE section 1.6).
 const BROKER_PORT: u16 = 10003;
 /// Requests of the HTTP interfaces that wait for the core.
@@ -132,7 +130,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let node_socket = node_api::bind(&config.gateway.node_socket)?;
     let node_api = tokio::spawn(node_api::serve(node_socket, commands));
 
-    let routes = Routes::new(writer, PEER_MTU);
+    let routes = Routes::new(writer, path_mtu::inner_mtu_to);
     let mut core = Core::new(
         config,
         token,

@@ -44,13 +44,13 @@ pub(crate) struct Routes {
     placed: BTreeMap<InstanceSlot, PeerSlot>,
     peers: BTreeMap<PeerSlot, usize>,
     own: Option<(Ip, u16)>,
-    peer_mtu: u16,
+    peer_mtu: fn(Ip, u16) -> u16,
 }
 
 impl Routes {
-    /// `peer_mtu`: the longest inner packet a peer takes, in bytes.
+    /// `peer_mtu`: the longest inner packet, in bytes, that reaches the peer with this address and port.
     #[must_use]
-    pub(crate) const fn new(writer: Writer, peer_mtu: u16) -> Self {
+    pub(crate) const fn new(writer: Writer, peer_mtu: fn(Ip, u16) -> u16) -> Self {
         Self {
             writer,
             jobs: BTreeMap::new(),
@@ -270,9 +270,10 @@ impl Routes {
             Some(Place {
                 ns_ip, host, port, ..
             }) if self.own != Some((*host, *port)) => {
-                let peer =
-                    self.writer
-                        .upsert_peer(*host, *port, TunnelFormat::Plain, self.peer_mtu);
+                let mtu = (self.peer_mtu)(*host, *port);
+                let peer = self
+                    .writer
+                    .upsert_peer(*host, *port, TunnelFormat::Plain, mtu);
                 (Placement::Peer(peer), *ns_ip)
             }
             _ => (Placement::Nowhere, Dual::default()),
@@ -439,7 +440,10 @@ mod tests {
     }
 
     fn routes() -> Routes {
-        let mut routes = Routes::new(Writer::new(AddressPlan::oakestra(), Dual::default()), 1450);
+        let mut routes = Routes::new(
+            Writer::new(AddressPlan::oakestra(), Dual::default()),
+            |_, _| 1450,
+        );
         routes.set_own((ip(SELF), 50103));
         routes
     }

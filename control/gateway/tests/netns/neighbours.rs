@@ -57,14 +57,14 @@ fn two_nodes_behind_one_address() {
             })
             .unwrap();
     }
-    // The router also lets its inside reach its own public address (hairpin), as such routers do.
+    // The router also lets its inside reach its own public address, under that address (hairpinning, RFC 4787 REQ-9).
     nat.nft(
         "table ip nat {\n\
          chain pre {\ntype nat hook prerouting priority -100\n\
          ip daddr 192.168.77.50 udp dport 50103 dnat to 10.0.1.2:50103\n\
          ip daddr 192.168.77.50 udp dport 50104 dnat to 10.0.2.2:50103\n}\n\
          chain post {\ntype nat hook postrouting priority 100\n\
-         ip saddr 10.0.0.0/16 masquerade\n}\n}\n",
+         ip saddr 10.0.0.0/16 snat to 192.168.77.50\n}\n}\n",
     )
     .unwrap();
     world.start();

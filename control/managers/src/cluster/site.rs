@@ -136,6 +136,11 @@ impl Site {
         match outcome {
             Ok(answer) => {
                 self.root_seen = true;
+                if answer.status.is_server_error() {
+                    // It names what is wrong there, such as a range that is used up.
+                    let said = String::from_utf8_lossy(&answer.body);
+                    warn_limited!(status = answer.status.as_u16(), %said, "the root refused a request");
+                }
                 let reply = Some((answer.status.as_u16(), &answer.body[..]));
                 self.answerer.handle_root_reply(id, reply, now);
                 if let Some(incarnation) = answer.headers.get(INCARNATION) {
