@@ -3,6 +3,7 @@
 use super::error::LabError;
 use super::process::{Process, Program};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -196,17 +197,14 @@ impl NetNs {
         let shown = program.to_string();
         let child = self
             .run(move || {
-                command
-                    .stdin(Stdio::null())
-                    .stdout(file)
-                    .stderr(again)
-                    .spawn()
+                command.stdin(Stdio::null()).stdout(file).stderr(again);
+                with_open_signals(|| command.spawn())
             })
             .map_err(|source| LabError::Start {
                 program: shown,
                 source,
             })?;
-        Ok(Process::new(child, program, self.name(), log))
+        Ok(Process::new(child, program, self, log))
     }
 
     /// Runs a process inside to its end.
@@ -225,8 +223,8 @@ impl NetNs {
                 command
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
-                    .stderr(Stdio::piped())
-                    .spawn()
+                    .stderr(Stdio::piped());
+                with_open_signals(|| command.spawn())
             })
             .map_err(error)?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -255,6 +253,17 @@ impl NetNs {
                 .to_owned(),
         })
     }
+}
+
+/// Starts a child with no signal blocked: it inherits the mask, and one that cannot take SIGTERM cannot be stopped.
+fn with_open_signals<T>(start: impl FnOnce() -> T) -> T {
+    let before = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let started = start();
+    if let Ok(before) = before {
+        // It was this thread's mask a moment ago.
+        let _ = before.thread_set_mask();
+    }
+    started
 }
 
 /// Moves the calling thread into a new namespace, and opens it.

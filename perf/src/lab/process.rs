@@ -2,6 +2,7 @@
 
 use super::clock::{now, pause};
 use super::error::LabError;
+use super::netns::NetNs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
@@ -108,16 +109,17 @@ impl fmt::Display for Program {
 pub struct Process {
     child: Child,
     shown: String,
-    namespace: String,
+    /// Kept alive: the process would die with the namespace's thread, which started it.
+    namespace: NetNs,
     log: PathBuf,
 }
 
 impl Process {
-    pub(super) fn new(child: Child, program: &Program, namespace: &str, log: &Path) -> Self {
+    pub(super) fn new(child: Child, program: &Program, namespace: &NetNs, log: &Path) -> Self {
         Self {
             child,
             shown: program.to_string(),
-            namespace: namespace.to_owned(),
+            namespace: namespace.clone(),
             log: log.to_owned(),
         }
     }
@@ -141,7 +143,7 @@ impl Process {
             None => Ok(()),
             Some(status) => Err(LabError::Failed {
                 command: self.shown.clone(),
-                namespace: self.namespace.clone(),
+                namespace: self.namespace.name().to_owned(),
                 status: status.to_string(),
                 said: self.said_last(),
             }),
