@@ -506,7 +506,7 @@ impl Plan<'_> {
         let sections = format!(
             "[gateway]\nnode_id = \"{:024x}\"\ncluster = \"{}:10003\"\ncluster_token_file = \"{}\"\n\
              node_socket = \"{}\"\nadmin_socket = \"{}\"\nstate_dir = \"{}\"\nnode_address = \"{}\"\n{}\n\
-             [fastpath]\n{}\n",
+             [fastpath]\n{}\n{}\n",
             0xed6e_0000 + index + 1,
             management_address(host(FIRST_CLUSTER, cluster)),
             self.token.display(),
@@ -515,6 +515,7 @@ impl Plan<'_> {
             self.path(&name),
             address[0],
             self.layout.gateway,
+            core_of(index),
             self.layout.fastpath,
         );
         Ok(Gateway {
@@ -525,6 +526,13 @@ impl Plan<'_> {
             state_dir: self.scratch.path().join(&name),
         })
     }
+}
+
+/// The `cores` line of a gateway: the workers of several gateways on one machine must not share the first core.
+#[must_use]
+pub fn core_of(index: usize) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("cores = [{}]", index % cores)
 }
 
 fn letter(index: usize) -> char {

@@ -9,7 +9,7 @@
 
 use super::{Settings, environment};
 use crate::lab::scratch::Scratch;
-use crate::lab::sites::{Cable, Layout, Microservice, Sites, Target, descriptor};
+use crate::lab::sites::{Cable, Layout, Microservice, Sites, Target, core_of, descriptor};
 use crate::lab::wire::carried;
 use crate::lab::{LabError, NetNs, Process};
 use crate::peers::vxlan::{Node, VxlanDnat};
@@ -224,10 +224,10 @@ fn tracks(sites: &Sites) -> Result<[Track; 2], LabError> {
 
 /// Restarts both gateways with this line in their `[fastpath]` section.
 fn restart(sites: &mut Sites, line: &str) -> Result<(), LabError> {
-    for gateway in &mut sites.gateways {
+    for (index, gateway) in sites.gateways.iter_mut().enumerate() {
         gateway.role.configure(|text| {
             let (kept, _) = text.split_once("[fastpath]").unwrap_or((&text, ""));
-            format!("{kept}[fastpath]\n{line}\n")
+            format!("{kept}[fastpath]\n{}\n{line}\n", core_of(index))
         })?;
         gateway.role.stop();
         gateway.role.start()?;
