@@ -4,7 +4,7 @@
 //!  caller, a ── gateway 1 ── wire ── gateway 2 ── echo b
 //! ```
 
-use crate::world::{CALLER, ECHO, World, serve, service_ip, tcp};
+use crate::world::{CALLER, ECHO, World, serve, service_ip, tcp, tcp_impatient};
 use sluice_perf::lab::clock::{now, wait_for};
 use sluice_perf::lab::sites::Target;
 use sluice_perf::lab::{NetNs, Program};
@@ -83,6 +83,18 @@ fn a_killed_gateway_adopts_what_it_finds() {
         names
     };
     let before = links(&world);
+    // What was learnt is on disk a moment later.
+    let file = world.sites.gateways[0].state_dir.join("gateway.json");
+    wait_for("the routes on disk", Duration::from_secs(5), || {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        let known = |ip: std::net::IpAddr| text.contains(&format!("\"{ip}\""));
+        if [0, 1].iter().all(|&family| known(b.ip(family))) {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    })
+    .unwrap();
     world.sites.stop_managers();
     world.sites.gateways[0].role.kill();
     world.sites.gateways[0].role.start().unwrap();
@@ -92,7 +104,7 @@ fn a_killed_gateway_adopts_what_it_finds() {
             wait_for(
                 &format!("requests to {to}"),
                 Duration::from_secs(5),
-                || match tcp(&caller.namespace, to) {
+                || match tcp_impatient(&caller.namespace, to) {
                     Ok(answer) if answer.name == name => Ok(()),
                     other => Err(format!("{other:?}")),
                 },
