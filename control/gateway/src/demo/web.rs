@@ -97,7 +97,7 @@ fn start(sites: &Sites, files: &Files, namespace: &NetNs, number: u8) -> Result<
     // One process and no master: it needs no other user, so that it runs in a user namespace too, and its pid is the
     // instance's.
     let configuration = format!(
-        "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\n\
+        "user root;\ndaemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\n\
          events {{ worker_connections 512; }}\n\
          http {{\n\
          access_log off;\nsendfile on;\ndefault_type text/plain;\nserver_tokens off;\n\
