@@ -52,7 +52,7 @@ const SUSPECT: Duration = Duration::from_secs(5);
 /// Uses are looked at so often.
 const TICK: Duration = Duration::from_secs(1);
 /// The state file is written at most so often.
-const WRITE_PAUSE: Duration = Duration::from_millis(200);
+const WRITE_PAUSE: Duration = Duration::from_millis(50);
 
 /// An attachment that waits for the managers' instance.
 #[derive(Debug)]
