@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ pub struct End {
 #[derive(Debug)]
 pub struct DelayLine {
     cut: Arc<AtomicBool>,
+    one_way_ns: Arc<AtomicU64>,
     carrier: Option<JoinHandle<()>>,
 }
 
@@ -68,7 +69,9 @@ impl DelayLine {
             end.namespace.ip(&commands)?;
         }
         let cut = Arc::new(AtomicBool::new(false));
+        let one_way_ns = Arc::new(AtomicU64::new(nanoseconds(settings.one_way)));
         let line = Line {
+            one_way_ns: Arc::clone(&one_way_ns),
             files,
             routes,
             settings,
@@ -83,9 +86,20 @@ impl DelayLine {
             .map_err(LabError::socket("the delay line's thread"))?;
         Ok(Self {
             cut,
+            one_way_ns,
             carrier: Some(carrier),
         })
     }
+
+    /// Changes how long packets wait from now on.
+    pub fn set_one_way(&self, one_way: Duration) {
+        self.one_way_ns
+            .store(nanoseconds(one_way), Ordering::Relaxed);
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Drop for DelayLine {
@@ -102,6 +116,7 @@ impl Drop for DelayLine {
 type Waiting = (Instant, u64, usize, Vec<u8>);
 
 struct Line {
+    one_way_ns: Arc<AtomicU64>,
     files: Vec<File>,
     routes: BTreeMap<IpAddr, usize>,
     settings: Settings,
@@ -152,9 +167,10 @@ impl Line {
             }
             let jitter_us = u64::try_from(self.settings.jitter.as_micros()).unwrap_or(u64::MAX);
             let late = Duration::from_micros(self.roll(jitter_us + 1));
+            let one_way = Duration::from_nanos(self.one_way_ns.load(Ordering::Relaxed));
             self.numbered += 1;
             self.waiting.push(Reverse((
-                now() + self.settings.one_way + late,
+                now() + one_way + late,
                 self.numbered,
                 to,
                 packet[..len].to_vec(),

@@ -10,7 +10,9 @@
 use super::{Settings, environment};
 use crate::lab::clock::{now, pause, wait_for};
 use crate::lab::scratch::Scratch;
-use crate::lab::sites::{Attached, Cable, Layout, Microservice, Sites, Target, descriptor};
+use crate::lab::sites::{
+    Attached, Cable, Layout, Microservice, Sites, Target, descriptor, ping_round_trip,
+};
 use crate::lab::{LabError, NetNs, http};
 use crate::report::{Goal, Report, Row};
 use std::fs;
@@ -58,6 +60,12 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     );
 
     (settings.say)("first packets");
+    let away = ping_round_trip(sites.gateways[0].namespace(), sites.cluster_address(0))?;
+    report.push(Row::single(
+        "managers_round_trip_ms",
+        away.as_secs_f64() * 1e3,
+        "ms",
+    ));
     let mut trial = 0;
     for (suffix, gateway, bound) in [
         ("", 2, OTHER_CLUSTER_MS),
