@@ -40,8 +40,9 @@ use tokio::sync::{mpsc, watch};
 const REGISTER_WAIT: Duration = Duration::from_millis(9_500);
 /// A subnet that does not come is asked for again.
 const SUBNET_RETRY: Duration = Duration::from_secs(2);
-/// How long an attachment waits for the managers.
-const ATTACH_WAIT: Duration = Duration::from_secs(5);
+/// How long an attachment waits for the managers: longer than the cluster waits for the root (8 s), so that an instance
+/// that is given late is not given to nobody.
+const ATTACH_WAIT: Duration = Duration::from_secs(10);
 /// How long a deployment waits for its InstanceIP before it answers all the same.
 const DEPLOY_WAIT: Duration = Duration::from_secs(2);
 /// How long the cluster is told of an end again and again, and how often.
