@@ -362,7 +362,6 @@ impl Core {
             }
             MqttEvent::Message { topic, payload } => {
                 if let Err(error) = self.handle_message(&topic, &payload, now).await {
-                    self.plane.count_bad_message();
                     tracing::warn!(topic, %error, "a message of the cluster is not understood");
                 }
             }

@@ -10,7 +10,6 @@ use sluice_tables::{Publisher, Upcalls};
 use sluice_worker::{Bell, Handle, Worker, spawn};
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Questions and observations that wait for control; above it workers count and go on.
 const UPCALLS_MAX: usize = 4096;
@@ -28,7 +27,6 @@ pub(crate) struct Plane {
     workers: Vec<Handle<TunLink, UdpLink>>,
     links: Vec<String>,
     counters: Vec<Arc<Counters>>,
-    bad_messages: AtomicU64,
     seed: u64,
 }
 
@@ -53,7 +51,6 @@ impl Plane {
             workers: Vec::new(),
             links: Vec::new(),
             counters: Vec::new(),
-            bad_messages: AtomicU64::new(0),
             // The standard library's keys come from the operating system.
             seed: std::collections::hash_map::RandomState::new().hash_one(0),
         })
@@ -189,11 +186,6 @@ impl Plane {
                 links: self.links.clone(),
             })
             .collect()
-    }
-
-    /// A message of the cluster could not be read.
-    pub(crate) fn count_bad_message(&self) {
-        self.bad_messages.fetch_add(1, Ordering::Relaxed);
     }
 }
 
