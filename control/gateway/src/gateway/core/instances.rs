@@ -1,0 +1,498 @@
+//! The instances of this node: deployed by a node engine, attached by hand, adopted after a restart, ended.
+
+use super::Core;
+use crate::command::{
+    Attach, AttachTarget, Attached, Deploy, DeployKind, Deployed, Detach, InstanceName, Refusal,
+    Reply,
+};
+use crate::container;
+use crate::gateway::routes::LocalInstance;
+use crate::gateway::state::LocalState;
+use crate::node::attach::{Attachment, Request};
+use crate::node::namespace::{NamespaceId, Workload};
+use crate::node::port_mapping::PortMapping;
+use crate::node::thread::Node;
+use sluice_proto::ServiceName;
+use sluice_proto::message::{InstanceRequest, InstanceResult, Verb};
+use sluice_proto::table_query::Row;
+use sluice_wire::{Dual, InstanceIp, Ip};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long an attachment waits for the managers: longer than the cluster waits for the root (8 s), so that an instance
+/// that is given late is not given to nobody.
+const ATTACH_WAIT: Duration = Duration::from_secs(10);
+/// How long a deployment waits for its InstanceIP before it answers all the same.
+const DEPLOY_WAIT: Duration = Duration::from_secs(2);
+
+/// An attachment that waits for the managers' instance.
+#[derive(Debug)]
+pub(super) struct Attaching {
+    service: ServiceName,
+    instance_number: Option<u32>,
+    port_mappings: Vec<PortMapping>,
+    workload: Workload,
+    reply: Reply<Attached>,
+    until: Duration,
+}
+
+/// An instance that is wired, but whose InstanceIP is not known yet.
+#[derive(Debug)]
+pub(super) struct Nameless {
+    pub(super) attachment: Attachment,
+    reply: Option<(Reply<Deployed>, Duration)>,
+}
+
+impl Core {
+    pub(super) async fn deploy(&mut self, deploy: Deploy, reply: Reply<Deployed>, now: Duration) {
+        let prepared = parse_name(&deploy.instance.service).and_then(|service| {
+            Ok((
+                service,
+                PortMapping::list(&deploy.port_mappings).map_err(bad_mapping)?,
+                self.node()?,
+            ))
+        });
+        let (service, port_mappings, node) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => {
+                let _ = reply.send(Err(refusal));
+                return;
+            }
+        };
+        let number = deploy.instance.instance_number;
+        let request = Request {
+            instance: deploy.instance,
+            port_mappings,
+            note: String::new(),
+        };
+        let attached = match deploy.kind {
+            DeployKind::Container { pid } => match Workload::of_process(pid) {
+                Ok(workload) => node.attach(request, workload).await,
+                Err(error) => Err(error.into()),
+            },
+            DeployKind::Unikernel => node.attach_unikernel(request).await,
+        };
+        match attached {
+            Ok(attachment) => {
+                self.watch.add(&attachment);
+                self.announce(&attachment, 0);
+                let nameless = Nameless {
+                    attachment,
+                    reply: Some((reply, now + DEPLOY_WAIT)),
+                };
+                self.nameless.insert((service.clone(), number), nameless);
+                self.asker.handle_local(&service, number, true, now);
+                self.name_known(&service, number);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error.into()));
+            }
+        }
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        attach: Attach,
+        reply: Reply<Attached>,
+        workload: Result<Workload, Refusal>,
+        now: Duration,
+    ) {
+        let prepared = parse_name(&attach.service).and_then(|service| {
+            self.node()?;
+            Ok((
+                service,
+                PortMapping::list(&attach.port_mappings).map_err(bad_mapping)?,
+                workload?,
+            ))
+        });
+        let (service, port_mappings, workload) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => {
+                let _ = reply.send(Err(refusal));
+                return;
+            }
+        };
+        if let Some(number) = attach.instance_number
+            && self.lives_here(&service, number)
+        {
+            let instance = InstanceName {
+                service: attach.service,
+                instance_number: number,
+            };
+            let _ = reply.send(Err(Refusal::AlreadyAttached(instance)));
+            return;
+        }
+        self.requests += 1;
+        // Unique across restarts: a repeated request must not be taken for an earlier one.
+        let request = format!("{:x}-{}", now.as_nanos(), self.requests);
+        self.attaching.insert(
+            request.clone(),
+            Attaching {
+                service,
+                instance_number: attach.instance_number,
+                port_mappings,
+                workload,
+                reply,
+                until: now + ATTACH_WAIT,
+            },
+        );
+        self.ask_instance(&request);
+    }
+
+    fn ask_instance(&self, request: &str) {
+        if let Some(attaching) = self.attaching.get(request) {
+            let body = InstanceRequest {
+                request_id: request.to_owned(),
+                service: attaching.service.clone(),
+                instance_number: attaching.instance_number,
+            };
+            self.say(Verb::InstanceRequest, &body);
+        }
+    }
+
+    /// The managers gave an instance: wire it.
+    pub(super) async fn handle_instance(&mut self, result: InstanceResult, now: Duration) {
+        let Some(attaching) = self.attaching.remove(&result.request_id) else {
+            return;
+        };
+        if let Some(error) = result.error {
+            let refusal = if result.retry {
+                Refusal::ManagersAway(error)
+            } else {
+                Refusal::ManagersRefused(error)
+            };
+            let _ = attaching.reply.send(Err(refusal));
+            return;
+        }
+        let number = result.instance_number;
+        let instance = InstanceName {
+            service: attaching.service.to_string(),
+            instance_number: number,
+        };
+        let request = Request {
+            instance: instance.clone(),
+            port_mappings: attaching.port_mappings,
+            note: String::new(),
+        };
+        let attached = match self.node() {
+            Ok(node) => node
+                .attach(request, attaching.workload)
+                .await
+                .map_err(Refusal::from),
+            Err(refusal) => Err(refusal),
+        };
+        match attached {
+            Ok(attachment) => {
+                self.watch.add(&attachment);
+                let instance_ip = Dual {
+                    v4: result.instance_ip,
+                    v6: result.instance_ip_v6,
+                };
+                self.list(
+                    &attaching.service,
+                    &attachment,
+                    result.epoch,
+                    map(instance_ip, InstanceIp::new),
+                    now,
+                );
+                let attached = Attached {
+                    instance,
+                    instance_ip: instance_ip.v4.and_then(v4),
+                    instance_ip_v6: instance_ip.v6.and_then(v6),
+                    ns_address: attachment.ns_address,
+                    ns_address_v6: attachment.ns_address_v6,
+                };
+                let _ = attaching.reply.send(Ok(attached));
+            }
+            Err(refusal) => {
+                // The managers believe that it exists: take it back.
+                self.end_of(instance.service, number, result.epoch);
+                self.tell_ended(now);
+                let _ = attaching.reply.send(Err(refusal));
+            }
+        }
+    }
+
+    pub(super) async fn detach(
+        &mut self,
+        detach: Detach,
+        namespace: Option<NamespaceId>,
+        now: Duration,
+    ) -> Result<(), Refusal> {
+        let service = parse_name(&detach.service)?;
+        let node = self.node()?;
+        let attachments = node.run(|net| net.attachments().to_vec()).await?;
+        let meant: Vec<u32> = attachments
+            .iter()
+            .filter(|attachment| {
+                ServiceName::parse(&attachment.instance.service).is_ok_and(|name| name == service)
+            })
+            .filter(|attachment| {
+                detach
+                    .instance_number
+                    .is_none_or(|n| attachment.instance.instance_number == n)
+            })
+            .filter(|attachment| namespace.is_none_or(|id| attachment.namespace == id))
+            .map(|attachment| attachment.instance.instance_number)
+            .collect();
+        if meant.is_empty() {
+            return Err(Refusal::UnknownInstance(format!(
+                "an instance of {service}{}",
+                detach
+                    .target
+                    .map(|target| format!(" in {target}"))
+                    .unwrap_or_default()
+            )));
+        }
+        for number in meant {
+            self.end(&service, number, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a local instance on purpose.
+    pub(super) async fn end(
+        &mut self,
+        service: &ServiceName,
+        number: u32,
+        now: Duration,
+    ) -> Result<(), Refusal> {
+        self.node()?;
+        let instance = InstanceName {
+            service: service.to_string(),
+            instance_number: number,
+        };
+        self.watch.remove(&instance);
+        let was_listed = self.unlist(service, number, now);
+        self.settle(now);
+        let was_wired = self.unwire(instance.clone()).await?;
+        if was_listed || was_wired {
+            Ok(())
+        } else {
+            Err(Refusal::UnknownInstance(instance.to_string()))
+        }
+    }
+
+    /// Takes an instance out of routes, interests and the cluster's knowledge.
+    pub(super) fn unlist(&mut self, service: &ServiceName, number: u32, now: Duration) -> bool {
+        let known = self.routes.remove_local(service, number);
+        let listed = known.is_some();
+        let nameless = self.nameless.remove(&(service.clone(), number)).is_some();
+        if listed || nameless {
+            self.asker.handle_local(service, number, false, now);
+            self.end_of(
+                service.to_string(),
+                number,
+                known.map_or(0, |local| local.epoch),
+            );
+            self.tell_ended(now);
+            self.routes_changed = true;
+            self.state_changed = true;
+        }
+        listed || nameless
+    }
+
+    pub(super) async fn unwire(&mut self, instance: InstanceName) -> Result<bool, Refusal> {
+        Ok(self.node()?.detach(instance).await?.is_some())
+    }
+
+    /// A wired instance has its InstanceIP: it takes part from now on.
+    fn list(
+        &mut self,
+        service: &ServiceName,
+        attachment: &Attachment,
+        epoch: u64,
+        instance_ip: Dual<InstanceIp>,
+        now: Duration,
+    ) {
+        let number = attachment.instance.instance_number;
+        self.ended.remove(&(service.to_string(), number));
+        let ns_ip = attachment.ns_ip();
+        self.routes.add_local(LocalInstance {
+            job: service.clone(),
+            number,
+            epoch,
+            instance_ip,
+            ns_ip,
+        });
+        self.announce(attachment, epoch);
+        self.asker.handle_local(service, number, true, now);
+        self.routes_changed = true;
+        self.state_changed = true;
+    }
+
+    /// An instance that an earlier life of this gateway attached.
+    pub(super) fn adopt(
+        &mut self,
+        attachment: Attachment,
+        remembered: &[LocalState],
+        now: Duration,
+    ) {
+        let Ok(service) = ServiceName::parse(&attachment.instance.service) else {
+            return;
+        };
+        let number = attachment.instance.instance_number;
+        self.watch.add(&attachment);
+        let known = remembered.iter().find(|local| {
+            local.number == number
+                && ServiceName::parse(&local.service).is_ok_and(|name| name == service)
+        });
+        if let Some(known) = known {
+            let instance_ip = Dual {
+                v4: known.instance_ip.map(|ip| InstanceIp::new(ip.into())),
+                v6: known.instance_ip_v6.map(|ip| InstanceIp::new(ip.into())),
+            };
+            self.list(&service, &attachment, known.epoch, instance_ip, now);
+        } else {
+            self.announce(&attachment, 0);
+            self.nameless.insert(
+                (service.clone(), number),
+                Nameless {
+                    attachment,
+                    reply: None,
+                },
+            );
+            self.asker.handle_local(&service, number, true, now);
+            self.name_known(&service, number);
+        }
+    }
+
+    /// Looks whether the managers have told the InstanceIP before.
+    fn name_known(&mut self, service: &ServiceName, number: u32) {
+        let row = self.asker.routes(service).and_then(|routes| {
+            routes
+                .instances
+                .iter()
+                .find(|row| row.number == number)
+                .cloned()
+        });
+        if let Some(row) = row {
+            self.name_instance(service, &row);
+        }
+    }
+
+    /// The managers told an InstanceIP; if that instance waits for it here, it takes part from now on.
+    pub(super) fn name_instance(&mut self, service: &ServiceName, row: &Row) {
+        let Some(nameless) = self.nameless.remove(&(service.clone(), row.number)) else {
+            return;
+        };
+        self.routes.add_local(LocalInstance {
+            job: service.clone(),
+            number: row.number,
+            epoch: row.epoch,
+            instance_ip: row.instance_ip,
+            ns_ip: nameless.attachment.ns_ip(),
+        });
+        self.routes_changed = true;
+        self.state_changed = true;
+        // Workers see it before the caller does.
+        self.routes.publish();
+        if let Some((reply, _)) = nameless.reply {
+            let _ = reply.send(Ok(deployed(&nameless.attachment)));
+        }
+    }
+
+    pub(super) fn lives_here(&self, service: &ServiceName, number: u32) -> bool {
+        self.routes.local(service, number).is_some()
+            || self.nameless.contains_key(&(service.clone(), number))
+    }
+
+    pub(super) fn node(&self) -> Result<Node, Refusal> {
+        self.node.clone().ok_or(Refusal::NotRegistered)
+    }
+
+    /// When the next attachment or deployment has waited long enough.
+    pub(super) fn waits_until(&self) -> Option<Duration> {
+        let attaching = self.attaching.values().map(|attaching| attaching.until);
+        let deploying = self
+            .nameless
+            .values()
+            .filter_map(|nameless| nameless.reply.as_ref().map(|(_, until)| *until));
+        attaching.chain(deploying).min()
+    }
+
+    /// Attachments and deployments that waited too long are answered.
+    pub(super) fn end_waits(&mut self, now: Duration) {
+        let late: Vec<String> = self
+            .attaching
+            .iter()
+            .filter(|(_, attaching)| attaching.until <= now)
+            .map(|(request, _)| request.clone())
+            .collect();
+        for request in late {
+            if let Some(attaching) = self.attaching.remove(&request) {
+                let away = format!(
+                    "no instance of {} within {} s",
+                    attaching.service,
+                    ATTACH_WAIT.as_secs()
+                );
+                let _ = attaching.reply.send(Err(Refusal::ManagersAway(away)));
+            }
+        }
+        for nameless in self.nameless.values_mut() {
+            if let Some((reply, _)) = nameless.reply.take_if(|(_, until)| *until <= now) {
+                let instance = &nameless.attachment.instance;
+                tracing::warn!(%instance, "deployed, but the managers have not said its InstanceIP yet");
+                let _ = reply.send(Ok(deployed(&nameless.attachment)));
+            }
+        }
+    }
+
+    /// Asks again for what was not answered.
+    pub(super) fn ask_instances(&self) {
+        for request in self.attaching.keys() {
+            self.ask_instance(request);
+        }
+    }
+}
+
+pub(super) fn parse_name(text: &str) -> Result<ServiceName, Refusal> {
+    ServiceName::parse(text).map_err(|_| Refusal::ServiceName(text.to_owned()))
+}
+
+fn bad_mapping(error: crate::node::port_mapping::PortMappingError) -> Refusal {
+    Refusal::BadRequest(error.to_string())
+}
+
+pub(super) async fn find(target: &AttachTarget) -> Result<Workload, Refusal> {
+    let pid = match target {
+        AttachTarget::Pid(pid) => *pid,
+        AttachTarget::Netns(path) => {
+            return Workload::of_namespace(path)
+                .map_err(|error| Refusal::NoTarget(error.to_string()));
+        }
+        AttachTarget::Container(id) => container::pid(id)
+            .await
+            .map_err(|error| Refusal::NoTarget(error.to_string()))?,
+    };
+    Workload::of_process(pid).map_err(|error| Refusal::NoTarget(error.to_string()))
+}
+
+fn deployed(attachment: &Attachment) -> Deployed {
+    Deployed {
+        service: attachment.instance.service.clone(),
+        ns_address: attachment.ns_address,
+        ns_address_v6: attachment.ns_address_v6,
+    }
+}
+
+fn map<T: Copy, U>(pair: Dual<T>, make: impl Fn(T) -> U) -> Dual<U> {
+    Dual {
+        v4: pair.v4.map(&make),
+        v6: pair.v6.map(&make),
+    }
+}
+
+fn v4(ip: Ip) -> Option<std::net::Ipv4Addr> {
+    match IpAddr::from(ip) {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(ip: Ip) -> Option<std::net::Ipv6Addr> {
+    match IpAddr::from(ip) {
+        IpAddr::V6(ip) => Some(ip),
+        IpAddr::V4(_) => None,
+    }
+}

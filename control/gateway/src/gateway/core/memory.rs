@@ -1,0 +1,81 @@
+//! What others see: the state file for a restart, and the view for status.
+
+use super::Core;
+use crate::admin_api::GatewayState;
+use crate::gateway::state::{EndedState, LocalState, State};
+use sluice_wire::{Dual, Subnet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The state file is written at most so often.
+pub(super) const WRITE_PAUSE: Duration = Duration::from_millis(50);
+
+impl Core {
+    pub(super) fn remember(&mut self, now: Duration) {
+        let local = self
+            .routes
+            .locals()
+            .map(|local| LocalState {
+                service: local.job.to_string(),
+                number: local.number,
+                epoch: local.epoch,
+                instance_ip: local.instance_ip.v4.map(|ip| IpAddr::from(ip.ip())),
+                instance_ip_v6: local.instance_ip.v6.map(|ip| IpAddr::from(ip.ip())),
+            })
+            .chain(self.remembered.iter().cloned())
+            .collect();
+        let ended = self
+            .ended
+            .iter()
+            .map(|((service, number), it)| EndedState {
+                service: service.clone(),
+                number: *number,
+                epoch: it.epoch,
+            })
+            .collect();
+        let state = State {
+            registration: self.registration.clone(),
+            local,
+            ended,
+            routes: self.asker.snapshot(),
+        };
+        self.written_at = now;
+        self.state_changed = false;
+        if let Err(error) = self.file.write(&state) {
+            tracing::warn!(%error, "a restart will know less");
+            self.state_changed = true;
+        }
+    }
+
+    pub(super) fn show(&self) {
+        let registration = self.registration.as_ref();
+        let not_ready = match (registration, &self.node) {
+            (None, _) => "not registered: POST /register, or set gateway.cluster",
+            (Some(_), None) => "waiting for the cluster to give this node a subnet",
+            (Some(_), Some(_)) => "",
+        };
+        let subnet = registration.and_then(|known| known.subnet.as_ref());
+        let plan = &self.config.plan;
+        let state = GatewayState {
+            node_id: registration
+                .map(|known| known.node_id.clone())
+                .unwrap_or_default(),
+            node_address: self.own_ip,
+            tunnel_port: self.config.fastpath.tunnel_port,
+            exposed_port: self.config.gateway.exposed_port,
+            subnet: Dual {
+                v4: subnet.and_then(|it| Subnet::new(it.address?, plan.node_length_v4).ok()),
+                v6: subnet.and_then(|it| Subnet::new(it.addressv6?, plan.node_length_v6).ok()),
+            },
+            cluster: registration
+                .map(|known| format!("{}:{}", known.host, known.port))
+                .unwrap_or_default(),
+            cluster_connected: self.connected,
+            questions_open: self.asker.queries(),
+            tunnels: self.plane.tunnels(),
+            workers: self.plane.workers(),
+            not_ready: not_ready.to_owned(),
+        };
+        self.view.send_replace(state);
+    }
+}

@@ -1,0 +1,486 @@
+//! The core: one value that owns registration, table query, routes and attachments, and reacts to one event at a time.
+//!
+//! Whatever happens (a command, a message, a question of a worker, the end of an instance, a timer) goes through a
+//! `handle_*` method and then [`Core::settle`], which sends what the table query wants sent, writes its answers into
+//! the tables, publishes them and remembers them on disk.
+
+mod instances;
+mod memory;
+mod placement;
+mod registration;
+
+use super::Error;
+use super::mqtt::{Mqtt, MqttEvent};
+use super::plane::Plane;
+use super::routes::Routes;
+use super::state::{LocalState, Registration, State, StateFile};
+use crate::admin_api::GatewayState;
+use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
+use crate::config::Config;
+use crate::node::namespace::{NamespaceId, Workload};
+use crate::node::thread::Node;
+use crate::node::watch::Watch;
+use instances::{Attaching, Nameless, find, parse_name};
+use memory::WRITE_PAUSE;
+use placement::{Ended, TELL_PAUSE_S};
+use registration::SUBNET_RETRY;
+use sluice_proto::ServiceName;
+use sluice_proto::message::{
+    self, InstanceResult, NodeId, SubnetResult, TableQueryResult, Topic, UpdatesAvailable, Verb,
+};
+use sluice_proto::table_query::Key;
+use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
+use sluice_tables::{InstanceSlot, Known, Question, Suspicion, Upcall};
+use sluice_wire::Ip;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long a suspect takes no new flow.
+const SUSPECT: Duration = Duration::from_secs(5);
+/// Uses are looked at so often.
+const TICK: Duration = Duration::from_secs(1);
+/// A request whose target was looked up outside the core: a container runtime may take its time to answer.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Attach(Attach, Reply<Attached>, Result<Workload, Refusal>),
+    Detach(Detach, Reply<()>, Result<Option<NamespaceId>, Refusal>),
+}
+
+/// See the module.
+pub(crate) struct Core {
+    config: Config,
+    token: Option<String>,
+    asker: Asker,
+    routes: Routes,
+    plane: Plane,
+    file: StateFile,
+    registration: Option<Registration>,
+    node_id: Option<NodeId>,
+    own_ip: Option<Ip>,
+    mqtt: Option<Mqtt>,
+    mqtt_events: mpsc::Sender<MqttEvent>,
+    connected: bool,
+    node: Option<Node>,
+    watch: Watch,
+    registering: Vec<(Reply<()>, Duration)>,
+    subnet_asked_at: Option<Duration>,
+    attaching: BTreeMap<String, Attaching>,
+    nameless: BTreeMap<(ServiceName, u32), Nameless>,
+    /// Instances whose end the cluster may not know yet.
+    ended: BTreeMap<(String, u32), Ended>,
+    /// Instances that take no new flow, and until when.
+    suspects: BTreeMap<InstanceSlot, Duration>,
+    /// Why the broker cannot be reached, as last said in the log.
+    broker_away: String,
+    /// Where targets that were looked up elsewhere come back.
+    found: mpsc::Sender<Found>,
+    /// InstanceIPs of instances that an earlier life of this gateway attached.
+    remembered: Vec<LocalState>,
+    requests: u64,
+    routes_changed: bool,
+    state_changed: bool,
+    written_at: Duration,
+    tick_at: Duration,
+    view: watch::Sender<GatewayState>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: Config,
+        token: Option<String>,
+        (file, state): (StateFile, State),
+        (plane, routes): (Plane, Routes),
+        (watch, mqtt_events, found): (Watch, mpsc::Sender<MqttEvent>, mpsc::Sender<Found>),
+        view: watch::Sender<GatewayState>,
+        now: Duration,
+    ) -> Self {
+        let mut asker = Asker::new(asker::Settings::default(), plane.seed());
+        asker.restore(&state.routes, now);
+        let ended = state
+            .ended
+            .into_iter()
+            .map(|it| {
+                (
+                    (it.service, it.number),
+                    Ended {
+                        epoch: it.epoch,
+                        told_until: None,
+                    },
+                )
+            })
+            .collect();
+        Self {
+            config,
+            token,
+            asker,
+            routes,
+            plane,
+            file,
+            registration: state.registration,
+            node_id: None,
+            own_ip: None,
+            mqtt: None,
+            mqtt_events,
+            connected: false,
+            node: None,
+            watch,
+            registering: Vec::new(),
+            subnet_asked_at: None,
+            attaching: BTreeMap::new(),
+            nameless: BTreeMap::new(),
+            ended,
+            suspects: BTreeMap::new(),
+            broker_away: String::new(),
+            found,
+            remembered: state.local,
+            requests: 0,
+            routes_changed: false,
+            state_changed: false,
+            written_at: Duration::ZERO,
+            tick_at: now,
+            view,
+        }
+    }
+
+    /// Goes on as the node this gateway was before, or as the one the configuration names. Without either it waits
+    /// for a registration.
+    pub(crate) async fn start(&mut self, now: Duration) -> Result<(), Error> {
+        if let Some(cluster) = &self.config.gateway.cluster {
+            let node_id = self
+                .config
+                .gateway
+                .node_id
+                .clone()
+                .map_or_else(super::machine_node_id, Ok)?;
+            let (host, port) = (cluster.host.clone(), cluster.port);
+            let known = self
+                .registration
+                .take()
+                .filter(|known| known.node_id == node_id);
+            let subnet = known.and_then(|known| known.subnet);
+            self.registration = Some(Registration {
+                node_id,
+                host,
+                port,
+                subnet,
+            });
+        }
+        if self.registration.is_some() {
+            self.begin(now).await?;
+        }
+        Ok(())
+    }
+
+    /// When [`Core::handle_timeout`] is due.
+    pub(crate) fn poll_timeout(&self) -> Duration {
+        let mut due = self.tick_at;
+        let mut sooner = |at: Option<Duration>| due = at.map_or(due, |at| due.min(at));
+        sooner(self.asker.poll_timeout());
+        sooner(self.waits_until());
+        sooner(self.registering.iter().map(|(_, until)| *until).min());
+        sooner(self.state_changed.then(|| self.written_at + WRITE_PAUSE));
+        due
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Duration) {
+        self.asker.handle_timeout(now);
+        self.end_waits(now);
+        self.end_registrations(now);
+        if self.tick_at <= now {
+            self.tick_at = now + TICK;
+            self.tick(now);
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        // The workers' clock is ours in whole seconds; one second of overlap so that no use falls between two ticks.
+        let since_s = u32::try_from(now.as_secs().saturating_sub(2)).unwrap_or(u32::MAX);
+        let used: Vec<ServiceName> = self.routes.used_since(since_s).cloned().collect();
+        for job in used {
+            self.asker.handle_used(&job, now);
+        }
+        if self
+            .subnet_asked_at
+            .is_some_and(|at| at + SUBNET_RETRY <= now)
+        {
+            self.ask_subnet(now);
+        }
+        self.look_at_own_address();
+        self.suspects.retain(|slot, until| {
+            let keep = *until > now;
+            if !keep {
+                self.routes.trust(*slot);
+                self.routes_changed = true;
+            }
+            keep
+        });
+        if now.as_secs().is_multiple_of(TELL_PAUSE_S) {
+            self.tell_ended(now);
+        }
+    }
+
+    /// Carries out one command; replies may come later.
+    pub(crate) async fn handle_command(&mut self, command: Command, now: Duration) {
+        match command {
+            Command::Register(register, reply) => self.register(register, reply, now).await,
+            Command::Deploy(deploy, reply) => self.deploy(deploy, reply, now).await,
+            Command::Undeploy(instance, reply) => {
+                let result = match parse_name(&instance.service) {
+                    Ok(service) => self.end(&service, instance.instance_number, now).await,
+                    Err(refusal) => Err(refusal),
+                };
+                let _ = reply.send(result);
+            }
+            Command::Attach(attach, reply) => {
+                let found = self.found.clone();
+                tokio::spawn(async move {
+                    let workload = find(&attach.target).await;
+                    // The core is gone only when the gateway stops; then the caller hears that from its dropped reply.
+                    let _ = found.send(Found::Attach(attach, reply, workload)).await;
+                });
+            }
+            Command::Detach(detach, reply) => {
+                let found = self.found.clone();
+                tokio::spawn(async move {
+                    let namespace = match &detach.target {
+                        Some(target) => find(target).await.map(|it| Some(it.namespace.id())),
+                        None => Ok(None),
+                    };
+                    let _ = found.send(Found::Detach(detach, reply, namespace)).await;
+                });
+            }
+        }
+    }
+
+    /// A target was looked up.
+    pub(crate) async fn handle_found(&mut self, found: Found, now: Duration) {
+        match found {
+            Found::Attach(attach, reply, workload) => self.attach(attach, reply, workload, now),
+            Found::Detach(detach, reply, namespace) => {
+                let result = match namespace {
+                    Ok(namespace) => self.detach(detach, namespace, now).await,
+                    Err(refusal) => Err(refusal),
+                };
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    pub(crate) async fn handle_mqtt(&mut self, event: MqttEvent, now: Duration) {
+        match event {
+            MqttEvent::Connected => self.handle_connected(now),
+            MqttEvent::Disconnected(why) => {
+                if std::mem::take(&mut self.connected) {
+                    tracing::warn!(why, "lost the cluster's broker; known routes go on working");
+                } else if self.broker_away != why {
+                    tracing::warn!(why, "the cluster's broker cannot be reached");
+                }
+                self.broker_away = why;
+                for ended in self.ended.values_mut() {
+                    ended.told_until = None;
+                }
+                self.asker.handle_connection(false, now);
+            }
+            MqttEvent::Message { topic, payload } => {
+                if let Err(error) = self.handle_message(&topic, &payload, now).await {
+                    tracing::warn!(topic, %error, "a message of the cluster is not understood");
+                }
+            }
+        }
+    }
+
+    /// A worker asks, or saw something.
+    pub(crate) fn handle_upcall(&mut self, upcall: Upcall, now: Duration) {
+        match upcall {
+            Upcall::Ask(Question::Dialled(ip) | Question::InnerSource { source: ip, .. }) => {
+                self.asker.handle_question(&Key::Address(ip), now);
+            }
+            Upcall::Suspect {
+                instance,
+                epoch,
+                why,
+            } => {
+                // That an instance speaks from elsewhere may be forged: it is a reason to ask, not to avoid it.
+                let job = match why {
+                    Suspicion::Unreachable => self.routes.suspect(instance, epoch),
+                    Suspicion::Elsewhere => self.routes.job_of(instance),
+                };
+                if let Some(job) = job {
+                    if why == Suspicion::Unreachable {
+                        self.suspects.insert(instance, now + SUSPECT);
+                    }
+                    tracing::debug!(%job, ?why, "delivery to an instance failed");
+                    self.routes_changed = true;
+                    self.asker
+                        .handle_update_available(&job, &UpdatesAvailable::default(), now);
+                }
+            }
+        }
+    }
+
+    /// An instance ended by itself.
+    pub(crate) async fn handle_gone(&mut self, instance: InstanceName, now: Duration) {
+        tracing::info!(%instance, "an instance ended");
+        if let Ok(service) = parse_name(&instance.service) {
+            // Its flows must not wait for the device to be removed.
+            self.unlist(&service, instance.instance_number, now);
+            self.settle(now);
+            if let Err(refusal) = self.unwire(instance).await {
+                tracing::warn!(%refusal, "after an instance ended");
+            }
+        }
+    }
+
+    /// Why the process must end, if a worker did.
+    pub(crate) fn worker_exit(&mut self) -> Option<Error> {
+        self.plane.take_exit()
+    }
+
+    /// Sends, writes, publishes and remembers whatever the last event left to be done.
+    pub(crate) fn settle(&mut self, now: Duration) {
+        while let Some(event) = self.asker.poll_event() {
+            self.handle_event(event);
+        }
+        while let Some(transmit) = self.asker.poll_transmit() {
+            self.transmit(&transmit);
+        }
+        if std::mem::take(&mut self.routes_changed) {
+            self.routes.publish();
+            self.plane.wake();
+        }
+        if self.state_changed && self.written_at + WRITE_PAUSE <= now {
+            self.remember(now);
+        }
+        self.show();
+    }
+
+    /// Writes the state file a last time. The wiring stays: a restart adopts it.
+    pub(crate) fn stop(&mut self, now: Duration) {
+        self.remember(now);
+        self.plane.stop();
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        self.routes_changed = true;
+        let negative = matches!(
+            event,
+            Event::Absent { .. } | Event::Unknown { .. } | Event::Unanswered { .. }
+        );
+        self.state_changed |= !negative;
+        match event {
+            Event::Routes(routes) | Event::Unavailable(routes) => {
+                self.routes.set_job(&routes);
+                for row in &routes.instances {
+                    self.name_instance(&routes.job, row);
+                    self.disown(&routes.job, row);
+                }
+            }
+            Event::Absent {
+                key: Key::Address(ip),
+            } => self.routes.set_negative(ip, Known::Absent),
+            Event::Unknown {
+                key: Key::Address(ip),
+            } => self.routes.clear_negative(ip),
+            Event::Withdrawn { job, number, .. } => self.routes.withdraw(&job, number),
+            Event::Forgotten { job } => self.routes.forget(&job),
+            Event::Absent { key: Key::Name(_) }
+            | Event::Unknown { key: Key::Name(_) }
+            | Event::Unanswered { .. } => {}
+        }
+    }
+
+    fn transmit(&self, transmit: &asker::Transmit) {
+        let (Some(mqtt), Some(node_id)) = (&self.mqtt, &self.node_id) else {
+            return;
+        };
+        let queued = match transmit.mqtt(node_id) {
+            Outgoing::Publish { topic, payload } => mqtt.publish(&topic, payload),
+            Outgoing::Subscribe { topic } => mqtt.subscribe(&topic),
+            Outgoing::Unsubscribe { topic } => mqtt.unsubscribe(&topic),
+        };
+        if !queued {
+            tracing::debug!("the queue to the broker is full; the table query repeats itself");
+        }
+    }
+
+    fn say<T: serde::Serialize>(&self, verb: Verb, body: &T) {
+        if let (Some(mqtt), Some(node_id)) = (&self.mqtt, &self.node_id)
+            && self.connected
+        {
+            mqtt.publish(
+                &Topic::node(node_id.clone(), verb).to_string(),
+                message::write(body),
+            );
+        }
+    }
+
+    fn handle_connected(&mut self, now: Duration) {
+        let Some(node_id) = self.node_id.clone() else {
+            return;
+        };
+        self.connected = true;
+        tracing::info!("connected to the cluster's broker");
+        if let Some(mqtt) = &self.mqtt {
+            for verb in [
+                Verb::SubnetResult,
+                Verb::TableQueryResult,
+                Verb::InstanceResult,
+            ] {
+                mqtt.subscribe(&Topic::node(node_id.clone(), verb).to_string());
+            }
+        }
+        self.asker.handle_connection(true, now);
+        if self.node.is_none() {
+            self.ask_subnet(now);
+        }
+        self.ask_instances();
+        self.tell_ended(now);
+        self.announce_all();
+    }
+
+    async fn handle_message(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        now: Duration,
+    ) -> Result<(), Error> {
+        match Topic::parse(topic)? {
+            Topic::Node {
+                verb: Verb::TableQueryResult,
+                ..
+            } => {
+                let result: TableQueryResult = message::read("table-query result", payload)?;
+                self.asker.handle_result(&result, now)?;
+            }
+            Topic::Node {
+                verb: Verb::SubnetResult,
+                ..
+            } => {
+                let granted: SubnetResult = message::read("subnet result", payload)?;
+                if self.node.is_none()
+                    && let Some(registration) = &mut self.registration
+                {
+                    registration.subnet = Some(granted.clone());
+                    self.wire(&granted, now).await?;
+                }
+            }
+            Topic::Node {
+                verb: Verb::InstanceResult,
+                ..
+            } => {
+                let result: InstanceResult = message::read("instance result", payload)?;
+                self.handle_instance(result, now).await;
+            }
+            Topic::Updates { job } => {
+                let update: UpdatesAvailable = message::read("update", payload)?;
+                // A legacy manager may be told of interests by address; nothing is ever said about those.
+                if let Ok(job) = ServiceName::parse(&job) {
+                    self.asker.handle_update_available(&job, &update, now);
+                }
+            }
+            Topic::Node { .. } => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! Becoming a node: the registration, the connection to the cluster, the subnet, and the wiring.
+
+use super::Core;
+use crate::command::{Refusal, Register, Reply};
+use crate::gateway::mqtt::{Mqtt, MqttConfig};
+use crate::gateway::state::Registration;
+use crate::gateway::{self, Error};
+use crate::node::NodeNet;
+use crate::node::thread::{Node, since_1970};
+use sluice_proto::ServiceName;
+use sluice_proto::message::{NodeId, SubnetRequest, SubnetResult, Verb};
+use sluice_wire::{Dual, Ip, Subnet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long a registration waits for a subnet: the node engine gives up at the same time (OAKESTRA-WIRE 1.2).
+const REGISTER_WAIT: Duration = Duration::from_millis(9_500);
+/// A subnet that does not come is asked for again.
+pub(super) const SUBNET_RETRY: Duration = Duration::from_secs(2);
+
+impl Core {
+    pub(super) async fn register(&mut self, register: Register, reply: Reply<()>, now: Duration) {
+        if let Some(known) = &self.registration {
+            if known.node_id != register.client_id {
+                let registered = known.node_id.clone();
+                let _ = reply.send(Err(Refusal::OtherNode {
+                    registered,
+                    asked: register.client_id,
+                }));
+                return;
+            }
+            if self.node.is_some() {
+                let _ = reply.send(Ok(()));
+                return;
+            }
+            self.registering.push((reply, now + REGISTER_WAIT));
+            return;
+        }
+        let host = register.cluster_address;
+        if host.is_empty() || host == "0.0.0.0" {
+            let missing = "cluster_address is empty and gateway.cluster is not set".to_owned();
+            let _ = reply.send(Err(Refusal::BadRequest(missing)));
+            return;
+        }
+        self.registration = Some(Registration {
+            node_id: register.client_id,
+            host,
+            port: gateway::BROKER_PORT,
+            subnet: None,
+        });
+        self.registering.push((reply, now + REGISTER_WAIT));
+        if let Err(error) = self.begin(now).await {
+            tracing::error!(%error, "registration failed");
+            self.registration = None;
+            for (reply, _) in self.registering.drain(..) {
+                let _ = reply.send(Err(Refusal::Wiring(error.to_string())));
+            }
+        }
+    }
+
+    /// Connects, opens the links, and wires the node if its subnet is known.
+    pub(super) async fn begin(&mut self, now: Duration) -> Result<(), Error> {
+        let Some(registration) = self.registration.clone() else {
+            return Ok(());
+        };
+        self.node_id = Some(NodeId::new(&registration.node_id)?);
+        self.look_at_own_address();
+        self.plane.start()?;
+        let broker = MqttConfig {
+            node_id: registration.node_id.clone(),
+            host: registration.host.clone(),
+            port: registration.port,
+            token: self.token.clone(),
+        };
+        self.mqtt = Some(Mqtt::start(&broker, self.mqtt_events.clone()));
+        self.state_changed = true;
+        tracing::info!(
+            node = registration.node_id,
+            cluster = format!("{}:{}", registration.host, registration.port),
+            "registered"
+        );
+        if let Some(subnet) = registration.subnet {
+            self.wire(&subnet, now).await?;
+        }
+        Ok(())
+    }
+
+    /// The address that other nodes reach us at: configured, or the source of packets towards the cluster. A cluster on
+    /// this machine, or one with a name (resolving it would hold up everything else), says nothing: then it is the source
+    /// of the default route.
+    pub(super) fn look_at_own_address(&mut self) {
+        let Some(registration) = &self.registration else {
+            return;
+        };
+        let cluster = registration
+            .host
+            .parse::<IpAddr>()
+            .ok()
+            .filter(|ip| !ip.is_loopback());
+        let found = self
+            .config
+            .gateway
+            .node_address
+            .or_else(|| gateway::source_towards(cluster))
+            .or_else(|| registration.host.parse::<IpAddr>().ok().map(Ip::from));
+        let Some(ip) = found.filter(|ip| self.own_ip != Some(*ip)) else {
+            return;
+        };
+        if let Some(old) = self.own_ip.replace(ip) {
+            tracing::info!(%old, new = %ip, "the node's address changed");
+        }
+        self.routes.set_own((ip, self.config.gateway.exposed_port));
+        self.announce_all();
+    }
+
+    pub(super) fn ask_subnet(&mut self, now: Duration) {
+        self.subnet_asked_at = Some(now);
+        self.say(Verb::Subnet, &SubnetRequest::get());
+    }
+
+    /// Makes or adopts bridge, uplink and instances.
+    pub(super) async fn wire(
+        &mut self,
+        granted: &SubnetResult,
+        now: Duration,
+    ) -> Result<(), Error> {
+        let plan = self.config.plan;
+        let subnet = |ip: Option<Ip>, length: u8| ip.map(|ip| Subnet::new(ip, length)).transpose();
+        let subnet = Dual {
+            v4: subnet(granted.address, plan.node_length_v4)?,
+            v6: subnet(granted.addressv6, plan.node_length_v6)?,
+        };
+        let wiring = gateway::wiring(&self.config);
+        let net = tokio::task::spawn_blocking(move || {
+            NodeNet::adopt_or_create(wiring, subnet, since_1970())
+        })
+        .await
+        .map_err(|_| Error::NodePanicked)??;
+        self.routes.set_gateway(net.gateway());
+        let attachments = net.attachments().to_vec();
+        let node = Node::start(net)?;
+        node.wire_tun().await?;
+        self.node = Some(node);
+        self.subnet_asked_at = None;
+        let remembered = std::mem::take(&mut self.remembered);
+        for attachment in attachments {
+            self.adopt(attachment, &remembered, now);
+        }
+        for local in remembered {
+            if ServiceName::parse(&local.service)
+                .is_ok_and(|service| !self.lives_here(&service, local.number))
+            {
+                self.end_of(local.service, local.number, local.epoch);
+            }
+        }
+        self.tell_ended(now);
+        self.routes_changed = true;
+        self.state_changed = true;
+        for (reply, _) in self.registering.drain(..) {
+            let _ = reply.send(Ok(()));
+        }
+        tracing::info!(subnet_v4 = ?subnet.v4, subnet_v6 = ?subnet.v6, "the node is wired");
+        Ok(())
+    }
+
+    /// Registrations that waited too long are refused.
+    pub(super) fn end_registrations(&mut self, now: Duration) {
+        for (reply, _) in self.registering.extract_if(.., |(_, until)| *until <= now) {
+            let away = format!("no subnet within {} s", REGISTER_WAIT.as_secs());
+            let _ = reply.send(Err(Refusal::ManagersAway(away)));
+        }
+    }
+}
