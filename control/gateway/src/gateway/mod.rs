@@ -28,7 +28,7 @@ use sluice_tables::Writer;
 use sluice_wire::plan::SubnetError;
 use sluice_wire::{Dual, Ip};
 pub use state::StateError;
-use state::StateFile;
+use state::{StateFile, StateWriter};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -102,7 +102,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let token = config
         .gateway_token()?
         .map(|token| token.secret().to_owned());
-    let state = StateFile::open(&config.gateway.state_dir)?;
+    let (file, state) = StateFile::open(&config.gateway.state_dir)?;
+    let state = (StateWriter::start(file)?, state);
     let writer = Writer::new(config.plan, Dual::default());
     let publisher = writer.publisher();
     let plane = Plane::new(&config.fastpath, &config.gateway.tun, publisher.clone())?;

@@ -6,6 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Who this node is to its cluster.
@@ -66,6 +69,9 @@ pub enum StateError {
         source: serde_json::Error,
     },
 }
+
+/// A failed write is tried again after so long, unless a newer state comes first.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The file, written whole: a reader sees the old or the new state, never half of one.
 #[derive(Debug)]
@@ -142,6 +148,68 @@ impl StateFile {
     }
 }
 
+/// Writes states on a thread of its own, because a disk may take long and the core must not wait for it. Only the newest
+/// state matters: one that a newer one overtakes is never written.
+#[derive(Debug)]
+pub(crate) struct StateWriter {
+    states: Option<mpsc::Sender<State>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StateWriter {
+    /// # Errors
+    /// When no thread can be made.
+    pub(crate) fn start(file: StateFile) -> io::Result<Self> {
+        let (states, newest) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("sluice-state".to_owned())
+            .spawn(move || write_newest(file, &newest))?;
+        Ok(Self {
+            states: Some(states),
+            thread: Some(thread),
+        })
+    }
+
+    /// Has `state` written soon.
+    pub(crate) fn remember(&self, state: State) {
+        if let Some(states) = &self.states {
+            // The thread ends only after this sender.
+            let _ = states.send(state);
+        }
+    }
+}
+
+/// Waits until the last state was written, or its write failed.
+impl Drop for StateWriter {
+    fn drop(&mut self) {
+        self.states = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("writing the state file panicked");
+        }
+    }
+}
+
+fn write_newest(mut file: StateFile, states: &mpsc::Receiver<State>) {
+    let mut failed: Option<State> = None;
+    loop {
+        let state = match &failed {
+            None => states.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(_) => states.recv_timeout(RETRY),
+        };
+        let state = match (state, failed.take()) {
+            (Ok(state), _) => states.try_iter().last().unwrap_or(state),
+            (Err(RecvTimeoutError::Timeout), Some(state)) => state,
+            (Err(_), _) => return,
+        };
+        if let Err(error) = file.write(&state) {
+            tracing::warn!(%error, "a restart will know less");
+            failed = Some(state);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +241,11 @@ mod tests {
             routes,
         };
         file.write(&state).unwrap();
+        assert_eq!(StateFile::open(&dir).unwrap().1, state);
+        let writer = StateWriter::start(file).unwrap();
+        writer.remember(State::default());
+        writer.remember(state.clone());
+        drop(writer);
         assert_eq!(StateFile::open(&dir).unwrap().1, state);
         fs::write(dir.join("gateway.json"), "{\"x\":1}").unwrap();
         assert!(

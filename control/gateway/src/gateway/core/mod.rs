@@ -5,15 +5,16 @@
 //! the tables, publishes them and remembers them on disk.
 
 mod instances;
-mod memory;
+
 mod placement;
 mod registration;
+mod remember;
 
 use super::Error;
 use super::mqtt::{Mqtt, MqttEvent};
 use super::plane::Plane;
 use super::routes::Routes;
-use super::state::{LocalState, Registration, State, StateFile};
+use super::state::{LocalState, Registration, State, StateWriter};
 use crate::admin_api::GatewayState;
 use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
 use crate::config::Config;
@@ -21,9 +22,9 @@ use crate::node::namespace::{NamespaceId, Workload};
 use crate::node::thread::Node;
 use crate::node::watch::Watch;
 use instances::{Attaching, Nameless, find, parse_name};
-use memory::WRITE_PAUSE;
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
+use remember::WRITE_PAUSE;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{
     self, InstanceResult, NodeId, SubnetResult, TableQueryResult, Topic, UpdatesAvailable, Verb,
@@ -54,7 +55,7 @@ pub(crate) struct Core {
     asker: Asker,
     routes: Routes,
     plane: Plane,
-    file: StateFile,
+    file: StateWriter,
     registration: Option<Registration>,
     node_id: Option<NodeId>,
     own_ip: Option<Ip>,
@@ -89,7 +90,7 @@ impl Core {
     pub(crate) fn new(
         config: Config,
         token: Option<String>,
-        (file, state): (StateFile, State),
+        (file, state): (StateWriter, State),
         (plane, routes): (Plane, Routes),
         (watch, mqtt_events, found): (Watch, mpsc::Sender<MqttEvent>, mpsc::Sender<Found>),
         view: watch::Sender<GatewayState>,

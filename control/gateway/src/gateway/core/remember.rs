@@ -41,10 +41,7 @@ impl Core {
         };
         self.written_at = now;
         self.state_changed = false;
-        if let Err(error) = self.file.write(&state) {
-            tracing::warn!(%error, "a restart will know less");
-            self.state_changed = true;
-        }
+        self.file.remember(state);
     }
 
     pub(super) fn show(&self) {
