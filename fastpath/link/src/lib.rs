@@ -9,6 +9,7 @@ mod pieces;
 pub mod mem;
 pub mod tun;
 pub mod udp;
+pub mod bpf;
 pub mod choose;
 pub mod pcap;
 pub mod fault;

@@ -1,0 +1,4 @@
+//! Links against the kernel.
+
+#[cfg(test)]
+mod xdp_programs;
