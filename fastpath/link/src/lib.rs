@@ -10,6 +10,7 @@ pub mod mem;
 pub mod tun;
 pub mod udp;
 pub mod bpf;
+pub mod af_xdp;
 pub mod choose;
 pub mod pcap;
 pub mod fault;

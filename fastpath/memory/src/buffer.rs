@@ -31,6 +31,25 @@ impl Buffer {
     pub const fn pool(&self) -> u16 {
         self.pool
     }
+
+    /// Where it begins; for a kernel that is told of buffers by their place in a pool's [`Region`].
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.bytes.as_ptr() as usize
+    }
+}
+
+/// The memory of a pool: what a kernel is shown that receives into its buffers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Region {
+    /// Aligned to a page.
+    pub address: usize,
+    /// Bytes.
+    pub len: usize,
+    /// Bytes of one buffer; they follow each other without gaps.
+    pub capacity: usize,
+    /// Of which pool.
+    pub pool: u16,
 }
 
 impl Deref for Buffer {
@@ -49,14 +68,37 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Bytes of a large page: 2 MiB on x86-64, and on AArch64 with pages of 4 KiB.
+pub(crate) const LARGE_PAGE: usize = 2 << 20;
+
+/// The pages under a pool.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Pages {
+    /// The usual ones, resident when touched.
+    #[default]
+    Small,
+    /// Reserved large pages (`vm.nr_hugepages`): fewer waits for page tables.
+    Large,
+}
+
+impl Pages {
+    const fn way_out(self) -> &'static str {
+        match self {
+            Self::Small => "lower `buffers` or free memory",
+            Self::Large => "raise `vm.nr_hugepages`, or use small pages",
+        }
+    }
+}
+
 #[derive(Debug, Error)]
 pub enum PoolError {
     #[error(
-        "mapping {bytes} bytes for {buffers} buffers failed: {source}; lower `buffers` or free memory"
+        "mapping {bytes} bytes for {buffers} buffers failed: {source}; {}", .pages.way_out()
     )]
     Map {
         buffers: usize,
         bytes: usize,
+        pages: Pages,
         source: std::io::Error,
     },
     #[error(
@@ -71,7 +113,7 @@ pub enum PoolError {
 pub struct Pool {
     free: Vec<Buffer>,
     buffers: usize,
-    id: u16,
+    region: Region,
 }
 
 static NEXT_POOL: AtomicU16 = AtomicU16::new(1);
@@ -85,13 +127,31 @@ impl Pool {
     /// When the sizes are out of range or the kernel refuses the mapping.
     pub fn new(buffers: usize, frame_len_max: usize) -> Result<Self, PoolError> {
         let capacity = (HEADROOM + frame_len_max + TAILROOM).next_multiple_of(64);
-        if !(1..=65_536).contains(&buffers) || capacity > 1 << 20 {
+        Self::map(buffers, capacity, Pages::Small)
+    }
+
+    /// Maps `buffers` buffers of exactly `capacity` bytes, headroom and tailroom included, and advises or asks for large
+    /// pages. A `capacity` of 2,048 or 4,096 suits AF_XDP, whose chunks must not cross a page.
+    ///
+    /// # Errors
+    /// As [`Pool::new`]; also when large pages are required and there are too few.
+    pub fn of_chunks(buffers: usize, capacity: usize, pages: Pages) -> Result<Self, PoolError> {
+        Self::map(buffers, capacity, pages)
+    }
+
+    fn map(buffers: usize, capacity: usize, pages: Pages) -> Result<Self, PoolError> {
+        if !(1..=65_536).contains(&buffers) || !(HEADROOM + TAILROOM..=1 << 20).contains(&capacity)
+        {
             return Err(PoolError::Size { buffers, capacity });
         }
-        let bytes = buffers * capacity;
-        let base = crate::words::map(bytes).map_err(|source| PoolError::Map {
+        let bytes = match pages {
+            Pages::Small => buffers * capacity,
+            Pages::Large => (buffers * capacity).next_multiple_of(LARGE_PAGE),
+        };
+        let base = crate::words::map(bytes, pages).map_err(|source| PoolError::Map {
             buffers,
             bytes,
+            pages,
             source,
         })?;
         let id = NEXT_POOL.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +168,17 @@ impl Pool {
                 }
             })
             .collect();
-        Ok(Self { free, buffers, id })
+        let region = Region {
+            address: base.as_ptr() as usize,
+            len: buffers * capacity,
+            capacity,
+            pool: id,
+        };
+        Ok(Self {
+            free,
+            buffers,
+            region,
+        })
     }
 
     /// Takes a buffer; its contents are whatever was there. `None` when all are out.
@@ -122,7 +192,7 @@ impl Pool {
     /// In debug builds, when the buffer is another pool's.
     pub fn release(&mut self, buffer: Buffer) {
         debug_assert_eq!(
-            buffer.pool, self.id,
+            buffer.pool, self.region.pool,
             "a buffer goes back to the pool it came from"
         );
         self.free.push(buffer);
@@ -130,7 +200,13 @@ impl Pool {
 
     #[must_use]
     pub const fn id(&self) -> u16 {
-        self.id
+        self.region.pool
+    }
+
+    /// The memory behind all its buffers, for ever.
+    #[must_use]
+    pub const fn region(&self) -> Region {
+        self.region
     }
 
     /// Buffers free now.
@@ -149,6 +225,19 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_lie_side_by_side_from_a_page_on() {
+        let mut pool = Pool::of_chunks(4, 2048, Pages::Small).unwrap();
+        let region = pool.region();
+        assert_eq!((region.address % 4096, region.len), (0, 8192));
+        for index in 0..4 {
+            let buffer = pool.take().unwrap();
+            assert_eq!(buffer.address(), region.address + index * 2048);
+            assert_eq!((buffer.len(), buffer.pool()), (2048, region.pool));
+        }
+        assert!(Pool::of_chunks(1, 100, Pages::Small).is_err());
+    }
 
     #[test]
     fn buffers_are_disjoint_and_come_back() {

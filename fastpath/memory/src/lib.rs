@@ -8,6 +8,6 @@ pub mod frame;
 pub mod words;
 
 pub use account::{Account, Counter};
-pub use buffer::{Buffer, FRAME_LEN_MAX, HEADROOM, Pool, PoolError, TAILROOM};
+pub use buffer::{Buffer, FRAME_LEN_MAX, HEADROOM, Pages, Pool, PoolError, Region, TAILROOM};
 pub use frame::{BATCH_MAX, Batch, Checksum, Endpoint, Frame, Gso, GsoKind, Train};
 pub use words::Words;

@@ -1,5 +1,6 @@
 //! A mapping of 64-bit atomics: the memory of tables that several workers read and that may outlive a process.
 
+use crate::buffer::Pages;
 use std::io;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -25,7 +26,7 @@ impl Words {
     /// When the kernel refuses the mapping.
     pub fn anonymous(len: usize) -> io::Result<Self> {
         Ok(Self {
-            base: map(len.max(1) * 8)?.cast(),
+            base: map(len.max(1) * 8, Pages::Small)?.cast(),
             len,
         })
     }
@@ -51,7 +52,7 @@ impl Words {
             ));
         }
         Ok(Self {
-            base: map_fd(bytes, Some(file))?.cast(),
+            base: map_fd(bytes, Some(file), 0)?.cast(),
             len,
         })
     }
@@ -115,18 +116,24 @@ impl Drop for Words {
     }
 }
 
-/// Maps `bytes` zero bytes, page-aligned.
-pub(crate) fn map(bytes: usize) -> io::Result<NonNull<u8>> {
-    map_fd(bytes, None)
+/// Maps `bytes` zero bytes, page-aligned; a multiple of the page size when `pages` are large.
+pub(crate) fn map(bytes: usize, pages: Pages) -> io::Result<NonNull<u8>> {
+    let large = match pages {
+        Pages::Small => libc::MAP_NORESERVE,
+        // Reserved: touching a large page that is not there would end the process.
+        Pages::Large => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+    };
+    map_fd(bytes, None, large)
 }
 
-fn map_fd(bytes: usize, file: Option<BorrowedFd<'_>>) -> io::Result<NonNull<u8>> {
+fn map_fd(
+    bytes: usize,
+    file: Option<BorrowedFd<'_>>,
+    more: libc::c_int,
+) -> io::Result<NonNull<u8>> {
     let (flags, fd) = match file {
         Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
-        None => (
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            -1,
-        ),
+        None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
     };
     // SAFETY: a fresh mapping at an address the kernel chooses overlaps nothing.
     let base = unsafe {
@@ -134,7 +141,7 @@ fn map_fd(bytes: usize, file: Option<BorrowedFd<'_>>) -> io::Result<NonNull<u8>>
             std::ptr::null_mut(),
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            flags,
+            flags | more,
             fd,
             0,
         )

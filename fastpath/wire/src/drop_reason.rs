@@ -121,6 +121,9 @@ drop_reasons! {
     NoTunnel "no-tunnel"
         "The node of the chosen instance has no usable address."
         "The row of that node is incomplete: `sluice get peers`.";
+    NoNeighbour "no-neighbour"
+        "The MAC address of the local instance is not known."
+        "The instance was detached a moment ago.";
     LoopDetected "loop-detected"
         "A packet came back to the gateway that sent it."
         "Two nodes claim one address; check the exposed ports of nodes behind one NAT.";

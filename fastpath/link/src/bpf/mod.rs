@@ -4,6 +4,7 @@
 
 pub mod abi;
 
+use crate::sys::while_busy;
 use abi::{Address, Settings};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapError, PerCpuArray, XskMap};
@@ -183,18 +184,16 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Attaches the program of `side` to device `index`: in the driver, or where that is refused, behind it.
+    /// Attaches the program of `side` to device `index`: in the driver if `native`, behind it where that is refused.
     ///
     /// # Errors
     /// When neither is possible, for example because another program is there.
-    pub fn attach(&mut self, side: Side, index: u32) -> Result<Mode, BpfError> {
-        match self.attach_as(side, index, XdpMode::Driver) {
-            Ok(()) => Ok(Mode::Native),
-            Err(_) => {
-                self.attach_as(side, index, XdpMode::Skb)?;
-                Ok(Mode::Generic)
-            }
+    pub fn attach(&mut self, side: Side, index: u32, native: bool) -> Result<Mode, BpfError> {
+        if native && self.attach_as(side, index, XdpMode::Driver).is_ok() {
+            return Ok(Mode::Native);
         }
+        self.attach_as(side, index, XdpMode::Skb)?;
+        Ok(Mode::Generic)
     }
 
     fn attach_as(&mut self, side: Side, index: u32, mode: XdpMode) -> Result<(), BpfError> {
@@ -205,7 +204,16 @@ impl Programs {
             source,
         };
         let program = self.program(name)?;
-        let id = program.attach_to_if_index(index, mode).map_err(failed)?;
+        let id = while_busy(
+            || program.attach_to_if_index(index, mode),
+            |error| {
+                let ProgramError::SyscallError(call) = error else {
+                    return None;
+                };
+                call.io_error.raw_os_error()
+            },
+        )
+        .map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
         // What older kernels have instead would stay on the device after a crash.
         let link = FdLink::try_from(link).map_err(|_| BpfError::NoLink)?;

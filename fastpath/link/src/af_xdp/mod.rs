@@ -1,0 +1,384 @@
+//! AF_XDP: frames straight from and to the queues of two devices, without the kernel's network stack.
+//!
+//! Read [`ring`] (one end of a ring), [`lent`] (whose buffer is it), [`queue`] (a socket with its four rings), [`port`]
+//! (the queues of a device that one worker serves), then [`service`] and [`underlay`], which are the links. All links of
+//! a worker show the kernel the memory of the worker's pool, so that a frame crosses from one to the other as it is.
+
+pub mod directory;
+mod cut;
+mod headers;
+mod lent;
+mod port;
+mod queue;
+mod ring;
+pub mod service;
+pub mod underlay;
+
+pub use directory::{Directory, DirectoryReader, DirectoryWriter, Hop};
+pub use service::XdpServiceLink;
+pub use underlay::XdpUnderlayLink;
+
+use crate::Merge;
+use crate::bpf::{BpfError, Mode, ProgramSettings, Programs, Side, SourceLimit};
+use crate::sys::ethtool;
+use crate::sys::xsk::{Binding, Missed, XskSocket};
+use crate::udp::{self, UdpError, UdpSettings};
+use port::Port;
+use queue::Queue;
+use sluice_memory::{HEADROOM, Pages, Pool, PoolError, TAILROOM};
+use sluice_wire::{Dual, Subnet};
+use std::fmt;
+use std::io;
+use thiserror::Error;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// Bytes the kernel keeps free before each received frame (`XDP_PACKET_HEADROOM`); no less than [`HEADROOM`].
+const KERNEL_HEADROOM: usize = 256;
+/// Ethernet header and one VLAN tag, bytes.
+const ETHERNET_MAX: usize = 18;
+/// The chunk that holds frames of the usual MTU, and the largest one: chunks must not cross a page.
+const CHUNK: usize = 2048;
+const CHUNK_MAX: usize = 4096;
+/// Buffers beside those on loan to the kernel: what the engine holds, makes and cuts.
+const BUFFERS_BESIDE: usize = 1024;
+
+const _: () = assert!(KERNEL_HEADROOM >= HEADROOM);
+
+/// A device as netlink describes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Device {
+    pub name: String,
+    pub index: u32,
+    pub mac: Mac,
+    /// The longest IP packet, bytes.
+    pub mtu: u32,
+}
+
+/// How the sockets of a queue are made.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueSettings {
+    /// Entries of each of the four rings: a power of two.
+    pub ring_entries: u32,
+    /// Zero-copy where the driver can.
+    pub zero_copy: bool,
+    /// Microseconds one call looks for frames in the driver; 0 leaves it to interrupts.
+    pub busy_poll_us: u32,
+}
+
+/// What a gateway wants of its AF_XDP links.
+#[derive(Clone, Debug)]
+pub struct XdpSettings {
+    pub service: Device,
+    pub underlay: Device,
+    pub service_ranges: Dual<Subnet>,
+    pub tunnel_port: u16,
+    /// Pairs of links, 1 or more.
+    pub workers: usize,
+    pub queue: QueueSettings,
+    /// Try the driver's own XDP before the generic one.
+    pub native: bool,
+    pub pages: Pages,
+    /// Sources whose tunnel datagrams are dropped.
+    pub blocked: Vec<Subnet>,
+    pub source_limit: Option<SourceLimit>,
+}
+
+#[derive(Debug, Error)]
+pub enum XskError {
+    #[error(
+        "AF_XDP on queue {queue} of {device}: {what} failed: {source}{}",
+        hint(source)
+    )]
+    Open {
+        device: String,
+        queue: u32,
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error(
+        "{device} has {queues} receive queues for {workers} workers; lower `fastpath.workers`, or give it more (`ethtool -L {device} combined {workers}`)"
+    )]
+    Queues {
+        device: String,
+        queues: u32,
+        workers: usize,
+    },
+    #[error("{device} has an MTU of {mtu}; AF_XDP carries at most {max} in one buffer")]
+    Mtu {
+        device: String,
+        mtu: u32,
+        max: usize,
+    },
+    #[error("waiting for several sockets: {0}")]
+    Wait(#[from] io::Error),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    #[error(transparent)]
+    Udp(#[from] UdpError),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+const fn hint_of(errno: i32) -> &'static str {
+    match errno {
+        libc::EBUSY => "; another program has the queue (`ss --xdp`)",
+        libc::EPERM | libc::EACCES => {
+            "; it needs CAP_NET_RAW, and CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK"
+        }
+        libc::ENOBUFS => "; raise RLIMIT_MEMLOCK, or lower `fastpath.xdp_ring`",
+        libc::EAFNOSUPPORT => "; this kernel is built without AF_XDP (CONFIG_XDP_SOCKETS)",
+        _ => "",
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    hint_of(error.raw_os_error().unwrap_or(0))
+}
+
+/// What one worker is given.
+#[derive(Debug)]
+pub struct Pair {
+    pub service: XdpServiceLink,
+    pub underlay: XdpUnderlayLink,
+    /// The memory its frames live in.
+    pub pool: Pool,
+}
+
+/// The links of a gateway, and what control keeps of them.
+#[derive(Debug)]
+pub struct XdpLinks {
+    pub pairs: Vec<Pair>,
+    pub control: XdpControl,
+}
+
+/// Control's side of the links. Dropping it detaches the programs.
+#[derive(Debug)]
+pub struct XdpControl {
+    pub programs: Programs,
+    /// MAC addresses of local instances.
+    pub neighbours: DirectoryWriter<Mac>,
+    /// Next hops towards other nodes.
+    pub hops: DirectoryWriter<Hop>,
+    pub sides: [SideState; 2],
+}
+
+/// One side as it runs.
+#[derive(Debug)]
+pub struct SideState {
+    pub device: Device,
+    pub mode: Mode,
+    pub binding: Binding,
+    /// Bound queues.
+    pub queues: u32,
+    sockets: Vec<XskSocket>,
+}
+
+impl SideState {
+    /// Frames lost between device and workers, over all queues.
+    #[must_use]
+    pub fn missed(&self) -> Missed {
+        let mut sum = Missed::default();
+        for missed in self
+            .sockets
+            .iter()
+            .filter_map(|socket| socket.missed().ok())
+        {
+            sum.invalid += missed.invalid;
+            sum.ring_full += missed.ring_full;
+            sum.no_buffer += missed.no_buffer;
+            sum.refused += missed.refused;
+        }
+        sum
+    }
+}
+
+impl fmt::Display for SideState {
+    /// The line of `sluice status`, such as `af_xdp eth0 (native, copy, 1 queue)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let binding = match self.binding {
+            Binding::ZeroCopy => "zero-copy",
+            Binding::Copy => "copy",
+        };
+        let plural = if self.queues == 1 { "" } else { "s" };
+        write!(
+            f,
+            "af_xdp {} ({}, {binding}, {} queue{plural})",
+            self.device.name, self.mode, self.queues
+        )
+    }
+}
+
+/// Loads and attaches the programs, binds a socket to every queue of both devices, and shares the queues out.
+///
+/// # Errors
+/// Names the device and what it, the kernel or our privileges lack.
+pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
+    let chunk = chunk_for(&[&settings.service, &settings.underlay])?;
+    let mut programs = Programs::load(&ProgramSettings {
+        service_mac: settings.service.mac,
+        service_ranges: settings.service_ranges,
+        underlay_mac: settings.underlay.mac,
+        tunnel_port: settings.tunnel_port,
+        blocked: settings.blocked.clone(),
+        source_limit: settings.source_limit,
+    })?;
+    let counts = [
+        queues_of(&settings.service, settings.workers)?,
+        queues_of(&settings.underlay, settings.workers)?,
+    ];
+    let modes = [
+        programs.attach(Side::Service, settings.service.index, settings.native)?,
+        programs.attach(Side::Underlay, settings.underlay.index, settings.native)?,
+    ];
+    let (neighbours, hops) = (DirectoryWriter::default(), DirectoryWriter::default());
+    let mut sides = [
+        SideState::new(&settings.service, modes[0], counts[0]),
+        SideState::new(&settings.underlay, modes[1], counts[1]),
+    ];
+    let sockets = udp::open(&UdpSettings {
+        address: None,
+        port: settings.tunnel_port,
+        workers: settings.workers,
+        // Buffers are too small for runs, and little comes this way.
+        gso: false,
+        merge: Merge::default(),
+        one_packet_per_syscall: false,
+    })?;
+    let mut pairs = Vec::new();
+    for (worker, socket) in sockets.into_iter().enumerate() {
+        let mine =
+            |count| (0..count).filter(move |queue| *queue as usize % settings.workers == worker);
+        let queues = mine(counts[0]).count() + mine(counts[1]).count();
+        let entries = settings.queue.ring_entries as usize;
+        // Each queue may hold a full fill ring and a full transmit ring.
+        let buffers = (2 * queues * entries + BUFFERS_BESIDE).min(65_536);
+        let pool = Pool::of_chunks(buffers, chunk, settings.pages)?;
+        let mut opened = |side: Side, state: &mut SideState| {
+            let mut queues = Vec::new();
+            for number in mine(state.queues) {
+                let queue = Queue::open(&state.device, number, pool.region(), &settings.queue)?;
+                state.binding = queue.binding();
+                state.sockets.push(queue.try_clone_socket()?);
+                programs.set_socket(side, number, std::os::fd::AsFd::as_fd(&queue))?;
+                queues.push(queue);
+            }
+            Ok::<_, XskError>(queues)
+        };
+        let [service_side, underlay_side] = &mut sides;
+        let service = opened(Side::Service, service_side)?;
+        let underlay = opened(Side::Underlay, underlay_side)?;
+        let service = Port::new(settings.service.name.clone(), service, None)?;
+        let beside = crate::Link::fd(&socket);
+        let underlay = Port::new(settings.underlay.name.clone(), underlay, beside)?;
+        pairs.push(Pair {
+            service: XdpServiceLink::new(service, settings.service.mac, neighbours.reader()),
+            underlay: XdpUnderlayLink::new(
+                underlay,
+                socket,
+                settings.underlay.mac,
+                hops.reader(),
+                lane_port(settings.tunnel_port, worker),
+            ),
+            pool,
+        });
+    }
+    Ok(XdpLinks {
+        pairs,
+        control: XdpControl {
+            programs,
+            neighbours,
+            hops,
+            sides,
+        },
+    })
+}
+
+impl SideState {
+    fn new(device: &Device, mode: Mode, queues: u32) -> Self {
+        Self {
+            device: device.clone(),
+            mode,
+            binding: Binding::Copy,
+            queues,
+            sockets: Vec::new(),
+        }
+    }
+}
+
+/// The chunk that holds a frame of either device with the room that links promise.
+fn chunk_for(devices: &[&Device]) -> Result<usize, XskError> {
+    let around = KERNEL_HEADROOM + ETHERNET_MAX + TAILROOM;
+    let mut chunk = CHUNK;
+    for device in devices {
+        let needed = device.mtu as usize + around;
+        if needed > CHUNK_MAX {
+            return Err(XskError::Mtu {
+                device: device.name.clone(),
+                mtu: device.mtu,
+                max: CHUNK_MAX - around,
+            });
+        }
+        if needed > CHUNK {
+            chunk = CHUNK_MAX;
+        }
+    }
+    Ok(chunk)
+}
+
+fn queues_of(device: &Device, workers: usize) -> Result<u32, XskError> {
+    // A device that does not say has one.
+    let queues = ethtool::receive_queues(&device.name).unwrap_or(1);
+    if (queues as usize) < workers {
+        return Err(XskError::Queues {
+            device: device.name.clone(),
+            queues,
+            workers,
+        });
+    }
+    Ok(queues)
+}
+
+/// The outer source port of a worker: the tunnel port for the first one, which is what a NAT and a stock peer expect;
+/// dynamic ports (RFC 6335 section 6) for the others, so that receivers spread a node's traffic over their queues.
+fn lane_port(tunnel_port: u16, worker: usize) -> u16 {
+    const DYNAMIC: u16 = 49_152;
+    const APART: u16 = 257;
+    let worker = u16::try_from(worker).unwrap_or(u16::MAX);
+    if worker == 0 {
+        return tunnel_port;
+    }
+    DYNAMIC | (tunnel_port.wrapping_add(worker.wrapping_mul(APART)) & !DYNAMIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_differ_and_the_first_is_the_tunnel_port() {
+        assert_eq!(lane_port(50103, 0), 50103);
+        let lanes: std::collections::BTreeSet<u16> =
+            (0..64).map(|worker| lane_port(50103, worker)).collect();
+        assert_eq!(lanes.len(), 64);
+        assert!(lanes.iter().all(|&port| port >= 49_152));
+    }
+
+    #[test]
+    fn the_chunk_fits_the_wider_device_or_says_what_does() {
+        let device = |mtu| Device {
+            name: "eth0".into(),
+            index: 1,
+            mac: [2; 6],
+            mtu,
+        };
+        let chunk = |a, b| chunk_for(&[&device(a), &device(b)]);
+        assert_eq!(chunk(1450, 1500).unwrap(), 2048);
+        assert_eq!(chunk(1450, 1742).unwrap(), 2048);
+        assert_eq!(chunk(1450, 1743).unwrap(), 4096);
+        assert_eq!(chunk(3790, 1500).unwrap(), 4096);
+        let error = chunk(1450, 9000).unwrap_err().to_string();
+        assert!(error.contains("eth0") && error.contains("3790"), "{error}");
+    }
+}

@@ -1,0 +1,132 @@
+//! The underlay over Ethernet: we write Ethernet, IP and UDP; what that cannot carry goes over the kernel's UDP socket.
+//!
+//! The socket is open on the same port as long as the link. It receives what the XDP program leaves to the kernel
+//! (fragments, options, VLAN tags, other devices), and sends where no next hop is known: the kernel then resolves the
+//! neighbour, keeps the datagram meanwhile, and control hears of the new neighbour.
+
+use super::directory::{DirectoryReader, Hop};
+use super::headers::{push_datagram, push_ethernet, strip_datagram, strip_ethernet};
+use super::port::Port;
+use super::{Mac, cut};
+use crate::{Arrival, Health, Link, LinkDown, UdpLink};
+use arrayvec::ArrayVec;
+use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
+use sluice_wire::DropReason;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// While frames keep coming by AF_XDP, the socket is asked once in so many calls.
+const SOCKET_EVERY: u32 = 32;
+
+/// The queues of the underlay device that one worker serves, and its UDP socket.
+#[derive(Debug)]
+pub struct XdpUnderlayLink {
+    port: Port,
+    socket: UdpLink,
+    mac: Mac,
+    hops: DirectoryReader<Hop>,
+    /// The lane: the outer source port of this worker.
+    source_port: u16,
+    calls: u32,
+}
+
+impl XdpUnderlayLink {
+    pub(super) const fn new(
+        port: Port,
+        socket: UdpLink,
+        mac: Mac,
+        hops: DirectoryReader<Hop>,
+        source_port: u16,
+    ) -> Self {
+        Self {
+            port,
+            socket,
+            mac,
+            hops,
+            source_port,
+            calls: 0,
+        }
+    }
+}
+
+impl Link for XdpUnderlayLink {
+    fn name(&self) -> &str {
+        self.port.name()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.port.fd())
+    }
+
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        account: &Account,
+        batch: &mut Batch,
+    ) -> Result<Arrival, LinkDown> {
+        self.port.check()?;
+        let before = batch.len();
+        let arrival = self.port.receive(pool, account, batch, |frame| {
+            let family = strip_ethernet(frame)?;
+            frame.outer = Some(strip_datagram(frame, family)?);
+            Ok(())
+        });
+        self.calls = self.calls.wrapping_add(1);
+        // Nothing by AF_XDP: then it is the socket that woke the worker. It stays readable if it is left alone.
+        if !batch.is_full() && (batch.len() == before || self.calls.is_multiple_of(SOCKET_EVERY)) {
+            return self.socket.receive(pool, account, batch);
+        }
+        Ok(arrival)
+    }
+
+    fn transmit<const N: usize>(
+        &mut self,
+        frames: &mut ArrayVec<Frame, N>,
+        pool: &mut Pool,
+        account: &Account,
+    ) {
+        let Self {
+            port,
+            socket,
+            mac,
+            hops,
+            source_port,
+            ..
+        } = self;
+        let hops = hops.load();
+        let mut by_socket = ArrayVec::<Frame, BATCH_MAX>::new();
+        port.transmit(pool, |port, pool| {
+            for frame in frames.drain(..) {
+                let Some(to) = frame.outer else {
+                    account.drop_frame(DropReason::NoTunnel);
+                    pool.release(frame.into_buffer());
+                    continue;
+                };
+                let Some(hop) = hops.get(to.ip) else {
+                    if by_socket.is_full() {
+                        socket.transmit(&mut by_socket, pool, account);
+                    }
+                    by_socket.push(frame);
+                    continue;
+                };
+                cut::each(frame, pool, account, |mut frame, pool| {
+                    let len = frame.len();
+                    let ready = push_datagram(&mut frame, hop, *source_port, to)
+                        .and_then(|()| push_ethernet(&mut frame, hop.mac, *mac));
+                    port.push_or_drop(frame, len, ready, pool, account);
+                });
+            }
+        });
+        if !by_socket.is_empty() {
+            socket.transmit(&mut by_socket, pool, account);
+        }
+    }
+
+    fn pending(&self) -> bool {
+        self.port.unsent()
+    }
+
+    fn health(&self) -> Arc<Health> {
+        self.port.health()
+    }
+}
