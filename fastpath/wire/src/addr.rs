@@ -44,6 +44,14 @@ impl Ip {
         Self(bits)
     }
 
+    /// The high and the low half of the integer form.
+    #[must_use]
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "cut into its two halves")]
+    pub const fn halves(self) -> [u64; 2] {
+        [(self.0 >> 64) as u64, self.0 as u64]
+    }
+
     #[must_use]
     pub const fn is_v4(self) -> bool {
         self.0 >> 32 == V4_MAPPED >> 32

@@ -71,17 +71,14 @@ impl FlowKey {
     /// The key as five words, for hashing and for tables of plain words: source (high, low), destination (high,
     /// low), then `protocol << 32 | src_port << 16 | dst_port`.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "an address is cut into its two halves"
-    )]
+    #[inline]
     pub const fn words(self) -> [u64; 5] {
-        let (src, dst) = (self.src.to_bits(), self.dst.to_bits());
+        let ([src_high, src_low], [dst_high, dst_low]) = (self.src.halves(), self.dst.halves());
         [
-            (src >> 64) as u64,
-            src as u64,
-            (dst >> 64) as u64,
-            dst as u64,
+            src_high,
+            src_low,
+            dst_high,
+            dst_low,
             (self.protocol as u64) << 32 | (self.src_port as u64) << 16 | self.dst_port as u64,
         ]
     }

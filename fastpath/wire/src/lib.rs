@@ -12,6 +12,7 @@
 //! | [`flow_key`] | what names a flow, and what the fragments of one datagram share |
 //! | [`checksum`] | sums, complete and partial checksums, RFC 1624 updates |
 //! | [`mod@rewrite`] | changing addresses and ports, outside and in quotes, with every checksum over them |
+//! | [`mod@glance`] | both at once for what nearly every packet is |
 //! | [`mss`] | lowering the MSS of a SYN to what the tunnel carries |
 //! | [`icmp_error`] | unreachable, too big, time exceeded, and TCP resets |
 //! | [`segment`] | cutting a super-frame into packets, and joining packets into a super-frame |
@@ -28,6 +29,7 @@ pub mod flow_key;
 pub mod parse;
 pub mod checksum;
 pub mod rewrite;
+pub mod glance;
 pub mod mss;
 pub mod icmp_error;
 pub mod segment;
@@ -35,6 +37,7 @@ pub mod segment;
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 pub use drop_reason::DropReason;
 pub use flow_key::{FlowKey, FragmentKey, Protocol};
+pub use glance::{Glance, glance};
 pub use parse::{Fragment, IcmpError, IcmpKind, Parsed, parse, parse_quote, tcp_flag};
 pub use plan::{AddressPlan, Class, Subnet};
 pub use rewrite::{Rewrite, rewrite, rewrite_quote};

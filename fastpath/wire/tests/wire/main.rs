@@ -8,6 +8,7 @@
 mod packets;
 mod parse;
 mod rewrite;
+mod glance;
 mod answers;
 mod segment;
 mod any_bytes;

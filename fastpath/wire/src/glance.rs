@@ -1,0 +1,208 @@
+//! A glance at what nearly every packet is: TCP or UDP, whole, without IP options or extension headers.
+//!
+//! Says the same as [`parse()`](crate::parse()) and [`rewrite()`](crate::rewrite()) do of such packets, in the form in which a
+//! flow table compares and with one check of bounds per header. Of all others it says nothing.
+
+use crate::addr::Family;
+use crate::checksum::{fold64, udp_checksum, update, update_partial};
+
+/// Protocol numbers of TCP and UDP, in both families.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// An IPv4 address in the low half of an [`crate::Ip`].
+const MAPPED: u64 = 0xffff << 32;
+/// The addresses of a key are its first four words; the last one is protocol and ports.
+const REST: usize = 4;
+
+/// What a glance tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Glance {
+    /// The packet's [`FlowKey::words`](crate::FlowKey::words).
+    pub key: [u64; 5],
+    pub family: Family,
+    /// Of TCP: [`tcp_flag`](crate::tcp_flag); else 0.
+    pub tcp_flags: u8,
+    protocol: u8,
+}
+
+/// Glances at a packet. `None` means that it must be parsed: it is of another kind, not well formed, or its hop limit is
+/// used up.
+#[inline(always)]
+#[must_use]
+pub fn glance(bytes: &[u8]) -> Option<Glance> {
+    match bytes.first()? {
+        0x45 => glance_ipv4(bytes),
+        0x60..=0x6f => glance_ipv6(bytes),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn glance_ipv4(bytes: &[u8]) -> Option<Glance> {
+    // Both layer-4 headers have at least 8 bytes.
+    let start = bytes.first_chunk::<28>()?;
+    let stated_len = usize::from(be16(start, 2));
+    let is_fragment = be16(start, 6) & 0x3fff != 0;
+    let (hop_limit, protocol) = (start[8], start[9]);
+    if stated_len > bytes.len() || is_fragment || hop_limit == 0 {
+        return None;
+    }
+    let tcp_flags = layer4(bytes, 20, stated_len.checked_sub(20)?, protocol)?;
+    Some(Glance {
+        key: [
+            0,
+            MAPPED | u64::from(be32(start, 12)),
+            0,
+            MAPPED | u64::from(be32(start, 16)),
+            u64::from(protocol) << 32 | u64::from(be32(start, 20)),
+        ],
+        family: Family::V4,
+        tcp_flags,
+        protocol,
+    })
+}
+
+#[inline(always)]
+fn glance_ipv6(bytes: &[u8]) -> Option<Glance> {
+    let start = bytes.first_chunk::<48>()?;
+    let stated_len = usize::from(be16(start, 4));
+    let (protocol, hop_limit) = (start[6], start[7]);
+    if stated_len > bytes.len() - 40 || hop_limit == 0 {
+        return None;
+    }
+    let key = [
+        be64(start, 8),
+        be64(start, 16),
+        be64(start, 24),
+        be64(start, 32),
+        u64::from(protocol) << 32 | u64::from(be32(start, 40)),
+    ];
+    let is_mapped = |high: u64, low: u64| high == 0 && low >> 32 == MAPPED >> 32;
+    if is_mapped(key[0], key[1]) || is_mapped(key[2], key[3]) {
+        return None;
+    }
+    let tcp_flags = layer4(bytes, 40, stated_len, protocol)?;
+    Some(Glance {
+        key,
+        family: Family::V6,
+        tcp_flags,
+        protocol,
+    })
+}
+
+/// The TCP flags, or 0 for UDP, when `len` bytes from `at` begin with a header that fits them.
+#[inline(always)]
+fn layer4(bytes: &[u8], at: usize, len: usize, protocol: u8) -> Option<u8> {
+    match protocol {
+        UDP => {
+            let stated_len = usize::from(be16(bytes.get(at..)?.first_chunk::<8>()?, 4));
+            (8..=len).contains(&stated_len).then_some(0)
+        }
+        TCP => {
+            let header = bytes.get(at..)?.first_chunk::<20>()?;
+            let header_len = usize::from(header[12] >> 4) * 4;
+            (len >= 20 && (20..=len).contains(&header_len)).then_some(header[13])
+        }
+        _ => None,
+    }
+}
+
+impl Glance {
+    /// As [`verify_ipv4_header`](crate::checksum::verify_ipv4_header) of the same bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn verifies_ipv4_header(&self, bytes: &[u8]) -> bool {
+        self.family == Family::V6
+            || bytes.first_chunk::<20>().is_some_and(|header| {
+                let (words, _) = header.as_chunks::<4>();
+                // The order of bytes does not matter to a sum that is all ones.
+                let sum: u64 = words
+                    .iter()
+                    .map(|word| u64::from(u32::from_ne_bytes(*word)))
+                    .sum();
+                fold64(sum) == 0xffff
+            })
+    }
+
+    /// Makes the packet `bytes`, of which this is the glance, one of key `to`: addresses and ports, and every checksum over
+    /// them, as [`rewrite`](crate::rewrite()) does. `complete` as there. Family and protocol stay.
+    #[inline(always)]
+    pub fn rewrite(&self, bytes: &mut [u8], complete: bool, to: &[u64; 5]) {
+        let from = &self.key;
+        let (addresses, l4_at) = match self.family {
+            Family::V4 => {
+                let Some(header) = bytes.first_chunk_mut::<20>() else {
+                    return;
+                };
+                let (src, dst) = (low(to[1]), low(to[3]));
+                header[12..16].copy_from_slice(&src.to_be_bytes());
+                header[16..20].copy_from_slice(&dst.to_be_bytes());
+                let change = u64::from(!low(from[1]))
+                    + u64::from(src)
+                    + u64::from(!low(from[3]))
+                    + u64::from(dst);
+                let change = u32::from(fold64(change));
+                let field = update(be16(header, 10), change);
+                header[10..12].copy_from_slice(&field.to_be_bytes());
+                (change, 20)
+            }
+            Family::V6 => {
+                let Some(header) = bytes.first_chunk_mut::<40>() else {
+                    return;
+                };
+                let mut change = 0;
+                for (at, (old, new)) in from.iter().zip(to).take(REST).enumerate() {
+                    header[8 + at * 8..16 + at * 8].copy_from_slice(&new.to_be_bytes());
+                    change +=
+                        (!old >> 32) + u64::from(low(!old)) + (new >> 32) + u64::from(low(*new));
+                }
+                (u32::from(fold64(change)), 40)
+            }
+        };
+        let (is_udp, field_at) = (
+            self.protocol == UDP,
+            if self.protocol == UDP { 6 } else { 16 },
+        );
+        let Some(l4) = bytes.get_mut(l4_at..).filter(|l4| l4.len() >= field_at + 2) else {
+            return;
+        };
+        let mut change = addresses;
+        if to[REST] != from[REST] {
+            l4[..4].copy_from_slice(&low(to[REST]).to_be_bytes());
+            if complete {
+                let ports = u64::from(!low(from[REST])) + u64::from(low(to[REST]));
+                change += u32::from(fold64(ports));
+            }
+        }
+        let old = be16(l4, field_at);
+        let new = match (complete, is_udp) {
+            (false, _) => update_partial(old, change),
+            // RFC 768: zero means that there is none.
+            (true, true) if old == 0 => 0,
+            (true, true) => udp_checksum(update(old, change)),
+            (true, false) => update(old, change),
+        };
+        l4[field_at..field_at + 2].copy_from_slice(&new.to_be_bytes());
+    }
+}
+
+#[inline(always)]
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from(be16(bytes, at)) << 16 | u32::from(be16(bytes, at + 2))
+}
+
+#[inline(always)]
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half")]
+const fn low(word: u64) -> u32 {
+    word as u32
+}
