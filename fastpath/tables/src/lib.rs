@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod snapshot;
+pub mod route;
 pub mod slots;
 pub mod publish;
 pub mod upcall;
 
 pub use publish::{Publisher, Reader, Writer};
+pub use route::Route;
 pub use slots::{InstanceSlot, PeerSlot, ServiceSlot};
 pub use snapshot::{
     Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,

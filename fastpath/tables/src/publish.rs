@@ -188,6 +188,7 @@ impl Writer {
                     .insert(|old| row(old.map_or(1, |old| old.epoch + 1), Used::default())),
             ),
         };
+        self.set_route(slot);
         for ip in update.instance_ip.iter() {
             self.tables
                 .semantic
@@ -212,6 +213,7 @@ impl Writer {
                 InstanceState::Live
             };
         }
+        self.set_route(slot);
     }
 
     /// Withdraws an instance explicitly: its epoch grows, so every flow that uses it is stale at its next packet, and
@@ -227,6 +229,7 @@ impl Writer {
         row.state = InstanceState::Withdrawn;
         row.epoch += 1;
         let ips = row.instance_ip;
+        self.set_route(slot);
         for ip in ips.iter() {
             self.tables.semantic.remove(&ip.ip());
         }
@@ -300,6 +303,13 @@ impl Writer {
         self.tables.peers.free(slot.index());
     }
 
+    /// After every change of an instance's row.
+    fn set_route(&mut self, slot: InstanceSlot) {
+        if let Some(row) = self.tables.instances.row(slot.index()) {
+            self.tables.routes.set(slot, row);
+        }
+    }
+
     fn drop_local(&mut self, slot: InstanceSlot) {
         let Some(row) = self.tables.instance(slot) else {
             return;
@@ -315,6 +325,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_wire::Family;
 
     fn instance(
         writer: &mut Writer,
@@ -404,6 +415,62 @@ mod tests {
         assert!(writer.tables().instance_at(slot, epoch).is_some());
         assert_eq!(
             writer.tables().local(NsIp::new(Ip::v4([10, 18, 0, 2]))),
+            None
+        );
+    }
+
+    #[test]
+    fn routes_say_what_rows_say() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let service = writer.upsert_service("a.b.c.d", &[]);
+        let peer = writer.upsert_peer(Ip::v4([192, 0, 2, 1]), 50103, TunnelFormat::Plain, 1450);
+        let check = |writer: &Writer, slot, expected| {
+            let row = writer.tables().instance(slot).unwrap();
+            let route = writer.tables().route(slot, Family::V4).unwrap();
+            assert_eq!((route.epoch, route.placement), expected);
+            if route.placement != Placement::Nowhere {
+                assert_eq!(
+                    Some(route.instance_ip),
+                    row.instance_ip.v4.map(InstanceIp::ip)
+                );
+                assert_eq!(Some(route.ns_ip), row.ns_ip.v4.map(NsIp::ip));
+            }
+            let other = writer.tables().route(slot, Family::V6).unwrap();
+            assert_eq!(
+                other.placement,
+                Placement::Nowhere,
+                "it has no such address"
+            );
+        };
+        // More than one chunk of them.
+        for last in 0..=200 {
+            let slot = instance(&mut writer, service, last, Placement::Local);
+            check(&writer, slot, (1, Placement::Local));
+            writer.publish();
+            assert_eq!(
+                instance(&mut writer, service, last, Placement::Peer(peer)),
+                slot
+            );
+            check(&writer, slot, (1, Placement::Peer(peer)));
+            writer.set_suspect(slot, true);
+            check(&writer, slot, (1, Placement::Peer(peer)));
+        }
+        let slot = instance(&mut writer, service, 150, Placement::Local);
+        let before = writer.publisher().snapshot();
+        writer.withdraw_instance(slot);
+        check(&writer, slot, (0, Placement::Nowhere));
+        assert_eq!(instance(&mut writer, service, 250, Placement::Local), slot);
+        check(&writer, slot, (3, Placement::Local));
+        let old = before.route(slot, Family::V4).unwrap();
+        assert_eq!(
+            old.placement,
+            Placement::Peer(peer),
+            "a snapshot never changes"
+        );
+        assert_eq!(
+            writer
+                .tables()
+                .route(InstanceSlot::from_index(1000), Family::V4),
             None
         );
     }

@@ -1,5 +1,6 @@
 //! The snapshot a worker reads: instances, services and peers in stable slots, and the indexes that find them.
 
+use crate::route::{Route, Routes};
 use crate::slots::{Index, InstanceSlot, PeerSlot, Rows, ServiceSlot, Slot};
 use sluice_wire::{AddressPlan, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 use std::sync::Arc;
@@ -136,6 +137,8 @@ pub struct Tables {
     /// This node's gateway addresses on the service side: the source of ICMP errors.
     pub gateway: Dual<Ip>,
     pub(crate) instances: Rows<Instance>,
+    /// Made from `instances` row by row.
+    pub(crate) routes: Routes,
     pub(crate) services: Rows<Service>,
     pub(crate) peers: Rows<Peer>,
     pub(crate) semantic: Index<Ip, Known>,
@@ -151,6 +154,7 @@ impl Tables {
             plan,
             gateway,
             instances: Rows::new(),
+            routes: Routes::default(),
             services: Rows::new(),
             peers: Rows::new(),
             semantic: Index::new(),
@@ -172,6 +176,13 @@ impl Tables {
     pub fn instance_at(&self, slot: InstanceSlot, epoch: u32) -> Option<&Instance> {
         self.instance(slot)
             .filter(|row| row.epoch == epoch && row.state != InstanceState::Withdrawn)
+    }
+
+    /// Where the instance of a slot is in that family; `None` only for a slot of another installation.
+    #[inline(always)]
+    #[must_use]
+    pub fn route(&self, slot: InstanceSlot, family: Family) -> Option<&Route> {
+        self.routes.route(slot, family)
     }
 
     #[inline]
