@@ -23,42 +23,36 @@ pub(crate) struct Sender<'a> {
 }
 
 impl Engine {
-    /// Reads the live flow of a packet from a remote instance into `flow`; false when a first-time caller's may begin.
-    #[inline(always)]
+    /// The live flow of a packet from a remote instance; `None` when a first-time caller's may begin.
     pub(crate) fn known_inbound(
         &mut self,
         frame: &Frame,
         lane: &Lane,
-        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<bool> {
+    ) -> Step<Option<Flow>> {
         let from_gateway =
             lane.kind == Kind::Error && icmp::is_from_gateway(&lane.packet, turn.tables);
         let found = match frame.outer {
-            Some(outer) if from_gateway => {
-                *flow = self.find_for_gateway(frame, lane, outer, turn)?;
-                true
-            }
-            _ => self.find(frame, lane, false, flow, turn)?,
+            Some(outer) if from_gateway => Some(self.find_for_gateway(frame, lane, outer, turn)?),
+            _ => self.find(frame, lane, false, turn)?,
         };
-        if !found {
+        let Some(flow) = found else {
             return flow::missing(lane);
-        }
+        };
         // Either end may be gone, or the slot used anew: then the packet is judged as if there had been no flow.
-        if flow::local(flow, turn.tables).is_none() || flow::remote(flow, turn.tables).is_none() {
-            self.end_stale(flow, turn)?;
+        if flow::local(&flow, turn.tables).is_none() || flow::remote(&flow, turn.tables).is_none() {
+            self.end_stale(&flow, turn)?;
             return match lane.kind {
-                Kind::Own => Ok(false),
+                Kind::Own => Ok(None),
                 Kind::Error => drop_as(DropReason::IcmpUnmatched),
                 Kind::Later | Kind::Unfit(_) => drop_as(DropReason::InstanceWithdrawn),
             };
         }
         // Not noted as a use before the sender is admitted.
-        Ok(true)
+        Ok(Some(flow))
     }
 
     /// Checks that the sender's node is the one that the tables name. The outer port does not matter: NAT changes it.
-    #[inline(always)]
     pub(crate) fn admit<'a>(
         &mut self,
         frame: &Frame,
@@ -110,7 +104,6 @@ impl Engine {
     }
 
     /// The instance that an inner source address names.
-    #[inline(never)]
     fn sender_of<'a>(
         &self,
         lane: &Lane,
@@ -138,25 +131,22 @@ impl Engine {
         }
     }
 
-    /// Makes `flow` the one of an admitted packet: the known one goes on, or a first-time caller gets a passive one, which
-    /// fixes the reply.
-    #[inline(always)]
+    /// The flow of an admitted packet: the known one goes on, or a first-time caller gets a passive one, which fixes the
+    /// reply.
     pub(crate) fn accept(
         &mut self,
         frame: &Frame,
         lane: &Lane,
-        known: bool,
+        known: Option<Flow>,
         sender: Sender<'_>,
-        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<()> {
-        if !(known && self.goes_on(frame, lane, flow, false, turn)) {
-            *flow = self.accept_first(frame, lane, sender, turn)?;
+    ) -> Step<Flow> {
+        match known {
+            Some(flow) if self.goes_on(frame, lane, &flow, false, turn) => Ok(flow),
+            _ => self.accept_first(frame, lane, sender, turn),
         }
-        Ok(())
     }
 
-    #[inline(never)]
     fn accept_first(
         &mut self,
         frame: &Frame,

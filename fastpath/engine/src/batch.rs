@@ -1,7 +1,6 @@
 //! What the stages pass to each other: the turn's surroundings, a packet on its way, and how its way ends.
 
 use crate::engine::Output;
-use crate::flow::table::Probe;
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, BATCH_MAX, Endpoint, Pool};
 use sluice_tables::{Question, Tables};
@@ -80,12 +79,11 @@ pub(crate) enum Kind {
     Unfit(DropReason),
 }
 
-/// A parsed packet whose flow has been asked for, but not yet read. Kept small: a batch of them stays in the nearest cache.
+/// A parsed packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
     pub(crate) packet: Parsed,
     pub(crate) kind: Kind,
-    pub(crate) probe: Probe,
 }
 
 impl Lane {
@@ -95,7 +93,6 @@ impl Lane {
         Self {
             packet,
             kind: Kind::Unfit(reason),
-            probe: Probe::NONE,
         }
     }
 
@@ -130,8 +127,8 @@ pub(crate) enum Answer {
     Remote { ns_ip: Ip, outer: Endpoint },
 }
 
-/// Which frames of a batch stopped, and why, in the batch's order.
-pub(crate) type Stops = ArrayVec<(usize, Stop), BATCH_MAX>;
+/// Which frames of a batch stopped, with what they were and why, in the batch's order.
+pub(crate) type Stops = ArrayVec<(usize, Lane, Stop), BATCH_MAX>;
 
 /// What stands in a lane for a packet that could not be parsed.
 pub(crate) const UNPARSED: Parsed = Parsed {

@@ -2,7 +2,6 @@
 
 use crate::admit;
 use crate::batch::{Kind, Lane, Stop, UNPARSED};
-use crate::flow::Table;
 use crate::parse;
 use sluice_memory::Frame;
 use sluice_tables::Tables;
@@ -10,8 +9,7 @@ use sluice_tunnel::plain;
 use sluice_wire::{DropReason, checksum};
 
 /// A packet from the tunnel, or from an instance beside.
-#[inline(always)]
-pub(crate) fn inbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Lane {
+pub(crate) fn inbound(frame: &Frame, tables: &Tables) -> Lane {
     if frame.outer.is_some()
         && let Err(reason) = plain::open(frame.bytes())
     {
@@ -28,6 +26,5 @@ pub(crate) fn inbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: boo
     {
         lane.kind = Kind::Unfit(reason);
     }
-    parse::look_up(frame, &mut lane, flows, false, loaded);
     lane
 }

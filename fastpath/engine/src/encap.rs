@@ -6,6 +6,7 @@ use crate::locate::Location;
 use crate::outbound::Exit;
 use crate::trace::Decision;
 use sluice_memory::{Endpoint, Frame};
+use sluice_tables::PeerSlot;
 use sluice_tunnel::plain;
 
 impl Engine {
@@ -22,10 +23,7 @@ impl Engine {
             return Ok(Exit::Beside);
         };
         plain::seal(frame.bytes()).map_err(Stop::Drop)?;
-        let flows = &self.shared.flows;
-        self.tunnels.touch(slot, peer.epoch, turn.now_s, |peer| {
-            flows.live_of_peer(peer)
-        });
+        self.use_tunnel(slot, peer.epoch, turn);
         let outer = Endpoint {
             ip: peer.ip,
             port: peer.port,
@@ -36,5 +34,13 @@ impl Engine {
             return Ok(Exit::Pieces { mtu: peer.mtu });
         }
         Ok(Exit::Tunnel)
+    }
+
+    /// Notes a packet to the peer of that slot and epoch.
+    #[inline(always)]
+    pub(crate) fn use_tunnel(&mut self, slot: PeerSlot, epoch: u32, turn: &Turn<'_>) {
+        let flows = &self.shared.flows;
+        self.tunnels
+            .touch(slot, epoch, turn.now_s, |peer| flows.live_of_peer(peer));
     }
 }

@@ -2,11 +2,10 @@
 
 use crate::batch::{Lane, Now, Step, Stops, Turn};
 use crate::engine::{Engine, Output, Side};
-use crate::flow::Flow;
+use crate::shortcut::Glances;
 use crate::trace::{Decision, Entry};
-use crate::{decap, translate};
-use arrayvec::ArrayVec;
-use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
+use crate::{decap, shortcut, translate};
+use sluice_memory::{Account, Batch, Frame, Pool};
 use sluice_tables::Tables;
 
 impl Engine {
@@ -30,50 +29,46 @@ impl Engine {
         if batch.is_empty() {
             return;
         }
-        let flows = &self.shared.flows;
-        let loaded = flows.is_loaded();
-        let mut lanes: ArrayVec<Lane, BATCH_MAX> = ArrayVec::new();
-        for frame in &*batch {
-            lanes.push(decap::inbound(frame, turn.tables, flows, loaded));
-        }
-        for lane in &mut lanes {
-            flows.prefetch_entry(&mut lane.probe);
-        }
+        let mut glances = Glances::new();
+        shortcut::look_up(batch, &self.shared.flows, false, &mut glances);
         let mut stops = Stops::new();
-        let mut flow = Flow::none();
-        for (at, (frame, lane)) in batch.iter_mut().zip(&lanes).enumerate() {
-            if let Err(stop) = self.inbound_packet(frame, lane, &mut flow, turn) {
-                stops.push((at, stop));
+        for (at, (frame, glanced)) in batch.iter_mut().zip(&glances).enumerate() {
+            let quick = glanced.as_ref();
+            let delivered = quick.and_then(|glanced| self.shortcut_inbound(frame, glanced, turn));
+            if delivered.is_none() {
+                self.inbound_stages(at, frame, &mut stops, turn);
             }
         }
         if stops.is_empty() {
             turn.out.to_service.extend(batch.drain(..));
         }
-        let mut stops = stops.into_iter().peekable();
+        let mut stops = stops.drain(..).peekable();
         for (at, frame) in batch.drain(..).enumerate() {
-            match stops.next_if(|(stopped, _)| *stopped == at) {
-                Some((_, stop)) => self.stop(frame, lanes.get(at), stop, Side::Inbound, turn),
+            match stops.next_if(|(stopped, ..)| *stopped == at) {
+                Some((_, lane, stop)) => self.stop(frame, Some(&lane), stop, Side::Inbound, turn),
                 None => turn.out.to_service.push(frame),
             }
         }
         self.release_fragments(turn);
     }
 
-    #[inline(always)]
-    fn inbound_packet(
-        &mut self,
-        frame: &mut Frame,
-        lane: &Lane,
-        flow: &mut Flow,
-        turn: &Turn<'_>,
-    ) -> Step<()> {
+    /// The long way.
+    #[inline(never)]
+    fn inbound_stages(&mut self, at: usize, frame: &mut Frame, stops: &mut Stops, turn: &Turn<'_>) {
+        let lane = decap::inbound(frame, turn.tables);
+        if let Err(stop) = self.inbound_packet(frame, &lane, turn) {
+            stops.push((at, lane, stop));
+        }
+    }
+
+    fn inbound_packet(&mut self, frame: &mut Frame, lane: &Lane, turn: &Turn<'_>) -> Step<()> {
         // The flow is looked up before admission because its slot hint spares admission a search by address.
-        let known = self.known_inbound(frame, lane, flow, turn)?;
-        let sender = self.admit(frame, lane, known.then_some(&*flow), turn)?;
-        self.accept(frame, lane, known, sender, flow, turn)?;
-        self.suspect_unreachable(lane, flow, turn);
-        self.bind_first(lane, flow, turn)?;
-        translate::inbound(frame, lane, flow, self.settings.inner_mtu)?;
+        let known = self.known_inbound(frame, lane, turn)?;
+        let sender = self.admit(frame, lane, known.as_ref(), turn)?;
+        let flow = self.accept(frame, lane, known, sender, turn)?;
+        self.suspect_unreachable(lane, &flow, turn);
+        self.bind_first(lane, &flow, turn)?;
+        translate::inbound(frame, lane, &flow, self.settings.inner_mtu)?;
         self.note(frame, Decision::Delivered(flow.local.slot));
         frame.outer = None;
         Ok(())

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod batch;
 mod outbound;
 mod inbound;
+mod shortcut;
 mod decap;
 mod parse;
 mod policy;

@@ -2,9 +2,9 @@
 
 use crate::batch::{Lane, Now, Step, Stops, Turn};
 use crate::engine::{Engine, Output, Side};
-use crate::flow::Flow;
+use crate::shortcut::Glances;
 use crate::trace::Entry;
-use crate::{flow, fragment, locate, parse, translate};
+use crate::{flow, fragment, locate, parse, shortcut, translate};
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
 use sluice_tables::Tables;
@@ -38,40 +38,33 @@ impl Engine {
     }
 
     pub(crate) fn outbound_turn(&mut self, batch: &mut Batch, turn: &mut Turn<'_>) {
-        let flows = &self.shared.flows;
-        let loaded = flows.is_loaded();
-        let mut lanes: ArrayVec<Lane, BATCH_MAX> = ArrayVec::new();
-        for frame in &*batch {
-            lanes.push(parse::outbound(frame, turn.tables, flows, loaded));
-        }
-        for lane in &mut lanes {
-            flows.prefetch_entry(&mut lane.probe);
-        }
+        let mut glances = Glances::new();
+        shortcut::look_up(batch, &self.shared.flows, true, &mut glances);
         let mut exits: ArrayVec<Exit, BATCH_MAX> = ArrayVec::new();
         let mut stops = Stops::new();
-        let mut flow = Flow::none();
-        for (at, (frame, lane)) in batch.iter_mut().zip(&lanes).enumerate() {
-            match self.outbound_packet(frame, lane, &mut flow, turn) {
-                Ok(exit) => exits.push(exit),
-                Err(stop) => {
-                    exits.push(Exit::Stopped);
-                    stops.push((at, stop));
-                }
-            }
+        for (at, (frame, glanced)) in batch.iter_mut().zip(&glances).enumerate() {
+            let quick = glanced.as_ref();
+            exits.push(
+                match quick.and_then(|glanced| self.shortcut_outbound(frame, glanced, turn)) {
+                    Some(exit) => exit,
+                    None => self.outbound_stages(at, frame, &mut stops, turn),
+                },
+            );
         }
         let mut beside = Batch::new();
         if exits.iter().all(|exit| *exit == Exit::Tunnel) {
             turn.out.to_underlay.extend(batch.drain(..));
         }
-        let mut stops = stops.into_iter();
-        for (frame, exit) in batch.drain(..).zip(exits) {
-            match exit {
+        // Drained, because moving what is seldom used would cost more than all else here.
+        let mut stops = stops.drain(..);
+        for (frame, exit) in batch.drain(..).zip(&exits) {
+            match *exit {
                 Exit::Tunnel => turn.out.to_underlay.push(frame),
                 Exit::Pieces { mtu } => fragment::cut(frame, mtu, turn),
                 Exit::Beside => beside.push(frame),
                 Exit::Stopped => {
-                    if let Some((at, stop)) = stops.next() {
-                        self.stop(frame, lanes.get(at), stop, Side::Outbound, turn);
+                    if let Some((_, lane, stop)) = stops.next() {
+                        self.stop(frame, Some(&lane), stop, Side::Outbound, turn);
                     }
                 }
             }
@@ -81,22 +74,33 @@ impl Engine {
         self.release_fragments(turn);
     }
 
-    #[inline(always)]
-    fn outbound_packet(
+    /// The long way.
+    #[inline(never)]
+    fn outbound_stages(
         &mut self,
+        at: usize,
         frame: &mut Frame,
-        lane: &Lane,
-        flow: &mut Flow,
+        stops: &mut Stops,
         turn: &Turn<'_>,
-    ) -> Step<Exit> {
-        if !self.known_outbound(frame, lane, flow, turn)? {
-            *flow = self.select(frame, lane, turn)?;
-        }
-        let ends = flow::ends(flow, turn.tables)?;
-        let location = locate::remote(flow, &ends, turn.tables)?;
+    ) -> Exit {
+        let lane = parse::outbound(frame, turn.tables);
+        self.outbound_packet(frame, &lane, turn)
+            .unwrap_or_else(|stop| {
+                stops.push((at, lane, stop));
+                Exit::Stopped
+            })
+    }
+
+    fn outbound_packet(&mut self, frame: &mut Frame, lane: &Lane, turn: &Turn<'_>) -> Step<Exit> {
+        let flow = match self.known_outbound(frame, lane, turn)? {
+            Some(flow) => flow,
+            None => self.select(frame, lane, turn)?,
+        };
+        let ends = flow::ends(&flow, turn.tables)?;
+        let location = locate::remote(&flow, &ends, turn.tables)?;
         locate::check_size(frame, &lane.packet, &location)?;
-        self.bind_first(lane, flow, turn)?;
-        translate::outbound(frame, lane, flow, &location, self.settings.inner_mtu)?;
+        self.bind_first(lane, &flow, turn)?;
+        translate::outbound(frame, lane, &flow, &location, self.settings.inner_mtu)?;
         self.encap(frame, &location, turn)
     }
 }

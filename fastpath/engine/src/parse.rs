@@ -1,16 +1,14 @@
-//! Bytes to a lane: the headers, and where in the caches the packet's flow is to be looked for.
+//! Bytes to a lane: the headers, and how the packet's flow is to be found.
 
 use crate::batch::{Kind, Lane, Step, Stop, UNPARSED};
-use crate::flow::Table;
-use crate::flow::table::{Probe, Sought};
+use crate::flow::table::Sought;
 use crate::policy;
 use sluice_memory::Frame;
 use sluice_tables::Tables;
 use sluice_wire::{DropReason, FlowKey, Fragment, IcmpKind, Parsed, Protocol, parse as wire};
 
 /// A packet from the service side.
-#[inline(always)]
-pub(crate) fn outbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bool) -> Lane {
+pub(crate) fn outbound(frame: &Frame, tables: &Tables) -> Lane {
     let mut lane = headers(frame);
     // What has its own flow needs no such question: an address that is no service's begins none.
     if matches!(lane.kind, Kind::Error | Kind::Later)
@@ -18,12 +16,10 @@ pub(crate) fn outbound(frame: &Frame, tables: &Tables, flows: &Table, loaded: bo
     {
         lane.kind = Kind::Unfit(reason);
     }
-    look_up(frame, &mut lane, flows, true, loaded);
     lane
 }
 
 /// A frame's headers, and how its flow is to be found.
-#[inline(always)]
 pub(crate) fn headers(frame: &Frame) -> Lane {
     let packet = match wire::parse(frame.bytes()) {
         Ok(packet) => packet,
@@ -32,7 +28,6 @@ pub(crate) fn headers(frame: &Frame) -> Lane {
     let mut lane = Lane {
         packet,
         kind: Kind::Own,
-        probe: Probe::NONE,
     };
     // The kernel took one off the hop limit on the way here; nobody does after us. Zero should not have reached us.
     if lane.packet.hop_limit == 0 {
@@ -40,16 +35,17 @@ pub(crate) fn headers(frame: &Frame) -> Lane {
     } else if !has_own_flow(&lane.packet) {
         lane.kind = kind(&lane.packet);
     }
+    if lane.kind == Kind::Error && lane.quote(frame.bytes()).is_err() {
+        lane.kind = Kind::Unfit(DropReason::Malformed);
+    }
     lane
 }
 
 /// What nearly every packet is.
-#[inline(always)]
 fn has_own_flow(packet: &Parsed) -> bool {
     matches!(packet.protocol, Protocol::Tcp | Protocol::Udp) && packet.fragment == Fragment::Whole
 }
 
-#[inline(never)]
 fn kind(packet: &Parsed) -> Kind {
     match (packet.protocol, packet.fragment) {
         (_, Fragment::Later { .. }) => Kind::Later,
@@ -63,25 +59,10 @@ fn kind(packet: &Parsed) -> Kind {
     }
 }
 
-/// Asks the caches for the packet's flow.
-#[inline(always)]
-pub(crate) fn look_up(frame: &Frame, lane: &mut Lane, flows: &Table, outbound: bool, loaded: bool) {
-    if matches!(lane.kind, Kind::Own | Kind::Error) {
-        match sought(frame, lane, outbound) {
-            Ok(sought) => {
-                lane.probe = flows.probe(&sought);
-                flows.prefetch_index(&lane.probe, loaded);
-            }
-            Err(_) => lane.kind = Kind::Unfit(DropReason::Malformed),
-        }
-    }
-}
-
 /// The key of the packet's flow.
 ///
 /// An outbound error quotes what was delivered, so its flow is the quote's reverse. An inbound one quotes what was sent on
 /// the wire, whose destination is an NsIP; the flow knows the remote side by its InstanceIP, the error's own source.
-#[inline(always)]
 pub(crate) fn sought(frame: &Frame, lane: &Lane, outbound: bool) -> Step<Sought> {
     let packet = &lane.packet;
     if lane.kind == Kind::Own {

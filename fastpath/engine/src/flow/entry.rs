@@ -10,14 +10,14 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 pub(crate) const ENTRY_WORDS: usize = 16;
 
 // Where things are. The first line holds what a lookup compares, the second what a hit needs.
-const FORWARD: usize = 0;
+pub(crate) const FORWARD: usize = 0;
 const REMOTE_IP: usize = 5;
-const WIRE_PORTS: usize = 7;
-const LOCAL: usize = 8;
-const REMOTE: usize = 9;
+pub(crate) const WIRE_PORTS: usize = 7;
+pub(crate) const LOCAL: usize = 8;
+pub(crate) const REMOTE: usize = 9;
 /// [`State`].
 pub(crate) const STATE: usize = 10;
-const SERVICE_PEER: usize = 11;
+pub(crate) const SERVICE_PEER: usize = 11;
 const CREATED: usize = 12;
 /// The next free entry, while this one is free.
 pub(crate) const LINK: usize = 13;
@@ -34,7 +34,8 @@ impl Pin {
         u64::from(self.slot.index()) << 32 | u64::from(self.epoch)
     }
 
-    fn from_word(word: u64) -> Self {
+    #[inline(always)]
+    pub(crate) fn from_word(word: u64) -> Self {
         Self {
             slot: InstanceSlot::from_index(high(word)),
             epoch: low(word),
@@ -81,45 +82,25 @@ impl Flow {
         }
     }
 
-    /// Room for a flow to be read into: on the path a flow is read in place, because copies of it would cost more
-    /// than all else that is done with it.
-    pub(crate) fn none() -> Self {
-        let pin = Pin::from_word(0);
-        Self {
-            forward: FlowKey::from_words([0; 5]),
-            remote_ip: InstanceIp::new(Ip::UNSPECIFIED),
-            wire_src_port: 0,
-            wire_dst_port: 0,
-            local: pin,
-            remote: pin,
-            service: None,
-            peer: None,
-            created_s: 0,
-            state: State(0),
-            index: 0,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn load(&mut self, entry: &[AtomicU64; ENTRY_WORDS], index: u32, state: State) {
+    pub(crate) fn load(entry: &[AtomicU64; ENTRY_WORDS], index: u32, state: State) -> Self {
         let word = |at: usize| entry[at].load(Relaxed);
         let ports = word(WIRE_PORTS);
         let service_peer = word(SERVICE_PEER);
-        self.forward = FlowKey::from_words([word(0), word(1), word(2), word(3), word(4)]);
-        self.remote_ip = InstanceIp::new(Ip::from_bits(
-            u128::from(word(REMOTE_IP)) << 64 | u128::from(word(REMOTE_IP + 1)),
-        ));
-        self.wire_src_port = port(ports >> 16);
-        self.wire_dst_port = port(ports);
-        self.local = Pin::from_word(word(LOCAL));
-        self.remote = Pin::from_word(word(REMOTE));
-        self.service = high(service_peer)
-            .checked_sub(1)
-            .map(ServiceSlot::from_index);
-        self.peer = low(service_peer).checked_sub(1).map(PeerSlot::from_index);
-        self.created_s = low(word(CREATED));
-        self.state = state;
-        self.index = index;
+        Self {
+            forward: FlowKey::from_words([word(0), word(1), word(2), word(3), word(4)]),
+            remote_ip: InstanceIp::new(Ip::from_bits(
+                u128::from(word(REMOTE_IP)) << 64 | u128::from(word(REMOTE_IP + 1)),
+            )),
+            wire_src_port: port(ports >> 16),
+            wire_dst_port: port(ports),
+            local: Pin::from_word(word(LOCAL)),
+            remote: Pin::from_word(word(REMOTE)),
+            service: service_of(service_peer),
+            peer: low(service_peer).checked_sub(1).map(PeerSlot::from_index),
+            created_s: low(word(CREATED)),
+            state,
+            index,
+        }
     }
 
     /// Writes all but the state into an entry that nobody can reach.
@@ -160,6 +141,11 @@ pub(crate) fn matches_reverse(entry: &[AtomicU64; ENTRY_WORDS], key: &[u64; 5]) 
         && entry[FORWARD + 1].load(Relaxed) == dst_low
         && entry[WIRE_PORTS].load(Relaxed) == wire_ports(port(rest), port(rest >> 16))
         && entry[FORWARD + 4].load(Relaxed) >> 32 == rest >> 32
+}
+
+/// The service that the word of service and peer names.
+pub(crate) fn service_of(word: u64) -> Option<ServiceSlot> {
+    high(word).checked_sub(1).map(ServiceSlot::from_index)
 }
 
 fn wire_ports(src: u16, dst: u16) -> u64 {
@@ -340,6 +326,11 @@ impl State {
             }
         }
         Self(u64::from(now_s.max(self.last_s())) << 32 | self.0 & !FLAGS & 0xffff_ffff | flags)
+    }
+
+    /// The state after a packet that changes nothing else.
+    pub(crate) fn seen(self, now_s: u32) -> Self {
+        Self(u64::from(now_s.max(self.last_s())) << 32 | self.0 & 0xffff_ffff)
     }
 
     /// Whether the flow has been idle for longer than its state allows.

@@ -1,11 +1,13 @@
 //! Does the packet belong to a flow? The stage; the table it asks has its own files.
 
 pub mod entry;
+mod hit;
 pub(crate) mod index;
 pub(crate) mod quota;
 pub mod table;
 
 pub use entry::{Flow, Pin, State, Timeouts};
+pub(crate) use hit::Hit;
 pub use table::{Inserted, Limits, SharedError, Table};
 
 use crate::batch::{Answer, Kind, Lane, Step, Stop, Turn, drop_as};
@@ -18,41 +20,38 @@ use sluice_wire::tcp_flag::{ACK, FIN, RST, SYN};
 use sluice_wire::{DropReason, NsIp, Parsed, Protocol};
 
 impl Engine {
-    /// Reads the live flow of a packet from a local instance into `flow`; false when one may begin.
-    #[inline(always)]
+    /// The live flow of a packet from a local instance; `None` when one may begin.
     pub(crate) fn known_outbound(
         &mut self,
         frame: &Frame,
         lane: &Lane,
-        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<bool> {
-        if !self.find(frame, lane, true, flow, turn)? {
+    ) -> Step<Option<Flow>> {
+        let Some(flow) = self.find(frame, lane, true, turn)? else {
+            return missing(lane);
+        };
+        if local(&flow, turn.tables).is_none() {
+            self.end_stale(&flow, turn)?;
             return missing(lane);
         }
-        if local(flow, turn.tables).is_none() {
-            self.end_stale(flow, turn)?;
-            return missing(lane);
-        }
-        if remote(flow, turn.tables).is_none() {
-            self.end_stale(flow, turn)?;
+        if remote(&flow, turn.tables).is_none() {
+            self.end_stale(&flow, turn)?;
             return match lane.kind {
                 // Nothing but a SYN can go to another instance: the rest is in the middle of a conversation.
                 Kind::Own if lane.packet.protocol == Protocol::Tcp && !is_syn(&lane.packet) => {
                     Err(Stop::Refuse(DropReason::InstanceWithdrawn, Answer::Reset))
                 }
-                Kind::Own => Ok(false),
+                Kind::Own => Ok(None),
                 Kind::Error | Kind::Later | Kind::Unfit(_) => {
                     drop_as(DropReason::InstanceWithdrawn)
                 }
             };
         }
-        Ok(self.goes_on(frame, lane, flow, true, turn))
+        Ok(self.goes_on(frame, lane, &flow, true, turn).then_some(flow))
     }
 
     /// Ends a flow whose instance is gone. One that another worker made from newer tables than this turn's stays; its
     /// packet is lost, as nothing here can say where to.
-    #[inline(never)]
     pub(crate) fn end_stale(&self, flow: &Flow, turn: &Turn<'_>) -> Step<()> {
         if is_ahead(flow, turn.tables) {
             return drop_as(DropReason::FlowBusy);
@@ -61,33 +60,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads the flow the caches were asked for.
-    #[inline(always)]
+    /// Reads the packet's flow.
     pub(crate) fn find(
         &self,
         frame: &Frame,
         lane: &Lane,
         outbound: bool,
-        flow: &mut Flow,
         turn: &Turn<'_>,
-    ) -> Step<bool> {
+    ) -> Step<Option<Flow>> {
         match lane.kind {
             Kind::Own | Kind::Error => {}
-            Kind::Later => {
-                *flow = self.bound_flow(lane, turn)?;
-                return Ok(true);
-            }
+            Kind::Later => return self.bound_flow(lane, turn).map(Some),
             Kind::Unfit(reason) => return drop_as(reason),
         }
         let sought = parse::sought(frame, lane, outbound)?;
-        match self.shared.flows.find(&lane.probe, &sought, flow) {
-            Ok(found) => Ok(found),
-            Err(table::Busy) => drop_as(DropReason::FlowBusy),
-        }
+        self.shared
+            .flows
+            .find(&sought)
+            .map_err(|table::Busy| Stop::Drop(DropReason::FlowBusy))
     }
 
     /// A packet of a flow whose both ends are there: notes what it changes. False when it begins another one.
-    #[inline(always)]
     pub(crate) fn goes_on(
         &mut self,
         frame: &Frame,
@@ -111,7 +104,6 @@ impl Engine {
         true
     }
 
-    #[inline(never)]
     fn change(&self, flow: &Flow, outbound: bool, tcp_flags: u8, turn: &Turn<'_>) {
         self.shared
             .flows
@@ -123,10 +115,9 @@ impl Engine {
 }
 
 /// A packet without a flow: errors have nothing to be about.
-#[inline(never)]
-pub(crate) fn missing(lane: &Lane) -> Step<bool> {
+pub(crate) fn missing(lane: &Lane) -> Step<Option<Flow>> {
     match lane.kind {
-        Kind::Own => Ok(false),
+        Kind::Own => Ok(None),
         Kind::Error => drop_as(DropReason::IcmpUnmatched),
         Kind::Later => await_first(lane),
         Kind::Unfit(reason) => drop_as(reason),
@@ -149,7 +140,6 @@ pub(crate) struct Ends<'a> {
 }
 
 /// Both ends, while both are there.
-#[inline(always)]
 pub(crate) fn ends<'a>(flow: &Flow, tables: &'a Tables) -> Step<Ends<'a>> {
     match (local(flow, tables), remote(flow, tables)) {
         (Some(local), Some(remote)) => Ok(Ends { local, remote }),

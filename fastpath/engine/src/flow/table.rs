@@ -126,18 +126,7 @@ pub struct Table {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     place: Place,
-    entry: u32,
-}
-
-impl Probe {
-    /// For lanes that look nothing up.
-    pub(crate) const NONE: Self = Self {
-        place: Place {
-            buckets: [0, 0],
-            tag: 0,
-        },
-        entry: u32::MAX,
-    };
+    pub(super) entry: u32,
 }
 
 /// A key and the direction in which packets have it.
@@ -202,11 +191,15 @@ impl Table {
     }
 
     #[inline]
-    pub(crate) fn probe(&self, sought: &Sought) -> Probe {
+    fn probe(&self, sought: &Sought) -> Probe {
+        self.place(&sought.words, sought.outbound)
+    }
+
+    /// Where a key (its words) is to be looked for. The first pass of a batched lookup.
+    #[inline(always)]
+    pub(crate) fn place(&self, words: &[u64; 5], outbound: bool) -> Probe {
         Probe {
-            place: self
-                .keys
-                .place(&sought.words, sought.outbound, self.buckets),
+            place: self.keys.place(words, outbound, self.buckets),
             entry: u32::MAX,
         }
     }
@@ -228,7 +221,7 @@ impl Table {
     }
 
     /// Second pass: asks for the lines of the entry the key most likely has.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn prefetch_entry(&self, probe: &mut Probe) {
         for number in probe.place.buckets {
             let Some(bucket) = self.bucket(number) else {
@@ -245,30 +238,13 @@ impl Table {
         }
     }
 
-    /// Third pass: reads the flow of the key into `flow`; false when there is none.
+    /// The flow of a key.
     ///
     /// # Errors
     /// When a writer was met at every try.
-    #[inline(always)]
-    pub(crate) fn find(
-        &self,
-        probe: &Probe,
-        sought: &Sought,
-        flow: &mut Flow,
-    ) -> Result<bool, Busy> {
-        if self.read_into(probe.entry, |entry| matches(entry, sought), flow) {
-            return Ok(true);
-        }
-        let found = self.search(probe, sought)?;
-        if let Some(found) = found {
-            *flow = found;
-        }
-        Ok(found.is_some())
-    }
-
-    /// As [`Table::find`], through the index.
     #[inline(never)]
-    fn search(&self, probe: &Probe, sought: &Sought) -> Result<Option<Flow>, Busy> {
+    pub(crate) fn find(&self, sought: &Sought) -> Result<Option<Flow>, Busy> {
+        let probe = &self.probe(sought);
         'bucket: for number in probe.place.buckets {
             let Some(bucket) = self.bucket(number) else {
                 return Ok(None);
@@ -293,8 +269,7 @@ impl Table {
     /// # Errors
     /// When a writer was met at every try.
     pub fn find_forward(&self, key: &FlowKey) -> Result<Option<Flow>, Busy> {
-        let sought = Sought::new(key, true);
-        self.search(&self.probe(&sought), &sought)
+        self.find(&Sought::new(key, true))
     }
 
     /// The flow whose inbound packets have this key.
@@ -302,8 +277,7 @@ impl Table {
     /// # Errors
     /// When a writer was met at every try.
     pub fn find_reverse(&self, key: &FlowKey) -> Result<Option<Flow>, Busy> {
-        let sought = Sought::new(key, false);
-        self.search(&self.probe(&sought), &sought)
+        self.find(&Sought::new(key, false))
     }
 
     /// The flow in entry `index`, if it is still the one of that generation.
@@ -576,34 +550,21 @@ impl Table {
             .find_map(|&number| self.find_in(self.bucket(number)?, probe, sought))
     }
 
+    /// Reads a live entry that matches; `None` when it does not or changed meanwhile.
     fn read(
         &self,
         index: u32,
         matches: impl Fn(&[AtomicU64; ENTRY_WORDS]) -> bool,
     ) -> Option<Flow> {
-        let mut flow = Flow::none();
-        self.read_into(index, matches, &mut flow).then_some(flow)
-    }
-
-    /// Reads a live entry that matches; false, and anything in `flow`, when it does not or changed meanwhile.
-    #[inline(always)]
-    fn read_into(
-        &self,
-        index: u32,
-        matches: impl Fn(&[AtomicU64; ENTRY_WORDS]) -> bool,
-        flow: &mut Flow,
-    ) -> bool {
-        let Some(entry) = self.entry(index) else {
-            return false;
-        };
+        let entry = self.entry(index)?;
         let state = State::read(&entry[STATE]);
         if !state.is_live() || !matches(entry) {
-            return false;
+            return None;
         }
-        flow.load(entry, index, state);
+        let flow = Flow::load(entry, index, state);
         fence(Acquire);
         let after = State::read(&entry[STATE]);
-        after.is_live() && after.generation() == state.generation()
+        (after.is_live() && after.generation() == state.generation()).then_some(flow)
     }
 
     fn hold(&self, places: [Place; 2]) -> Option<Held<'_>> {
@@ -701,7 +662,7 @@ impl Table {
 
     /// A torn index slot may name any entry; what is outside is nobody's.
     #[inline]
-    fn entry(&self, index: u32) -> Option<&[AtomicU64; ENTRY_WORDS]> {
+    pub(super) fn entry(&self, index: u32) -> Option<&[AtomicU64; ENTRY_WORDS]> {
         if index >= self.flows_max {
             return None;
         }

@@ -264,6 +264,27 @@ impl Gateway {
         self.settle_with(|_| ());
     }
 
+    /// As [`Gateway::out_bytes`] and, with `from`, [`Gateway::in_bytes`], for packets that may be damaged: in the order
+    /// tunnelled, delivered, each as it is, with its outer destination.
+    pub fn carry_all(
+        &mut self,
+        from: Option<Endpoint>,
+        packets: &[Vec<u8>],
+        set: impl Fn(&mut Frame),
+    ) -> Vec<(Option<Endpoint>, Vec<u8>)> {
+        let mut batch = self.batch(packets, from);
+        batch.iter_mut().for_each(set);
+        let tables = self.publisher.snapshot();
+        let (engine, pool) = (&mut self.engine, &mut self.pool);
+        let (account, output) = (&self.account, &mut self.output);
+        if from.is_some() {
+            engine.inbound(&mut batch, &tables, self.now, pool, account, output);
+        } else {
+            engine.outbound(&mut batch, &tables, self.now, pool, account, output);
+        }
+        self.settle_with(|frame| (frame.outer, frame.bytes().to_vec()))
+    }
+
     /// As [`Gateway::wait_ms`], whatever leaves.
     pub fn wait_quietly(&mut self, ms: u64) {
         self.now = self.now.plus_ms(ms);

@@ -1,0 +1,97 @@
+//! A live entry in place: read word by word, so that a packet whose flow goes on copies nothing.
+
+use super::entry::{
+    ENTRY_WORDS, FORWARD, LOCAL, Pin, REMOTE, SERVICE_PEER, STATE, State, WIRE_PORTS,
+    matches_forward, matches_reverse, service_of,
+};
+use super::table::{Probe, Table};
+use sluice_tables::ServiceSlot;
+use sluice_wire::tcp_flag::{FIN, RST, SYN};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::{AtomicU64, fence};
+
+/// An entry that matched. What is read from it counts only if [`Hit::is_intact`] says so afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hit<'a> {
+    entry: &'a [AtomicU64; ENTRY_WORDS],
+    state: State,
+}
+
+impl Table {
+    /// The entry of a key that [`Table::probe`] and [`Table::prefetch_entry`] have been asked about; `None` also when
+    /// the index must be searched for it.
+    #[inline(always)]
+    pub(crate) fn hit(&self, probe: &Probe, key: &[u64; 5], outbound: bool) -> Option<Hit<'_>> {
+        let entry = self.entry(probe.entry)?;
+        let state = State::read(&entry[STATE]);
+        let matches = if outbound {
+            matches_forward(entry, key)
+        } else {
+            matches_reverse(entry, key)
+        };
+        (matches && state.is_live()).then_some(Hit { entry, state })
+    }
+}
+
+impl Hit<'_> {
+    /// Whether a packet with these flags changes nothing but when the flow was last seen.
+    #[inline(always)]
+    pub(crate) const fn goes_on(&self, tcp_flags: u8) -> bool {
+        self.state.is_established() && tcp_flags & (SYN | FIN | RST) == 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn local(&self) -> Pin {
+        Pin::from_word(self.word(LOCAL))
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote(&self) -> Pin {
+        Pin::from_word(self.word(REMOTE))
+    }
+
+    pub(crate) fn service(&self) -> Option<ServiceSlot> {
+        service_of(self.word(SERVICE_PEER))
+    }
+
+    /// The ports on the wire as in the last of [`FlowKey::words`](sluice_wire::FlowKey::words), outbound.
+    #[inline(always)]
+    pub(crate) fn wire_ports(&self) -> u64 {
+        self.word(WIRE_PORTS)
+    }
+
+    /// The address dialled and its port, and the local port.
+    #[inline(always)]
+    pub(crate) fn dialled(&self) -> ([u64; 2], u64) {
+        (
+            [self.word(FORWARD + 2), self.word(FORWARD + 3)],
+            self.word(FORWARD + 4),
+        )
+    }
+
+    /// Whether all that was read until now is of one live flow.
+    #[inline(always)]
+    pub(crate) fn is_intact(&self) -> bool {
+        fence(Acquire);
+        let after = State::read(&self.entry[STATE]);
+        after.is_live() && after.generation() == self.state.generation()
+    }
+
+    /// Whether this second is already noted as the last in which the flow was used.
+    #[inline(always)]
+    pub(crate) const fn is_seen(&self, now_s: u32) -> bool {
+        now_s <= self.state.last_s()
+    }
+
+    /// Notes a use in this second; false when the flow changed meanwhile.
+    pub(crate) fn see(&self, now_s: u32) -> bool {
+        self.state
+            .swap(&self.entry[STATE], self.state.seen(now_s))
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn word(&self, at: usize) -> u64 {
+        self.entry[at].load(Relaxed)
+    }
+}

@@ -1,0 +1,173 @@
+//! The way of nearly every packet: TCP or UDP of a flow that goes on, between instances that are where they should be.
+//!
+//! A batch is looked up in two passes, so that memory is waited for once: a glance at each packet asks for its line of
+//! the index, and that line for the flow's entry. Then a packet is either sent on here, with what the stages would
+//! decide, or not touched and left to them: whatever begins, ends, changes, is too big, looks wrong or is traced. A test
+//! sends everything both ways (`tests/shortcut.rs`).
+
+use crate::batch::Turn;
+use crate::engine::Engine;
+use crate::flow::table::Probe;
+use crate::flow::{Hit, Pin, Table};
+use crate::outbound::Exit;
+use crate::translate::is_complete;
+use arrayvec::ArrayVec;
+use sluice_memory::{BATCH_MAX, Batch, Endpoint, Frame};
+use sluice_tables::{Placement, Route};
+use sluice_wire::{Glance, Ip, glance};
+
+/// A packet for which a glance was enough, and where its flow is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Glanced {
+    glance: Glance,
+    probe: Probe,
+}
+
+/// One per frame of a batch.
+pub(crate) type Glances = ArrayVec<Option<Glanced>, BATCH_MAX>;
+
+/// Glances at a whole batch, into the empty `glances`, and asks the caches for its flows.
+#[inline(always)]
+pub(crate) fn look_up(batch: &Batch, flows: &Table, outbound: bool, glances: &mut Glances) {
+    let loaded = flows.is_loaded();
+    for frame in batch {
+        let bytes = frame.bytes();
+        let glance = glance(bytes).filter(|glance| outbound || glance.verifies_ipv4_header(bytes));
+        glances.push(glance.map(|glance| {
+            let probe = flows.place(&glance.key, outbound);
+            flows.prefetch_index(&probe, loaded);
+            Glanced { glance, probe }
+        }));
+    }
+    for glanced in glances.iter_mut().flatten() {
+        flows.prefetch_entry(&mut glanced.probe);
+    }
+}
+
+impl Engine {
+    /// Sends a packet of a local instance on; `None`, and nothing done, when the stages must decide.
+    #[inline(always)]
+    pub(crate) fn shortcut_outbound(
+        &mut self,
+        frame: &mut Frame,
+        glanced: &Glanced,
+        turn: &Turn<'_>,
+    ) -> Option<Exit> {
+        let Glanced { glance, probe } = glanced;
+        let key = &glance.key;
+        let hit = self.shared.flows.hit(probe, key, true)?;
+        let ports = hit.wire_ports();
+        let (local, remote) = ends(&hit, glance, frame, turn)?;
+        if local.placement != Placement::Local || local.ns_ip.halves() != [key[0], key[1]] {
+            return None;
+        }
+        let (tunnel, exit) = match remote.placement {
+            Placement::Local => (None, Exit::Beside),
+            Placement::Peer(slot) => {
+                let peer = turn.tables.peer(slot)?;
+                let len = frame.gso.map_or(frame.len(), |gso| {
+                    usize::from(gso.header_len) + usize::from(gso.segment_size)
+                });
+                if peer.port == 0 || peer.ip == Ip::UNSPECIFIED || len > usize::from(peer.mtu) {
+                    return None;
+                }
+                let outer = Endpoint {
+                    ip: peer.ip,
+                    port: peer.port,
+                };
+                (Some((slot, peer.epoch, outer)), Exit::Tunnel)
+            }
+            Placement::Nowhere => return None,
+        };
+        self.see(&hit, turn)?;
+        let [src_high, src_low] = local.instance_ip.halves();
+        let [dst_high, dst_low] = remote.ns_ip.halves();
+        let rest = key[4] >> 32 << 32 | ports;
+        let to = [src_high, src_low, dst_high, dst_low, rest];
+        let complete = is_complete(frame);
+        glance.rewrite(frame.bytes_mut(), complete, &to);
+        frame.outer = tunnel.map(|(slot, epoch, outer)| {
+            self.use_tunnel(slot, epoch, turn);
+            outer
+        });
+        Some(exit)
+    }
+
+    /// Delivers a packet for a local instance; `None`, and nothing done, when the stages must decide.
+    #[inline(always)]
+    pub(crate) fn shortcut_inbound(
+        &mut self,
+        frame: &mut Frame,
+        glanced: &Glanced,
+        turn: &Turn<'_>,
+    ) -> Option<()> {
+        let Glanced { glance, probe } = glanced;
+        let key = &glance.key;
+        let hit = self.shared.flows.hit(probe, key, false)?;
+        let ([src_high, src_low], ports) = hit.dialled();
+        let (local, remote) = ends(&hit, glance, frame, turn)?;
+        if local.placement != Placement::Local || local.ns_ip.halves() != [key[2], key[3]] {
+            return None;
+        }
+        // The sender's node is the one where the tables have the sender.
+        match (remote.placement, frame.outer) {
+            (Placement::Local, None) => {}
+            (Placement::Peer(slot), Some(outer)) if turn.tables.peer(slot)?.ip == outer.ip => {}
+            (Placement::Local | Placement::Peer(_) | Placement::Nowhere, _) => return None,
+        }
+        self.see(&hit, turn)?;
+        // What was dialled answers the port that dialled it.
+        let rest = key[4] >> 32 << 32 | (ports & 0xffff) << 16 | ports >> 16 & 0xffff;
+        let to = [src_high, src_low, key[2], key[3], rest];
+        let complete = is_complete(frame);
+        glance.rewrite(frame.bytes_mut(), complete, &to);
+        frame.outer = None;
+        Some(())
+    }
+
+    /// Notes once a second that the flow is used; `None` when it changed meanwhile.
+    #[inline(always)]
+    fn see(&self, hit: &Hit<'_>, turn: &Turn<'_>) -> Option<()> {
+        if hit.is_seen(turn.now_s) {
+            return Some(());
+        }
+        see_now(hit, turn)
+    }
+}
+
+#[inline(never)]
+fn see_now(hit: &Hit<'_>, turn: &Turn<'_>) -> Option<()> {
+    let (instances, service) = ([hit.local(), hit.remote()], hit.service());
+    if !hit.see(turn.now_s) {
+        return None;
+    }
+    for row in instances
+        .into_iter()
+        .filter_map(|pin| turn.tables.instance_at(pin.slot, pin.epoch))
+    {
+        row.used.touch(turn.now_s);
+    }
+    if let Some(service) = service.and_then(|slot| turn.tables.service(slot)) {
+        service.used.touch(turn.now_s);
+    }
+    Some(())
+}
+
+/// The routes of both ends of a flow that goes on with this packet. To be called after all else is read from `hit`.
+#[inline(always)]
+fn ends<'a>(
+    hit: &Hit<'_>,
+    glance: &Glance,
+    frame: &Frame,
+    turn: &Turn<'a>,
+) -> Option<(&'a Route, &'a Route)> {
+    let (local, remote) = (hit.local(), hit.remote());
+    if frame.trace != 0 || !hit.goes_on(glance.tcp_flags) || !hit.is_intact() {
+        return None;
+    }
+    let route = |pin: Pin| {
+        let route = turn.tables.route(pin.slot, glance.family)?;
+        (route.epoch == pin.epoch).then_some(route)
+    };
+    Some((route(local)?, route(remote)?))
+}
