@@ -9,7 +9,7 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
@@ -40,6 +40,33 @@ pub(crate) struct LinkState {
     pub(crate) controller: Option<u32>,
     pub(crate) mac: Option<Mac>,
     pub(crate) up: bool,
+    /// Bytes.
+    pub(crate) mtu: u32,
+    /// Packets that wait for the device at most (`txqueuelen`).
+    pub(crate) queue: u32,
+    /// Id of the XDP program that is attached, if one is.
+    pub(crate) xdp_program: Option<u32>,
+}
+
+/// An address as the kernel lists it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ListedAddress {
+    /// Index of the link.
+    pub(crate) device: u32,
+    pub(crate) address: Ip,
+    /// In the family's own units.
+    pub(crate) length: u8,
+}
+
+/// A unicast route of the main table as the kernel lists it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ListedRoute {
+    /// A length of 0 is the default route.
+    pub(crate) destination: Subnet,
+    /// Index of the link; absent with several next hops.
+    pub(crate) device: Option<u32>,
+    /// Whether this program made it.
+    pub(crate) ours: bool,
 }
 
 /// A route to set: destination, way and the path MTU towards it.
@@ -191,6 +218,13 @@ impl Devices {
             })
     }
 
+    /// Packets that wait for the device at most; nothing else is changed.
+    pub(crate) fn set_queue(&mut self, index: u32, packets: u32) -> Result<(), NetlinkError> {
+        self.set(index, vec![LinkAttribute::TxQueueLen(packets)], || {
+            format!("setting the queue of link {index} to {packets} packets")
+        })
+    }
+
     /// The text `ip link` shows as alias; at most 255 bytes.
     pub(crate) fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), NetlinkError> {
         self.set(
@@ -250,6 +284,33 @@ impl Devices {
             NLM_F_CREATE | NLM_F_REPLACE,
             || format!("adding address {address}/{length} to link {index}"),
         )
+    }
+
+    /// Addresses of all links, both families.
+    pub(crate) fn addresses(&mut self) -> Result<Vec<ListedAddress>, NetlinkError> {
+        let found = self.socket.dump(
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+            || "listing addresses".to_owned(),
+        )?;
+        Ok(found.iter().filter_map(listed_address).collect())
+    }
+
+    /// Unicast routes of the main table, both families.
+    pub(crate) fn routes(&mut self) -> Result<Vec<ListedRoute>, NetlinkError> {
+        let mut found = Vec::new();
+        for of in [Family::V4, Family::V6] {
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = family(of);
+            let routes = self.socket.dump(RouteNetlinkMessage::GetRoute(ask), || {
+                "listing routes".to_owned()
+            })?;
+            found.extend(
+                routes
+                    .iter()
+                    .filter_map(|message| listed_route(message, of)),
+            );
+        }
+        Ok(found)
     }
 
     pub(crate) fn set_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
@@ -373,6 +434,9 @@ fn link_state(message: &LinkMessage) -> LinkState {
         controller: None,
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        mtu: 0,
+        queue: 0,
+        xdp_program: None,
     };
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
@@ -383,6 +447,18 @@ fn link_state(message: &LinkMessage) -> LinkState {
             state.controller = Some(*index);
         } else if let LinkAttribute::Address(bytes) = attribute {
             state.mac = bytes.as_slice().try_into().ok();
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            state.mtu = *mtu;
+        } else if let LinkAttribute::TxQueueLen(queue) = attribute {
+            state.queue = *queue;
+        } else if let LinkAttribute::Xdp(facts) = attribute {
+            state.xdp_program = facts.iter().find_map(|fact| {
+                if let LinkXdp::ProgId(id) = fact {
+                    Some(*id)
+                } else {
+                    None
+                }
+            });
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             for info in infos {
                 if let LinkInfo::Kind(kind) = info {
@@ -392,4 +468,66 @@ fn link_state(message: &LinkMessage) -> LinkState {
         }
     }
     state
+}
+
+fn listed_address(message: &RouteNetlinkMessage) -> Option<ListedAddress> {
+    let RouteNetlinkMessage::NewAddress(message) = message else {
+        return None;
+    };
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Local(ip) = attribute
+                && local
+            {
+                Some(*ip)
+            } else if let AddressAttribute::Address(ip) = attribute
+                && !local
+            {
+                Some(*ip)
+            } else {
+                None
+            }
+        })
+    };
+    Some(ListedAddress {
+        device: message.header.index,
+        // IFA_ADDRESS is the far end of a point-to-point link.
+        address: find(true).or_else(|| find(false))?.into(),
+        length: message.header.prefix_len,
+    })
+}
+
+fn listed_route(message: &RouteNetlinkMessage, of: Family) -> Option<ListedRoute> {
+    let RouteNetlinkMessage::NewRoute(route) = message else {
+        return None;
+    };
+    if route.header.address_family != family(of)
+        || route.header.kind != RouteType::Unicast
+        || route.header.table != RouteHeader::RT_TABLE_MAIN
+    {
+        return None;
+    }
+    let (mut network, mut device) = (None, None);
+    for attribute in &route.attributes {
+        if let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute {
+            network = Some(Ip::from(IpAddr::from(*ip)));
+        } else if let RouteAttribute::Destination(RouteAddress::Inet6(ip)) = attribute {
+            network = Some(Ip::from(IpAddr::from(*ip)));
+        } else if let RouteAttribute::Oif(index) = attribute {
+            device = Some(*index);
+        }
+    }
+    let any = match of {
+        Family::V4 => Ip::v4([0; 4]),
+        Family::V6 => Ip::v6([0; 16]),
+    };
+    Some(ListedRoute {
+        destination: Subnet::new(
+            network.unwrap_or(any),
+            route.header.destination_prefix_length,
+        )
+        .ok()?,
+        device,
+        ours: route.header.protocol == RouteProtocol::Other(RTPROT_SLUICE),
+    })
 }

@@ -42,6 +42,27 @@ pub(crate) fn accept(wiring: &Wiring) -> Result<usize, NetlinkError> {
     Ok(changed)
 }
 
+/// A chain that drops forwarded packets by policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct DroppingChain {
+    /// `ip filter FORWARD`
+    pub(crate) name: String,
+    /// Whether our rules are in it, so that it is no obstacle.
+    pub(crate) accepts_ours: bool,
+}
+
+/// The chains that [`accept`] would look at; changes nothing.
+pub(crate) fn dropping() -> Result<Vec<DroppingChain>, NetlinkError> {
+    let chains = dropping_chains(&list_chains()?)?;
+    Ok(chains
+        .into_iter()
+        .map(|(chain, ours)| DroppingChain {
+            name: chain.to_string(),
+            accepts_ours: ours.len() == RULES,
+        })
+        .collect())
+}
+
 /// Removes our rules wherever they are.
 pub(crate) fn remove() -> Result<(), NetlinkError> {
     for chain in list_chains()? {

@@ -12,7 +12,9 @@
 
 pub mod attach;
 pub(crate) mod devices;
-mod foreign;
+pub(crate) mod foreign;
+pub(crate) mod legacy_iptables;
+pub(crate) mod nic;
 pub mod leases;
 pub mod namespace;
 pub mod netlink;

@@ -11,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::Socket;
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -122,6 +122,17 @@ pub(crate) fn netfilter(
     // A socket per batch: after an error more replies may be queued, and nobody wants them.
     let socket = open(NETLINK_NETFILTER)?;
     exchange(&socket, bytes, last, each).map_err(|failure| failure.named(what.to_owned()))
+}
+
+/// Sends one generic netlink request with sequence number 1 and an acknowledgement asked for, and gives every reply
+/// to `each`.
+pub(crate) fn generic(
+    bytes: &[u8],
+    what: &str,
+    each: impl FnMut(&[u8]),
+) -> Result<(), NetlinkError> {
+    let socket = open(NETLINK_GENERIC)?;
+    exchange(&socket, bytes, 1, each).map_err(|failure| failure.named(what.to_owned()))
 }
 
 fn open(protocol: isize) -> Result<Socket, NetlinkError> {

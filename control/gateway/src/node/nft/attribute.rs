@@ -5,33 +5,33 @@ const TYPE_MASK: u16 = 0x3fff;
 
 /// A run of attributes being written.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attributes(Vec<u8>);
+pub(in crate::node) struct Attributes(Vec<u8>);
 
 impl Attributes {
-    pub(super) const fn new() -> Self {
+    pub(in crate::node) const fn new() -> Self {
         Self(Vec::new())
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(in crate::node) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// NUL-terminated text.
-    pub(super) fn text(self, kind: u16, text: &str) -> Self {
+    pub(in crate::node) fn text(self, kind: u16, text: &str) -> Self {
         let mut value = text.as_bytes().to_vec();
         value.push(0);
         self.bytes(kind, &value)
     }
 
-    pub(super) fn number(self, kind: u16, number: u32) -> Self {
+    pub(in crate::node) fn number(self, kind: u16, number: u32) -> Self {
         self.bytes(kind, &number.to_be_bytes())
     }
 
-    pub(super) fn nested(self, kind: u16, inner: &Self) -> Self {
+    pub(in crate::node) fn nested(self, kind: u16, inner: &Self) -> Self {
         self.bytes(kind | NESTED, &inner.0)
     }
 
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(in crate::node) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(value.len() + 4)
             .unwrap_or_else(|_| unreachable!("an attribute of this encoder is below 64 KiB"));
         self.0.extend_from_slice(&length.to_ne_bytes());
@@ -43,7 +43,7 @@ impl Attributes {
 }
 
 /// The attributes in `bytes`, in order; stops at the first that does not fit.
-pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::node) fn read(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let (head, _) = rest.split_first_chunk::<4>()?;
@@ -56,7 +56,7 @@ pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// NUL-terminated text.
-pub(super) fn text(value: &[u8]) -> Option<String> {
+pub(in crate::node) fn text(value: &[u8]) -> Option<String> {
     let value = value.strip_suffix(&[0]).unwrap_or(value);
     String::from_utf8(value.to_vec()).ok()
 }

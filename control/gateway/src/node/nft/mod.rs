@@ -4,7 +4,7 @@
 //! `netlink-packet-netfilter` has no NAT, masquerade, fib or conntrack expressions. It knows exactly what the node's
 //! wiring uses; layouts are those of `include/uapi/linux/netfilter/nf_tables.h`.
 
-mod attribute;
+pub(in crate::node) mod attribute;
 mod rule;
 
 pub(crate) use rule::{Header, Rule, octets};
@@ -69,11 +69,35 @@ pub(crate) struct ListedChain {
     pub(crate) policy_drop: bool,
 }
 
+impl std::fmt::Display for ListedChain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = match self.family {
+            TableFamily::Inet => "inet",
+            TableFamily::Ip => "ip",
+            TableFamily::Ip6 => "ip6",
+            TableFamily::Netdev => "netdev",
+        };
+        write!(f, "{family} {} {}", self.table, self.name)
+    }
+}
+
 /// A rule as the kernel lists it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ListedRule {
     pub(crate) handle: u64,
     pub(crate) comment: Option<String>,
+    pub(crate) matches: Vec<Match>,
+}
+
+/// What a listed rule compares something with, as far as it can be told without knowing what that something is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Match {
+    /// This value, in the byte order of the packet.
+    Value(Vec<u8>),
+    /// The elements of a set of its table.
+    Set(String),
+    /// An extension of iptables, with its data.
+    Extension { name: String, data: Vec<u8> },
 }
 
 const SUBSYSTEM: u16 = 10;
@@ -85,6 +109,7 @@ const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const LIST_RULES: u16 = 7;
 const DELETE_RULE: u16 = 8;
+const LIST_ELEMENTS: u16 = 13;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 
@@ -94,6 +119,8 @@ const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
+/// The `NF_INET_LOCAL_IN` hook number.
+pub(crate) const HOOK_INPUT: u32 = 1;
 /// The `NF_INET_FORWARD` hook number.
 pub(crate) const HOOK_FORWARD: u32 = 2;
 
@@ -164,7 +191,7 @@ impl Batch {
         let (number, device) = match chain.hook {
             Hook::Ingress { device } => (0, Some(device)),
             Hook::Prerouting => (0, None),
-            Hook::Input => (1, None),
+            Hook::Input => (HOOK_INPUT, None),
             Hook::Forward => (HOOK_FORWARD, None),
             Hook::Output => (3, None),
             Hook::Postrouting => (4, None),
@@ -290,16 +317,42 @@ pub(crate) fn list_rules(
     let filter = Attributes::new().text(1, table).text(2, chain);
     list(LIST_RULES, family, &filter, |body| {
         let (mut handle, mut comment, mut here) = (None, None, false);
+        let mut matches = Vec::new();
         for (kind, value) in read(body) {
             match kind {
                 2 => here = attribute::text(value).as_deref() == Some(chain),
                 3 => handle = value.try_into().ok().map(u64::from_be_bytes),
+                4 => matches = rule::matches(value),
                 7 => comment = rule::comment(value),
                 _ => (),
             }
         }
         if let Some(handle) = handle.filter(|_| here) {
-            found.push(ListedRule { handle, comment });
+            found.push(ListedRule {
+                handle,
+                comment,
+                matches,
+            });
+        }
+    })?;
+    Ok(found)
+}
+
+/// The keys of a set's elements; of a range, its two ends.
+pub(crate) fn list_elements(
+    family: TableFamily,
+    table: &str,
+    set: &str,
+) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    let mut found = Vec::new();
+    let filter = Attributes::new().text(1, table).text(2, set);
+    list(LIST_ELEMENTS, family, &filter, |body| {
+        for (_, elements) in read(body).filter(|(kind, _)| *kind == 3) {
+            for (_, element) in read(elements) {
+                let key = read(element).find(|(kind, _)| *kind == 1);
+                let value = key.and_then(|(_, key)| read(key).find(|(kind, _)| *kind == 1));
+                found.extend(value.map(|(_, value)| value.to_vec()));
+            }
         }
     })?;
     Ok(found)

@@ -2,7 +2,8 @@
 
 use sluice_wire::{Family, Ip, Subnet};
 
-use super::attribute::Attributes;
+use super::Match;
+use super::attribute::{Attributes, read, text};
 
 /// Which header a payload match counts from.
 #[derive(Clone, Copy, Debug)]
@@ -307,11 +308,37 @@ pub(super) fn comment(data: &[u8]) -> Option<String> {
     while let [kind, length, after @ ..] = rest {
         let (value, next) = after.split_at_checked(usize::from(*length))?;
         if *kind == 0 {
-            return super::attribute::text(value);
+            return text(value);
         }
         rest = next;
     }
     None
+}
+
+/// What the expressions of a listed rule compare with.
+pub(super) fn matches(expressions: &[u8]) -> Vec<Match> {
+    read(expressions)
+        .filter_map(|(_, expression)| {
+            let name = read(expression).find(|(kind, _)| *kind == 1)?.1;
+            let data = read(expression).find(|(kind, _)| *kind == 2)?.1;
+            let of = |wanted: u16| {
+                read(data)
+                    .find(|(kind, _)| *kind == wanted)
+                    .map(|(_, value)| value)
+            };
+            match text(name)?.as_str() {
+                "cmp" => Some(Match::Value(
+                    read(of(3)?).find(|(kind, _)| *kind == 1)?.1.to_vec(),
+                )),
+                "lookup" => Some(Match::Set(text(of(1)?)?)),
+                "match" => Some(Match::Extension {
+                    name: text(of(1)?)?,
+                    data: of(3)?.to_vec(),
+                }),
+                _ => None,
+            }
+        })
+        .collect()
 }
 
 /// Interface names compare with their terminating NUL, as iptables writes them: without it a name is a prefix.
