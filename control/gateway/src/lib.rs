@@ -13,4 +13,5 @@ pub mod cli;
 pub mod log;
 pub mod notify;
 pub mod demo;
+mod doctor;
 pub mod gateway;

@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and of whom.
 
 mod daemon;
+mod doctor;
 mod read;
 mod write;
 mod trace;
@@ -49,6 +50,8 @@ enum Command {
     Get(read::Get),
     /// Show how the daemons of this machine are
     Status(read::Status),
+    /// Look for what stands in the gateway's way on this machine, what it costs, and the fix
+    Doctor(doctor::Doctor),
     /// Follow packets through the gateway's stages
     Trace(trace::Trace),
     /// Show two sites on this machine, with real programs that talk across them
@@ -134,6 +137,9 @@ pub enum CliError {
     Asked(String),
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    /// `doctor` has shown them; the exit status is theirs.
+    #[error("{0} findings of warning or worse")]
+    Findings(usize),
     /// A role ended with an error.
     #[error("{role}: {message}")]
     Daemon { role: &'static str, message: String },
@@ -170,6 +176,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Command::Detach(detach) => block_on(detach.run(&config()?)),
         Command::Get(get) => block_on(get.run(&config()?)),
         Command::Status(status) => block_on(status.run(&config()?)),
+        Command::Doctor(doctor) => block_on(doctor.run(cli.config.as_deref())),
         Command::Trace(trace) => block_on(trace.run(&config()?)),
     }
 }

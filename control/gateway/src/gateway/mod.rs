@@ -6,7 +6,7 @@
 mod core;
 mod flows;
 mod mqtt;
-mod path_mtu;
+pub(crate) mod path_mtu;
 mod plane;
 mod routes;
 mod state;
@@ -28,6 +28,7 @@ use sluice_tables::Writer;
 use sluice_wire::plan::SubnetError;
 use sluice_wire::{Dual, Ip};
 pub use state::StateError;
+pub(crate) use state::remembered;
 use state::{StateFile, StateWriter};
 use std::future::Future;
 use std::io;
@@ -219,7 +220,7 @@ fn machine_node_id() -> Result<String, Error> {
 }
 
 /// The source address of packets towards `peer`, or of the default route of either family; nothing is sent.
-fn source_towards(peer: Option<IpAddr>) -> Option<Ip> {
+pub(crate) fn source_towards(peer: Option<IpAddr>) -> Option<Ip> {
     // Documentation addresses (RFC 5737, RFC 3849): only a default route leads there.
     let anywhere = [
         IpAddr::from([192, 0, 2, 1]),

@@ -26,8 +26,11 @@ pub(crate) fn inner_mtu_to(ip: Ip, port: u16) -> u16 {
     }
 }
 
-/// Asks through a connected socket; nothing is sent.
-fn route_mtu(ip: IpAddr, port: u16) -> io::Result<(u32, u32)> {
+/// The path MTU and the length of the outer headers, both in bytes. Asks through a connected socket; nothing is sent.
+///
+/// # Errors
+/// When there is no route.
+pub(crate) fn route_mtu(ip: IpAddr, port: u16) -> io::Result<(u32, u32)> {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

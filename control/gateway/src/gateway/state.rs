@@ -1,15 +1,18 @@
 //! What a gateway remembers on disk, so that a restart works before any manager answers: who it is, its subnet and its routes.
 
+use crate::config::HostPort;
 use serde::{Deserialize, Serialize};
 use sluice_proto::message::{SubnetResult, TableQueryResult};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
+
+const FILE: &str = "gateway.json";
 
 /// Who this node is to its cluster.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -59,6 +62,39 @@ pub(crate) struct State {
     pub routes: Vec<TableQueryResult>,
 }
 
+/// What a stopped gateway remembers about others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remembered {
+    /// `host:port` of the cluster's broker.
+    pub(crate) cluster: Option<String>,
+    /// Where the tunnels of the nodes in its routes end.
+    pub(crate) peers: Vec<SocketAddr>,
+}
+
+/// Reads the state file in `dir` and leaves it alone; nothing where it is absent or cannot be read.
+pub(crate) fn remembered(dir: &Path) -> Remembered {
+    let state: State = fs::read(dir.join(FILE))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    let instances = state.routes.iter().flat_map(|route| &route.instance_list);
+    let mut peers: Vec<SocketAddr> = instances
+        .filter_map(|row| Some(SocketAddr::new(row.host_ip?.into(), row.host_port?)))
+        .collect();
+    peers.sort_unstable();
+    peers.dedup();
+    Remembered {
+        cluster: state.registration.map(|registration| {
+            HostPort {
+                host: registration.host,
+                port: registration.port,
+            }
+            .to_string()
+        }),
+        peers,
+    }
+}
+
 #[derive(Debug, Error)]
 pub enum StateError {
     #[error("{path}: {source}; check `gateway.state_dir` and its permissions")]
@@ -86,7 +122,7 @@ impl StateFile {
     /// # Errors
     /// When the directory or file cannot be used, or the file is not ours.
     pub(crate) fn open(dir: &Path) -> Result<(Self, State), StateError> {
-        let path = dir.join("gateway.json");
+        let path = dir.join(FILE);
         let io = |source| StateError::Io {
             path: path.clone(),
             source,
@@ -116,7 +152,7 @@ impl StateFile {
     /// # Errors
     /// When the file is there and cannot be removed.
     pub(crate) fn remove(dir: &Path) -> Result<(), StateError> {
-        let path = dir.join("gateway.json");
+        let path = dir.join(FILE);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(StateError::Io { path, source })
@@ -247,7 +283,7 @@ mod tests {
         writer.remember(state.clone());
         drop(writer);
         assert_eq!(StateFile::open(&dir).unwrap().1, state);
-        fs::write(dir.join("gateway.json"), "{\"x\":1}").unwrap();
+        fs::write(dir.join(FILE), "{\"x\":1}").unwrap();
         assert!(
             StateFile::open(&dir)
                 .unwrap_err()

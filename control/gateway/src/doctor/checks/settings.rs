@@ -1,0 +1,117 @@
+//! Rules about the kernel's network settings.
+
+use crate::doctor::facts::Facts;
+use crate::doctor::finding::{Change, Verdict};
+
+pub(super) fn forwarding(facts: &Facts) -> Vec<Verdict> {
+    let plan = &facts.config.plan.semantic;
+    let keys = [
+        ("net/ipv4/ip_forward", plan.v4.is_some()),
+        // Only a gateway that runs decides about IPv6: the host may have lost its own default route by it.
+        (
+            "net/ipv6/conf/all/forwarding",
+            plan.v6.is_some() && facts.gateway.running,
+        ),
+    ];
+    keys.into_iter()
+        .filter(|(_, wanted)| *wanted)
+        .filter_map(|(key, _)| {
+            let value = facts.settings.text(key)?;
+            Some(if value != "0" {
+                Verdict::ok(key, value)
+            } else if facts.gateway.running {
+                Verdict::error(key, "0")
+                    .costs("instances reach neither services nor the Internet; somebody switched it off after the \
+                         gateway's start")
+                    .fix_by(Change::setting(key, "1"))
+            } else {
+                Verdict::note(key, "0")
+                    .costs("nothing yet: the gateway switches it on when it starts")
+                    .fix_by(Change::setting(key, "1"))
+            })
+        })
+        .collect()
+}
+
+pub(super) fn reverse_path_filter(facts: &Facts) -> Vec<Verdict> {
+    const LOOSE: u64 = 2;
+    let gateway = &facts.config.gateway;
+    let underlay = facts.network.underlay().map(|link| link.name.as_str());
+    let all = facts
+        .settings
+        .number("net/ipv4/conf/all/rp_filter")
+        .unwrap_or(0);
+    let ours = [
+        (gateway.uplink.as_str(), true),
+        (gateway.tun.as_str(), true),
+    ];
+    ours.into_iter()
+        .chain(underlay.map(|name| (name, false)))
+        .filter_map(|(device, ours)| {
+            let key = format!("net/ipv4/conf/{device}/rp_filter");
+            // The kernel takes the greater of the two.
+            let value = facts.settings.number(&key)?.max(all);
+            Some(if value != 1 {
+                Verdict::ok(key, format!("{value} in force"))
+            } else if ours {
+                Verdict::error(&key, "1 (strict) in force")
+                    .costs("packets from instances are dropped when the way back leads over another device")
+                    .fix_by(Change::setting(&key, LOOSE.to_string()))
+            } else {
+                Verdict::note(&key, "1 (strict) in force")
+                    .costs("where nodes are reached over several devices, tunnel datagrams that arrive by another one \
+                         than the route back are dropped")
+                    .fix_by(Change::setting(&key, LOOSE.to_string()))
+            })
+        })
+        .collect()
+}
+
+pub(super) fn path_mtu_discovery(facts: &Facts) -> Vec<Verdict> {
+    const KEY: &str = "net/ipv4/ip_no_pmtu_disc";
+    match facts.settings.number(KEY) {
+        None => Vec::new(),
+        Some(0) => vec![Verdict::ok(KEY, "0")],
+        Some(value) => vec![
+            Verdict::warning(KEY, value.to_string())
+                .costs("the kernel forgets what routers say about narrow paths: large packets vanish there, small ones pass")
+                .fix_by(Change::setting(KEY, "0")),
+        ],
+    }
+}
+
+pub(super) fn ipv6(facts: &Facts) -> Vec<Verdict> {
+    const KEY: &str = "net/ipv6/conf/all/disable_ipv6";
+    if facts.config.plan.semantic.v6.is_none() {
+        return Vec::new();
+    }
+    vec![match facts.settings.number(KEY) {
+        Some(0) => Verdict::ok(KEY, "0"),
+        Some(value) => Verdict::warning(KEY, value.to_string())
+            .costs("new devices have no IPv6: instances get an IPv4 address only, and IPv6 services are not reached")
+            .fix(format!("sysctl -w {KEY}=0, or set plan.semantic_v6 = \"none\" everywhere")),
+        None => Verdict::note("/proc/sys/net/ipv6", "not there")
+            .costs("the kernel has no IPv6: instances get an IPv4 address only")
+            .fix("boot without ipv6.disable=1, or set plan.semantic_v6 = \"none\" everywhere"),
+    }]
+}
+
+pub(super) fn bridge_netfilter(facts: &Facts) -> Vec<Verdict> {
+    let keys = [
+        "net/bridge/bridge-nf-call-iptables",
+        "net/bridge/bridge-nf-call-ip6tables",
+    ];
+    keys.into_iter()
+        .filter_map(|key| {
+            let value = facts.settings.text(key)?;
+            Some(if value == "0" {
+                Verdict::ok(key, "0")
+            } else {
+                // Not for `--fix`: Kubernetes' and Docker's rules between containers rely on it.
+                Verdict::note(key, value)
+                    .costs("every packet of an instance passes the host's firewall rules twice, once on the bridge")
+                    .fix(format!("sysctl -w {key}=0, where neither Kubernetes nor Docker swarm needs it"))
+            })
+        })
+        .collect()
+}
