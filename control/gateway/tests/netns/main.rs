@@ -12,3 +12,4 @@ mod limits;
 mod bad_input;
 mod outliving;
 mod neighbours;
+mod doctor;
