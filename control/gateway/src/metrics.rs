@@ -55,6 +55,9 @@ const TERMS: [Term; 8] = [
     ),
 ];
 
+/// Counts messages of the cluster that changed nothing because they cannot be read.
+pub(crate) const MALFORMED: &str = "sluice_gateway_malformed_total";
+
 /// The process's recorder.
 #[derive(Clone, Copy, Debug)]
 pub struct Exporter(Option<&'static PrometheusHandle>);
@@ -99,6 +102,10 @@ fn describe() {
     describe_gauge!(
         "sluice_frames_held",
         "Frames waiting for an answer or a first fragment"
+    );
+    describe_counter!(
+        MALFORMED,
+        "Messages of the cluster that are not what their topic wants"
     );
     describe_gauge!("sluice_flows", "Flows");
     describe_gauge!("sluice_tunnels", "Active tunnels");

@@ -212,6 +212,28 @@ fn malformed_mqtt_and_payloads_stop_nobody() {
             }
         }
     }
+    // The same said to a gateway, by a client that is no node.
+    let mut stream = connect();
+    mqtt(&mut stream, "operator", token.trim());
+    let gateway = format!("{:024x}", 0xed6e_0001_u64);
+    for verb in [
+        "tablequery/result",
+        "subnetwork/result",
+        "v1/instance/result",
+    ] {
+        let topic = format!("nodes/{gateway}/net/{verb}");
+        stream
+            .write_all(&publish(&topic, b"{\"app_name\":5"))
+            .unwrap();
+    }
+    let admin = &world.sites.gateways[0].role.admin;
+    wait_for("three malformed messages", Duration::from_secs(5), || {
+        let text = call(admin, "GET", "/metrics", "").body;
+        text.contains("sluice_gateway_malformed_total 3")
+            .then_some(())
+            .ok_or(text)
+    })
+    .unwrap();
     // Everyone is still served, also with what has to be asked anew.
     tcp(&caller.namespace, service_ip(0)).unwrap();
     let late = world.caller(1);
@@ -288,6 +310,7 @@ fn wrong_names_pids_and_registrations_get_clear_errors() {
     assert_eq!(register(&own).status, 200, "the same id again is fine");
     let refused = register("0123456789abcdef01234567");
     assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.body.contains(&own), "{refused:?}");
     world.check();
 }
 

@@ -18,6 +18,7 @@ use super::state::{LocalState, Registration, State, StateWriter};
 use crate::admin_api::GatewayState;
 use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
 use crate::config::Config;
+use crate::metrics::MALFORMED;
 use crate::node::namespace::{NamespaceId, Workload};
 use crate::node::thread::Node;
 use crate::node::watch::Watch;
@@ -285,6 +286,7 @@ impl Core {
             }
             MqttEvent::Message { topic, payload } => {
                 if let Err(error) = self.handle_message(&topic, &payload, now).await {
+                    metrics::counter!(MALFORMED).increment(1);
                     tracing::warn!(topic, %error, "a message of the cluster is not understood");
                 }
             }
