@@ -168,6 +168,8 @@ pub(crate) struct Client {
 pub(crate) enum CallError {
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
+    #[error("too many requests wait for it")]
+    Full,
     #[error("`{0}` is no address to call")]
     Address(String),
     #[error("cannot reach it: {0}")]

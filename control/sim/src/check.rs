@@ -130,7 +130,8 @@ fn answers(event: &Event, key: &Key, exists: bool) -> bool {
                 .any(|address| address.ip.v6.is_some_and(|v6| v6.ip() == *ip)),
         },
         Event::Absent { key: absent } => absent == key && !exists,
-        Event::Unknown { .. }
+        Event::Unresolved { .. }
+        | Event::Unknown { .. }
         | Event::Unanswered { .. }
         | Event::Withdrawn { .. }
         | Event::Forgotten { .. } => false,

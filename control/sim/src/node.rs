@@ -279,7 +279,7 @@ impl Node {
                 Event::Unknown { key } => {
                     self.absent.remove(key);
                 }
-                Event::Unanswered { .. } => self.unanswered += 1,
+                Event::Unresolved { .. } | Event::Unanswered { .. } => self.unanswered += 1,
             }
             self.events.push((now, event));
         }

@@ -27,7 +27,7 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Known {
     Target(Target),
-    /// The service exists, but no instance can be reached now.
+    /// The service exists, but no instance can be reached now; or nobody who can be asked knows what this is.
     Unavailable,
     /// The managers say that nothing has this address.
     Absent,

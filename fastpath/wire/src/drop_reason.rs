@@ -62,8 +62,8 @@ drop_reasons! {
         "The managers say that nothing has this address."
         "Use a ServiceIP of a deployed service: `sluice get services`.";
     Unavailable "unavailable"
-        "The service exists, but no instance of it can be reached."
-        "Deploy or repair an instance: `sluice get instances`.";
+        "No instance of the service can be reached, or the root manager, which alone knows the address, is away."
+        "Deploy or repair an instance: `sluice get instances`; look at the managers: `sluice status`.";
     NotAllowed "not-allowed"
         "The two services may not talk to each other."
         "They are in different namespaces and no rule allows the direction.";

@@ -8,6 +8,7 @@ use crate::world::{CALLER, ECHO, World, serve, service_ip, tcp, tcp_impatient};
 use sluice_perf::lab::clock::{now, wait_for};
 use sluice_perf::lab::sites::Target;
 use sluice_perf::lab::{NetNs, Program};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 /// The instances of a service that a gateway knows.
@@ -176,5 +177,33 @@ fn detaching_removes_the_devices() {
     )
     .unwrap();
     assert_eq!(known(&world, 0, CALLER), 0);
+    world.check();
+}
+
+/// Nobody but the root knows what an address means that no gateway has dialled before. While it is away the cluster
+/// says so, and the caller's connect ends with an error of its own instead of waiting.
+#[test]
+#[ignore = "needs root"]
+fn without_the_root_an_unknown_service_is_unavailable_and_found_when_it_is_back() {
+    let mut world = World::new("root-away");
+    let (caller, _b) = (world.caller(0), world.echo(1, "b"));
+    world.sites.root.kill();
+    let error = tcp(&caller.namespace, "10.30.99.99".parse().unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
+    assert!(world.accounts(0).dropped("unavailable") > 0);
+    world.sites.root.ready().unwrap();
+    wait_for(
+        "the root's answer about the same address",
+        Duration::from_secs(20),
+        || {
+            let error = tcp(&caller.namespace, "10.30.99.99".parse().unwrap()).unwrap_err();
+            match world.accounts(0).dropped("absent") {
+                0 => Err(error.to_string()),
+                _ => Ok(()),
+            }
+        },
+    )
+    .unwrap();
+    tcp(&caller.namespace, service_ip(0)).unwrap();
     world.check();
 }

@@ -258,6 +258,8 @@ async fn with_the_root_gone_known_services_are_answered_and_nodes_join() {
     let subnet = node.hear("subnetwork/result").await;
     attach(&mut node, "10.18.0.2", "fc00::2").await;
     while node.query(JOB, "").await["instance_list"][0]["host_port"] != 50103 {}
+    let yaml = YAML.replace("web", "late").replace("50.2", "50.3");
+    system.root().call(Method::POST, "/v1/services", yaml).await;
     let System {
         root_files,
         root,
@@ -285,18 +287,21 @@ async fn with_the_root_gone_known_services_are_answered_and_nodes_join() {
     );
     node.say("subnet", r#"{"METHOD":"GET"}"#).await;
     assert_eq!(node.hear("subnetwork/result").await, subnet);
-    // And when the root is back, new services are found.
+    // What only the root knows is answered all the same: that it cannot be said now.
+    let unknown = node.query("", "10.30.50.3").await;
+    assert_eq!(unknown["unavailable"], true, "{unknown}");
+    assert_eq!(unknown["instance_list"], json!([]), "{unknown}");
+    // And when the root is back, the answer comes without another question.
     let mut root = root_config(root_files.path());
     root.listen = address;
     let root = start_root(root).await;
-    let yaml = YAML.replace("web", "late").replace("50.2", "50.3");
-    Caller::new(address)
-        .call(Method::POST, "/v1/services", yaml)
-        .await;
-    assert_eq!(
-        node.query("", "10.30.50.3").await["app_name"],
-        "demo.default.late.test"
-    );
+    let known = loop {
+        let answer = node.hear("tablequery/result").await;
+        if answer["query_key"] == "10.30.50.3" {
+            break answer;
+        }
+    };
+    assert_eq!(known["app_name"], "demo.default.late.test", "{known}");
     running.end().await;
     root.end().await;
     drop(files);

@@ -78,6 +78,10 @@ pub struct TableQueryResult {
     /// withdrawn. Absent: nothing is said about instances that are not listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Vec<(u32, u64)>>,
+    /// Extension: the manager cannot say now, because its root is away. Nothing else is said then; the answer comes by
+    /// itself once there is one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unavailable: bool,
 }
 
 /// One instance. Fields of the placement are missing while it is scheduled but not deployed.

@@ -179,6 +179,8 @@ struct Fetch {
     /// The job changed after the request left.
     again: bool,
     waiters: Vec<Waiter>,
+    /// So many of the first waiters were told that the root cannot be asked now.
+    told: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -340,7 +342,10 @@ impl Answerer {
         } else if self.is_absent(&key, now) {
             self.answer_absent(node, request);
         } else if self.fetches.len() < self.settings.keys_max || self.fetches.contains_key(&key) {
-            self.fetch(key, Some(self.waiter(node, request)), now);
+            self.fetch(key.clone(), Some(self.waiter(node, request)), now);
+            self.answer_while_lost(&key, node, request);
+        } else {
+            self.answer_unavailable(node, request);
         }
     }
 

@@ -40,8 +40,11 @@ struct Query {
     again: bool,
 }
 
+/// An answer that names nothing.
 #[derive(Clone, Debug)]
 struct Absent {
+    /// Nobody could say; otherwise it does not exist.
+    unresolved: bool,
     strikes: u32,
     /// Only the strikes are remembered; the key is unknown.
     expired: bool,
@@ -70,6 +73,16 @@ struct Job {
     local: BTreeSet<u32>,
     /// A legacy manager said that an instance is gone, not which: the next answer's missing ones are withdrawn.
     withdraw_missing: bool,
+}
+
+impl Absent {
+    fn event(&self, key: Key) -> Event {
+        if self.unresolved {
+            Event::Unresolved { key }
+        } else {
+            Event::Absent { key }
+        }
+    }
 }
 
 impl Job {
@@ -180,15 +193,19 @@ impl Asker {
                 return;
             }
         }
-        if self.absent.get(key).is_some_and(|absent| !absent.expired) {
-            self.events.push_back(Event::Absent { key: key.clone() });
+        if let Some(absent) = self.absent.get(key).filter(|absent| !absent.expired) {
+            self.events.push_back(absent.event(key.clone()));
             return;
         }
         if let Some(query) = self.queries.get_mut(key) {
             if !query.wanted {
                 query.wanted = true;
                 query.asked_at = now;
-                if !self.connected {
+                if matches!(key, Key::Address(_)) {
+                    // Unresolved a while ago: the managers may know by now.
+                    query.attempts = 0;
+                    self.transmit_query(key.clone(), now);
+                } else if !self.connected {
                     let give_up = now + self.settings.answer_max;
                     self.timers.set(Timer::Query(key.clone()), give_up);
                 }
@@ -214,6 +231,12 @@ impl Asker {
     ) -> Result<(), NameError> {
         self.heard_at = Some(now);
         let key = Key::parse(&result.query_key);
+        if result.unavailable {
+            if let Some(key) = key {
+                self.unresolved(key, now);
+            }
+            return Ok(());
+        }
         let exists = !result.instance_list.is_empty()
             || result.service_ip_list.is_some()
             || (result.live.is_none() && self.is_confirmed(&result.app_name));
@@ -362,7 +385,7 @@ impl Asker {
             instance_list: job.rows.values().map(|held| held.row.entry()).collect(),
             service_ip_list: Some(job.service_ips.iter().map(ServiceAddress::entry).collect()),
             revision: job.revision,
-            live: None,
+            ..TableQueryResult::default()
         };
         self.jobs
             .values()
@@ -446,7 +469,7 @@ impl Asker {
             return;
         };
         let give_up = query.asked_at + self.settings.answer_max;
-        let mut due = if query.wanted { Some(give_up) } else { None };
+        let mut due = is_given_up(&key, query).then_some(give_up);
         if self.connected {
             query.attempts += 1;
             let backoff = Backoff {
@@ -470,10 +493,11 @@ impl Asker {
         let Some(query) = self.queries.get_mut(&key) else {
             return;
         };
-        if query.wanted && now >= query.asked_at + self.settings.answer_max {
-            self.events
-                .push_back(Event::Unanswered { key: key.clone() });
-            query.wanted = false;
+        if is_given_up(&key, query) && now >= query.asked_at + self.settings.answer_max {
+            if std::mem::take(&mut query.wanted) {
+                self.events
+                    .push_back(Event::Unanswered { key: key.clone() });
+            }
             let refreshes = matches!(&key, Key::Name(name) if self.jobs.contains_key(name));
             if !refreshes {
                 self.queries.remove(&key);
@@ -508,6 +532,17 @@ impl Asker {
         }
     }
 
+    /// Whoever asked need not wait any longer; the query stays, so that the answer is believed when it comes.
+    fn unresolved(&mut self, key: Key, now: Duration) {
+        if self
+            .queries
+            .get_mut(&key)
+            .is_some_and(|query| std::mem::take(&mut query.wanted))
+        {
+            self.remember(key, true, now);
+        }
+    }
+
     /// Takes the query with this key off the list.
     fn answered(&mut self, key: &Key) -> Option<Query> {
         self.timers.cancel(&Timer::Query(key.clone()));
@@ -515,6 +550,11 @@ impl Asker {
     }
 
     fn remember_absent(&mut self, key: Key, now: Duration) {
+        self.remember(key, false, now);
+    }
+
+    /// Believes an answer that names nothing for a while: longer each time when it was that nothing exists.
+    fn remember(&mut self, key: Key, unresolved: bool, now: Duration) {
         if !self.absent.contains_key(&key)
             && self.absent.len() >= self.settings.absent_keys_max
             && let Some((oldest, absent)) = self.absent.pop_first()
@@ -525,18 +565,25 @@ impl Asker {
             }
         }
         let absent = self.absent.entry(key.clone()).or_insert(Absent {
+            unresolved,
             strikes: 0,
             expired: false,
         });
-        absent.strikes = absent.strikes.saturating_add(1);
+        absent.unresolved = unresolved;
+        absent.strikes = if unresolved {
+            1
+        } else {
+            absent.strikes.saturating_add(1)
+        };
         absent.expired = false;
+        let event = absent.event(key.clone());
         let backoff = Backoff {
             first: self.settings.absent_first,
             max: self.settings.absent_max,
         };
         let wait = backoff.wait(absent.strikes, &mut self.random);
-        self.timers.set(Timer::Absent(key.clone()), now + wait);
-        self.events.push_back(Event::Absent { key });
+        self.timers.set(Timer::Absent(key), now + wait);
+        self.events.push_back(event);
     }
 
     fn absent_due(&mut self, key: Key, now: Duration) {
@@ -811,6 +858,11 @@ impl Asker {
         };
         self.timers.set(Timer::Idle(name), again);
     }
+}
+
+/// True when a query ends after `answer_max`; only the refresh of a job goes on until it is answered.
+fn is_given_up(key: &Key, query: &Query) -> bool {
+    query.wanted || matches!(key, Key::Address(_))
 }
 
 /// True when `held` is not the instance that an answer speaks of under the same number.

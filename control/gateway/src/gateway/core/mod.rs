@@ -368,7 +368,10 @@ impl Core {
         self.routes_changed = true;
         let negative = matches!(
             event,
-            Event::Absent { .. } | Event::Unknown { .. } | Event::Unanswered { .. }
+            Event::Absent { .. }
+                | Event::Unresolved { .. }
+                | Event::Unknown { .. }
+                | Event::Unanswered { .. }
         );
         self.state_changed |= !negative;
         match event {
@@ -382,12 +385,16 @@ impl Core {
             Event::Absent {
                 key: Key::Address(ip),
             } => self.routes.set_negative(ip, Known::Absent),
+            Event::Unresolved {
+                key: Key::Address(ip),
+            } => self.routes.set_negative(ip, Known::Unavailable),
             Event::Unknown {
                 key: Key::Address(ip),
             } => self.routes.clear_negative(ip),
             Event::Withdrawn { job, number, .. } => self.routes.withdraw(&job, number),
             Event::Forgotten { job } => self.routes.forget(&job),
             Event::Absent { key: Key::Name(_) }
+            | Event::Unresolved { key: Key::Name(_) }
             | Event::Unknown { key: Key::Name(_) }
             | Event::Unanswered { .. } => {}
         }

@@ -135,6 +135,7 @@ impl Known {
             service_ip_list: Some(self.job.service_ip_list.clone()),
             revision: Some(self.revision_on_wire(settings)),
             live: Some(live),
+            unavailable: false,
         }
     }
 }

@@ -428,3 +428,63 @@ fn garbage_is_refused_and_the_next_question_answered() {
             assert_eq!(published(&mut answerer).len(), 1);
         });
 }
+
+/// The question waits on; whoever asked hears at once that it cannot be answered now, and later the answer.
+#[test]
+fn with_the_root_away_a_question_is_answered_unavailable_and_then_answered() {
+    let unavailable = |key: &str| {
+        let text = format!(
+            r#"{{"app_name":"","query_key":"{key}","instance_list":[],"unavailable":true}}"#
+        );
+        ("nodes/n1/net/tablequery/result".to_owned(), text)
+    };
+    let mut answerer = answerer();
+    ask(&mut answerer, "n1", "10.30.50.2", Some(180));
+    let requests = root_requests(&mut answerer);
+    answerer.handle_root_reply(requests[0].id, None, s(0));
+    assert_eq!(published(&mut answerer), [unavailable("10.30.50.2")]);
+    // Known to be away: without waiting for the next attempt, and as often as somebody asks.
+    for key in ["10.30.0.1", "10.30.50.2", "10.30.50.2"] {
+        ask(&mut answerer, "n1", key, Some(180));
+        let transmits = drained(&mut answerer);
+        let told = unavailable(key);
+        let told = |it: &Transmit| matches!(it, Transmit::Publish { payload, .. } if *payload == told.1.as_bytes());
+        assert!(transmits.iter().any(told), "{transmits:?}");
+    }
+    answerer.handle_timeout(s(2));
+    let repeated = root_requests(&mut answerer);
+    let again = repeated
+        .iter()
+        .find(|request| request.path.contains("10_30_50_2"))
+        .unwrap();
+    let body = job(vec![entry(0, "c2", true)]);
+    answerer.handle_root_reply(again.id, Some((200, &body)), s(2));
+    let [(_, payload)] = published(&mut answerer).try_into().unwrap();
+    assert!(payload.contains(r#""query_key":"10.30.50.2""#), "{payload}");
+    assert!(payload.contains("10.30.0.1"), "{payload}");
+}
+
+/// A root that answers, but cannot, is no better than one that is away.
+#[test]
+fn a_root_that_fails_makes_a_question_unavailable_once() {
+    let mut answerer = answerer();
+    ask(&mut answerer, "n1", "10.30.50.2", Some(180));
+    for attempt in 0..3 {
+        let request = root_requests(&mut answerer).pop().unwrap();
+        answerer.handle_root_reply(request.id, Some((500, b"")), s(5 * attempt));
+        let told = published(&mut answerer);
+        assert_eq!(told.len(), usize::from(attempt == 0), "{told:?}");
+        answerer.handle_timeout(s(5 * attempt + 5));
+    }
+}
+
+#[test]
+fn more_questions_than_are_asked_at_a_time_are_answered_too() {
+    let mut answerer = answerer();
+    answerer.settings.keys_max = 1;
+    ask(&mut answerer, "n1", "10.30.50.2", None);
+    assert_eq!(root_requests(&mut answerer).len(), 1);
+    ask(&mut answerer, "n1", "10.30.50.3", None);
+    let [(_, payload)] = published(&mut answerer).try_into().unwrap();
+    assert!(payload.contains("unavailable"), "{payload}");
+}

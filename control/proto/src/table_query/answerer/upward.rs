@@ -4,7 +4,9 @@ use super::{
     Absent, Answerer, Event, Fetch, Known, Outgoing, Placement, REQUEST_WAIT, Report, Timer,
     Transmit, UpdateKind, Waiter,
 };
-use crate::message::{Job, NetDeployStatus, NodeId, TableQueryResult, Verb, read, write};
+use crate::message::{
+    Job, NetDeployStatus, NodeId, TableQueryRequest, TableQueryResult, Verb, read, write,
+};
 use crate::names::ServiceName;
 use crate::table_query::Key;
 use std::time::Duration;
@@ -54,7 +56,12 @@ impl Answerer {
             return;
         };
         let Some((status, body)) = reply else {
-            self.root_lost = true;
+            if !std::mem::replace(&mut self.root_lost, true) {
+                let keys: Vec<Key> = self.fetches.keys().cloned().collect();
+                for key in keys {
+                    self.tell_waiting(&key);
+                }
+            }
             self.repeat_later(asked, now);
             return;
         };
@@ -206,6 +213,14 @@ impl Answerer {
             // The root does not know this cluster (400), or has a problem: register, and let the timer ask again.
             if status == 400 {
                 self.timers.set(Timer::Register, now);
+            }
+            // A registration takes a moment only, so that the first refusal for want of one is not worth telling.
+            let repeated = self
+                .fetches
+                .get(&key)
+                .is_some_and(|fetch| fetch.attempts > 1);
+            if status != 400 || repeated {
+                self.tell_waiting(&key);
             }
             self.repeat_later(Asked::Job(key), now);
             return;
@@ -436,6 +451,48 @@ impl Answerer {
             }
             Waiter::Instance(node, request) => self.ask_instance(&(node, request)),
         }
+    }
+
+    /// The nodes that wait for `key` hear, once each, that it cannot be asked now. They go on waiting.
+    fn tell_waiting(&mut self, key: &Key) {
+        let Some(fetch) = self.fetches.get_mut(key) else {
+            return;
+        };
+        let untold = fetch.waiters[fetch.told..].to_vec();
+        fetch.told = fetch.waiters.len();
+        for waiter in untold {
+            if let Waiter::Node { node, request } = waiter {
+                match Key::parse(request.key()).and_then(|key| self.name_of(&key)) {
+                    Some(name) => self.answer(&name, &node, request.key()),
+                    None => self.answer_unavailable(&node, &request),
+                }
+            }
+        }
+    }
+
+    /// Answers a question that was put to the waiting ones at once when it is known that the root cannot be asked now.
+    pub(super) fn answer_while_lost(
+        &mut self,
+        key: &Key,
+        node: &NodeId,
+        request: &TableQueryRequest,
+    ) {
+        if let Some(fetch) = self.fetches.get_mut(key)
+            && (self.root_lost || fetch.told > 0)
+        {
+            fetch.told = fetch.waiters.len();
+            self.answer_unavailable(node, request);
+        }
+    }
+
+    /// Nobody here can say what this is, and the root is away.
+    pub(super) fn answer_unavailable(&mut self, node: &NodeId, request: &TableQueryRequest) {
+        let result = TableQueryResult {
+            query_key: request.key().to_owned(),
+            unavailable: true,
+            ..TableQueryResult::default()
+        };
+        self.publish(node, Verb::TableQueryResult, write(&result));
     }
 
     /// The root need not tell us of a job any more. Lost, it costs one needless notice, which is answered by this again.

@@ -105,7 +105,10 @@ pub enum Event {
     Unavailable(Routes),
     /// Nothing has this key. Believed until [`Event::Unknown`].
     Absent { key: Key },
-    /// An absent key is unknown again.
+    /// The managers cannot say what this key means, because their root is away; the answer comes by itself once there
+    /// is one. Believed until [`Event::Unknown`].
+    Unresolved { key: Key },
+    /// An absent or unresolved key is unknown again.
     Unknown { key: Key },
     /// Nobody answered in time; the next question about the key is a new one.
     Unanswered { key: Key },

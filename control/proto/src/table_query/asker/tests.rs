@@ -427,7 +427,7 @@ fn what_events_say_is_what_the_asker_knows() {
                     .filter(|bit| mask & (1 << bit) != 0)
                     .map(|bit: u8| instance(bit.into(), (verb >> 4).into(), bit + which % 2 * 4))
                     .collect();
-                match verb % 6 {
+                match verb % 7 {
                     0 => {
                         if let Some(key) = Key::parse(&key) {
                             asker.handle_question(&key, now);
@@ -451,6 +451,7 @@ fn what_events_say_is_what_the_asker_knows() {
                         };
                         asker.handle_update_available(&name.parse().unwrap(), &update, now);
                     }
+                    5 => asker.handle_result(&unavailable(&key), now).unwrap(),
                     _ => asker.handle_connection(mask % 2 == 0, now),
                 }
                 asker.handle_timeout(now);
@@ -469,8 +470,10 @@ fn what_events_say_is_what_the_asker_knows() {
                         Event::Forgotten { job } => {
                             told.remove(&job);
                         }
-                        Event::Absent { .. } | Event::Unknown { .. } | Event::Unanswered { .. } => {
-                        }
+                        Event::Absent { .. }
+                        | Event::Unresolved { .. }
+                        | Event::Unknown { .. }
+                        | Event::Unanswered { .. } => {}
                     }
                 }
                 while asker.poll_transmit().is_some() {}
@@ -484,4 +487,69 @@ fn what_events_say_is_what_the_asker_knows() {
                 }
             }
         });
+}
+
+fn unavailable(key: &str) -> TableQueryResult {
+    TableQueryResult {
+        query_key: key.to_owned(),
+        unavailable: true,
+        ..TableQueryResult::default()
+    }
+}
+
+/// The managers' root is away: nobody waits, and the answer is believed when it comes, without another question.
+#[test]
+fn what_the_managers_cannot_say_now_is_unresolved_until_they_say_it() {
+    let mut asker = asker();
+    let key = Key::Address(ip("10.30.50.2"));
+    let unresolved = Event::Unresolved { key: key.clone() };
+    asker.handle_question(&key, s(0));
+    assert_eq!(queries(&mut asker), ["10.30.50.2"]);
+    asker
+        .handle_result(&unavailable("10.30.50.2"), s(0))
+        .unwrap();
+    asker.handle_question(&key, s(0));
+    assert_eq!(
+        events(&mut asker),
+        [unresolved.clone(), unresolved.clone()],
+        "the second from memory"
+    );
+    asker.handle_timeout(s(1));
+    assert!(events(&mut asker).contains(&Event::Unknown { key: key.clone() }));
+    queries(&mut asker);
+    asker.handle_question(&key, s(1));
+    assert_eq!(queries(&mut asker), ["10.30.50.2"], "asked anew");
+    asker
+        .handle_result(&unavailable("10.30.50.2"), s(1))
+        .unwrap();
+    assert_eq!(events(&mut asker), [unresolved]);
+    let answer = ours("10.30.50.2", 1, vec![instance(0, 1, 1)]);
+    asker.handle_result(&answer, s(2)).unwrap();
+    assert_eq!(listed(&mut asker), [0]);
+    assert_eq!(asker.queries(), 0);
+}
+
+/// An address that is never resolved is not asked for ever.
+#[test]
+fn an_unresolved_question_ends() {
+    let mut asker = asker();
+    let key = Key::Address(ip("10.30.50.2"));
+    asker.handle_question(&key, s(0));
+    asker
+        .handle_result(&unavailable("10.30.50.2"), s(0))
+        .unwrap();
+    for second in 0..=10 {
+        asker.handle_timeout(s(second));
+    }
+    assert_eq!(asker.queries(), 0);
+}
+
+/// A service that is known stays known: stale beats nothing.
+#[test]
+fn a_root_that_is_away_takes_nothing_from_what_is_known() {
+    let mut asker = knowing(vec![instance(0, 1, 1)]);
+    asker.handle_update_available(&job(), &UpdatesAvailable::default(), s(1));
+    asker.handle_result(&unavailable(JOB), s(1)).unwrap();
+    assert_eq!(events(&mut asker), []);
+    assert!(asker.routes(&job()).is_some());
 }
