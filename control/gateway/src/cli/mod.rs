@@ -138,7 +138,7 @@ pub enum CliError {
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
     /// `doctor` has shown them; the exit status is theirs.
-    #[error("{0} findings of warning or worse")]
+    #[error("{0} finding{s} of warning or worse", s = if *.0 == 1 { "" } else { "s" })]
     Findings(usize),
     /// A role ended with an error.
     #[error("{role}: {message}")]

@@ -400,8 +400,11 @@ const FAULTS: &[Fault] = &[
     }),
 ];
 
+/// The rule that might complain, and how it comes.
+type Harmless = (&'static str, fn(&mut Host));
+
 /// What looks near a fault, and is none.
-const HARMLESS: &[(&str, fn(&mut Host))] = &[
+const HARMLESS: &[Harmless] = &[
     ("forward-policy", |host| {
         host.run("iptables-legacy", "-P FORWARD DROP");
         host.run("iptables-legacy", "-A FORWARD -i sluice0 -j ACCEPT");
@@ -499,11 +502,14 @@ fn what_looks_near_a_fault_is_not_found() {
     }
 }
 
-/// A file below `/proc/sys/net` or `/sys`, or a switch of ethtool, or a queue: whatever holds the value.
+/// Reads the value from where it is: a file below `/proc/sys/net` or `/sys`, a switch of ethtool, a queue.
 type Reading = fn(&Host) -> String;
 
-/// What `--fix` may do: how the fault comes, where its value is, and that value when it is mended.
-const FIXABLE: &[(&str, fn(&mut Host), Reading, &str)] = &[
+/// The rule, how the fault comes, where its value is, and that value when it is mended.
+type Repair = (&'static str, fn(&mut Host), Reading, &'static str);
+
+/// What `--fix` may do.
+const FIXABLE: &[Repair] = &[
     (
         "forwarding",
         |host| host.set("ipv4/ip_forward", "0"),

@@ -51,12 +51,26 @@ pub(super) fn siblings(facts: &Facts) -> Vec<Verdict> {
     });
     let shared: Vec<Verdict> = pairs
         .filter(|(first, second)| {
-            first != second && facts.cores.siblings.get(first).is_some_and(|all| all.contains(second))
+            first != second
+                && facts
+                    .cores
+                    .siblings
+                    .get(first)
+                    .is_some_and(|all| all.contains(second))
         })
         .map(|(first, second)| {
-            Verdict::note("fastpath.cores", format!("{first} and {second} are two threads of one core"))
-                .costs("two workers share one core's units and caches: about 1.3 times one worker's rate, not twice")
-                .fix("name one of them only: lscpu -e shows which belong together")
+            Verdict::note(
+                "fastpath.cores",
+                format!(
+                    "{first} and {second} are two \
+                 threads of one core"
+                ),
+            )
+            .costs(
+                "two workers share one core's units and caches: about 1.3 times \
+                     one worker's rate, not twice",
+            )
+            .fix("name one of them only: lscpu -e shows which belong together")
         })
         .collect();
     if shared.is_empty() && !pinned.is_empty() {
@@ -207,7 +221,8 @@ pub(super) fn queues(facts: &Facts) -> Vec<Verdict> {
     // A mask of more than 32 cores is written in groups of 32, which the kernel then shows otherwise.
     if facts.cores.usable.last().is_none_or(|&last| last >= 32) {
         return vec![verdict.fix(format!(
-            "ethtool -L {} combined {workers}, or echo MASK > /sys/class/net/{}/queues/rx-0/rps_cpus",
+            "ethtool -L {} combined {workers}, or echo MASK > \
+                 /sys/class/net/{}/queues/rx-0/rps_cpus",
             underlay.name, underlay.name
         ))];
     }
@@ -254,8 +269,14 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Verdict> {
     match facts.memory.huge_pages {
         Some(0) if zero_copy => vec![
             Verdict::note("vm/nr_hugepages", "0")
-                .costs("AF_XDP's packet memory is spread over thousands of small pages: more TLB misses per packet")
-                .fix(format!("sysctl -w vm.nr_hugepages={PAGES} (takes {} MiB for good)", PAGES * 2)),
+                .costs(
+                    "AF_XDP's packet memory is spread over thousands of small pages: \
+                     more TLB misses per packet",
+                )
+                .fix(format!(
+                    "sysctl -w vm.nr_hugepages={PAGES} (takes {} MiB for good)",
+                    PAGES * 2
+                )),
         ],
         Some(pages) => vec![Verdict::ok("vm/nr_hugepages", pages.to_string())],
         None => Vec::new(),
@@ -267,7 +288,10 @@ pub(super) fn transparent_huge_pages(facts: &Facts) -> Vec<Verdict> {
     match facts.memory.transparent.as_deref() {
         Some("always") => vec![
             Verdict::note(FILE, "always")
-                .costs("every program's memory comes in pieces of 2 MiB, which a small edge machine has little of")
+                .costs(
+                    "every program's memory comes in pieces of 2 MiB, which a small \
+                     edge machine has little of",
+                )
                 .fix(format!("echo madvise > {FILE}")),
         ],
         Some(other) => vec![Verdict::ok(FILE, other)],

@@ -9,15 +9,25 @@ const OUTER_V6: u32 = 48;
 
 pub(super) fn underlay(facts: &Facts) -> Vec<Verdict> {
     vec![match facts.network.underlay() {
-        None => Verdict::error("gateway.node_address", "no device has it, and there is no default route")
-            .costs("no other node can be reached")
-            .fix("ip route add default via ROUTER, or set gateway.node_address to an address of this host"),
+        None => Verdict::error(
+            "gateway.node_address",
+            "no device has it, and there is \
+             no default route",
+        )
+        .costs("no other node can be reached")
+        .fix(
+            "ip route add default via ROUTER, or set gateway.node_address to an \
+                 address of this host",
+        ),
         Some(link) if !link.up => Verdict::error(&link.name, "is down")
             .costs("no other node can be reached")
             .fix(format!("ip link set dev {} up", link.name)),
         Some(link) => Verdict::ok(
             &link.name,
-            facts.network.own_address.map_or_else(|| "has the default route".to_owned(), |own| format!("has {own}")),
+            facts.network.own_address.map_or_else(
+                || "has the default route".to_owned(),
+                |own| format!("has {own}"),
+            ),
         ),
     }]
 }
@@ -34,14 +44,32 @@ pub(super) fn driver(facts: &Facts) -> Vec<Verdict> {
     });
     let found = |modes: &str| format!("driver {driver}, {modes}");
     vec![match facts.network.xdp {
-        Some(modes) if modes.zero_copy => Verdict::ok(&link.name, found("native XDP, AF_XDP without copying")),
-        Some(modes) if modes.native => Verdict::ok(&link.name, found("native XDP, AF_XDP with one copy")),
+        Some(modes) if modes.zero_copy => Verdict::ok(
+            &link.name,
+            found(
+                "native XDP, \
+             AF_XDP without copying",
+            ),
+        ),
+        Some(modes) if modes.native => Verdict::ok(
+            &link.name,
+            found(
+                "native XDP, \
+             AF_XDP with one copy",
+            ),
+        ),
         Some(_) => Verdict::note(&link.name, found("no native XDP"))
-            .costs("AF_XDP runs in generic mode, behind the kernel's own receive path; TUN is as fast there")
+            .costs(
+                "AF_XDP runs in generic mode, behind the kernel's own receive path; \
+                 TUN is as fast there",
+            )
             .fix("stay with TUN, or use a card of hw-profiles with native XDP"),
-        None => Verdict::note(&link.name, found("XDP modes unknown (the kernel tells since 6.3)"))
-            .costs("whether AF_XDP copies shows only when it is tried")
-            .fix("compare with the table of cards in hw-profiles"),
+        None => Verdict::note(
+            &link.name,
+            found("XDP modes unknown (the kernel tells since 6.3)"),
+        )
+        .costs("whether AF_XDP copies shows only when it is tried")
+        .fix("compare with the table of cards in hw-profiles"),
     }]
 }
 
@@ -51,9 +79,22 @@ pub(super) fn foreign_xdp(facts: &Facts) -> Vec<Verdict> {
     };
     match link.xdp_program {
         Some(id) if id != 0 && !facts.gateway.running => vec![
-            Verdict::warning(&link.name, format!("XDP program {id} is attached, and no gateway runs"))
-                .costs("another program sees every packet first and may keep tunnel datagrams; AF_XDP cannot attach beside it")
-                .fix(format!("bpftool prog show id {id}; ip link set dev {} xdp off, if nobody needs it", link.name)),
+            Verdict::warning(
+                &link.name,
+                format!(
+                    "XDP program {id} is attached, and no \
+                 gateway runs"
+                ),
+            )
+            .costs(
+                "another program sees every packet first and may keep tunnel \
+                     datagrams; AF_XDP cannot attach beside it",
+            )
+            .fix(format!(
+                "bpftool prog show id {id}; ip link set dev {} xdp off, if \
+                     nobody needs it",
+                link.name
+            )),
         ],
         _ => vec![Verdict::ok(&link.name, "no XDP program of others")],
     }
@@ -71,14 +112,24 @@ pub(super) fn underlay_mtu(facts: &Facts) -> Vec<Verdict> {
     };
     let room = link.mtu.saturating_sub(overhead);
     vec![if room < inner {
-        Verdict::warning(&link.name, format!("MTU {}, room for inner packets of {room} bytes, not {inner}", link.mtu))
-            .costs("every connection's first large packets are refused with `too big` before it sends smaller ones")
-            .fix(format!(
-                "ip link set dev {} mtu {}, or fastpath.inner_mtu = {} on every node",
-                link.name,
-                inner + overhead,
-                room.max(1280)
-            ))
+        Verdict::warning(
+            &link.name,
+            format!(
+                "MTU {}, room for inner packets of {room} \
+             bytes, not {inner}",
+                link.mtu
+            ),
+        )
+        .costs(
+            "every connection's first large packets are refused with `too big` \
+                 before it sends smaller ones",
+        )
+        .fix(format!(
+            "ip link set dev {} mtu {}, or fastpath.inner_mtu = {} on every node",
+            link.name,
+            inner + overhead,
+            room.max(1280)
+        ))
     } else {
         Verdict::ok(
             &link.name,
@@ -102,9 +153,13 @@ pub(super) fn path_mtu(facts: &Facts) -> Vec<Verdict> {
                     path.mtu
                 ),
             )
-            .costs("every connection's first large packets to that node are refused with `too big`")
+            .costs(
+                "every connection's first large packets to that node are refused \
+                 with `too big`",
+            )
             .fix(format!(
-                "raise the MTU on the way (tracepath {}), or fastpath.inner_mtu = {} on every node",
+                "raise the MTU on the way (tracepath {}), or fastpath.inner_mtu = {} on \
+                     every node",
                 path.peer.ip(),
                 room.max(1280)
             ))
@@ -126,7 +181,8 @@ pub(super) fn path_mtu(facts: &Facts) -> Vec<Verdict> {
 const OFFLOADS: [(&str, &str); 5] = [
     (
         "rx-gro",
-        "received segments are not merged: one lookup and one system call for each instead of one for forty",
+        "received segments are not merged: one lookup and one system call for each \
+             instead of one for forty",
     ),
     (
         "tx-generic-segmentation",
@@ -230,7 +286,10 @@ pub(super) fn names(facts: &Facts) -> Vec<Verdict> {
                         place,
                         format!("{name} exists and is of kind {is}, not {kind}"),
                     )
-                    .costs("the gateway touches no device that is not its own, and does not start")
+                    .costs(
+                        "the gateway touches no device that is not its own, and does \
+                         not start",
+                    )
                     .fix(format!(
                         "ip link delete {name}, or set {key} to another name"
                     ))

@@ -37,9 +37,16 @@ pub(super) fn forward_policy(facts: &Facts) -> Vec<Verdict> {
                 Family::V6 => "ip6tables-legacy",
             };
             found.push(
-                Verdict::error(format!("{tool} chain FORWARD"), "policy DROP, and no rule accepts our devices")
-                    .costs(COST)
-                    .fix(format!("{tool} -I FORWARD -i {uplink} -j ACCEPT; {tool} -I FORWARD -o {uplink} -j ACCEPT")),
+                Verdict::error(
+                    format!("{tool} chain FORWARD"),
+                    "policy DROP, and no \
+                     rule accepts our devices",
+                )
+                .costs(COST)
+                .fix(format!(
+                    "{tool} -I FORWARD -i {uplink} -j ACCEPT; {tool} -I \
+                         FORWARD -o {uplink} -j ACCEPT"
+                )),
             );
         }
     }
@@ -61,8 +68,14 @@ pub(super) fn input_policy(facts: &Facts) -> Vec<Verdict> {
                 format!("nftables chain {}", chain.name),
                 format!("policy drop, and no rule of its table names UDP port {port}"),
             )
-            .costs("datagrams of other nodes are dropped, unless a rule accepts them without naming the port")
-            .fix(format!("nft insert rule {} udp dport {port} accept", chain.name))
+            .costs(
+                "datagrams of other nodes are dropped, unless a rule accepts them \
+                 without naming the port",
+            )
+            .fix(format!(
+                "nft insert rule {} udp dport {port} accept",
+                chain.name
+            ))
         })
         .collect();
     if found.is_empty() {
@@ -84,12 +97,24 @@ pub(super) fn conntrack_table(facts: &Facts) -> Vec<Verdict> {
     let found = format!("{count} of {max}");
     vec![if max > 0 && count >= max {
         Verdict::error(place, found)
-            .costs("new connections of this host and out of the site are dropped (`nf_conntrack: table full`)")
-            .fix(format!("sysctl -w net.netfilter.nf_conntrack_max={}", max * 2))
+            .costs(
+                "new connections of this host and out of the site are dropped \
+                 (`nf_conntrack: table full`)",
+            )
+            .fix(format!(
+                "sysctl -w net.netfilter.nf_conntrack_max={}",
+                max * 2
+            ))
     } else if count * 5 >= max * 4 {
         Verdict::warning(place, found)
-            .costs("nearly full: when it is, new connections of this host and out of the site are dropped")
-            .fix(format!("sysctl -w net.netfilter.nf_conntrack_max={}", max * 2))
+            .costs(
+                "nearly full: when it is, new connections of this host and out of \
+                 the site are dropped",
+            )
+            .fix(format!(
+                "sysctl -w net.netfilter.nf_conntrack_max={}",
+                max * 2
+            ))
     } else {
         Verdict::ok(place, found)
     }]
@@ -101,8 +126,10 @@ pub(super) fn conntrack_tunnel(facts: &Facts) -> Vec<Verdict> {
         None => Vec::new(),
         Some(0) => vec![Verdict::ok(format!("UDP port {port}"), "not tracked")],
         Some(count) => vec![
-            Verdict::note(format!("UDP port {port}"), format!("{count} tunnels are tracked as connections"))
-                .costs("each datagram is looked up in the kernel's table too, and a full table drops tunnels")
+            Verdict::note(format!("UDP port {port}"), format!("{count} tunnels are \
+                 tracked as connections"))
+                .costs("each datagram is looked up in the kernel's table too, and a \
+                     full table drops tunnels")
                 .fix(format!(
                     "nft 'table inet tunnel {{ chain in {{ type filter hook prerouting priority raw; udp dport {port} \
                      notrack; }}; chain out {{ type filter hook output priority raw; udp dport {port} notrack; }}; }}'"

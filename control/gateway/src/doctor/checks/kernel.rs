@@ -19,7 +19,8 @@ pub(super) fn version(facts: &Facts) -> Vec<Verdict> {
     } else if version < (5, 15) {
         Verdict::warning("kernel", release)
             .costs(
-                "AF_XDP lacks need_wakeup and multi-buffer frames; TUN works, with smaller batches",
+                "AF_XDP lacks need_wakeup and multi-buffer frames; TUN works, with \
+                     smaller batches",
             )
             .fix("boot a kernel of 5.15 or newer (6.2 for datagram super-frames on TUN)")
     } else if version < (6, 2) {
@@ -90,7 +91,10 @@ pub(super) fn tun_device(facts: &Facts) -> Vec<Verdict> {
         None => Verdict::ok("/dev/net/tun", "can be opened"),
         Some(why) => Verdict::error("/dev/net/tun", why)
             .costs("the gateway cannot make its service-side device and does not start")
-            .fix("modprobe tun; in a container: --device /dev/net/tun; in a unit: DeviceAllow=/dev/net/tun rw"),
+            .fix(
+                "modprobe tun; in a container: --device /dev/net/tun; in a unit: \
+                 DeviceAllow=/dev/net/tun rw",
+            ),
     }]
 }
 
@@ -113,7 +117,10 @@ pub(super) fn bpf_file_system(facts: &Facts) -> Vec<Verdict> {
         Verdict::ok("/sys/fs/bpf", "mounted")
     } else {
         Verdict::note("/sys/fs/bpf", "not mounted")
-            .costs("BPF maps and programs end with the process: offloaded flows pause while it restarts")
+            .costs(
+                "BPF maps and programs end with the process: offloaded flows pause \
+                 while it restarts",
+            )
             .fix("mount -t bpf bpf /sys/fs/bpf")
     }]
 }

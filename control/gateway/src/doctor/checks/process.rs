@@ -63,7 +63,8 @@ pub(super) fn capabilities(facts: &Facts) -> Vec<Verdict> {
                 Verdict::warning(who, format!("lacks {name}"))
             };
             verdict.costs(*cost).fix(format!(
-                "run it as root, or add {name} to AmbientCapabilities= and CapabilityBoundingSet= of its unit"
+                "run it as root, or add {name} to AmbientCapabilities= and \
+                     CapabilityBoundingSet= of its unit"
             ))
         })
         .collect();
@@ -200,9 +201,15 @@ pub(super) fn tunnel_port_reserved(facts: &Facts) -> Vec<Verdict> {
         } else {
             format!("{reserved},{port}")
         };
-        Verdict::note(RANGE, format!("{first} to {last} includes the tunnel's port {port}"))
-            .costs("while the gateway is down, the kernel may give the port to any client, and the gateway cannot start")
-            .fix_by(Change::setting(RESERVED, with_ours))
+        Verdict::note(
+            RANGE,
+            format!("{first} to {last} includes the tunnel's port {port}"),
+        )
+        .costs(
+            "while the gateway is down, the kernel may give the port to any \
+                 client, and the gateway cannot start",
+        )
+        .fix_by(Change::setting(RESERVED, with_ours))
     } else {
         Verdict::ok(RANGE, format!("never gives away {port}"))
     }]

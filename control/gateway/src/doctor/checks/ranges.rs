@@ -33,7 +33,8 @@ fn ranges(facts: &Facts) -> Vec<(Use, Subnet)> {
 fn clash(of: Use, place: String, found: String) -> Verdict {
     match of {
         Use::Semantic => Verdict::error(place, found)
-            .costs("packets for services or instances with such addresses never reach the gateway"),
+            .costs("packets for services or instances with such addresses never reach \
+                 the gateway"),
         Use::Nodes => Verdict::warning(place, found).costs(
             "instances do not reach it: what goes to node addresses is not masqueraded. A node that is given the same \
              subnet cannot be reached from here",
@@ -104,9 +105,15 @@ pub(super) fn docker_pools(facts: &Facts) -> Vec<Verdict> {
             let (of, range) = all.iter().find(|(_, range)| range.overlaps(pool))?;
             let found = format!("pool {pool} overlaps {of} {range}");
             Some(
-                Verdict::warning("/etc/docker/daemon.json", found)
-                    .costs("the next network that Docker makes may take addresses of services or instances")
-                    .fix("set default-address-pools to another range and restart Docker"),
+                Verdict::warning("Docker's default-address-pools", found)
+                    .costs(
+                        "the next network that Docker makes may take addresses of \
+                         services or instances",
+                    )
+                    .fix(
+                        "set default-address-pools in /etc/docker/daemon.json to \
+                         another range and restart Docker",
+                    ),
             )
         })
         .collect()

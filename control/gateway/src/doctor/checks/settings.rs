@@ -55,7 +55,8 @@ pub(super) fn reverse_path_filter(facts: &Facts) -> Vec<Verdict> {
                 Verdict::ok(key, format!("{value} in force"))
             } else if ours {
                 Verdict::error(&key, "1 (strict) in force")
-                    .costs("packets from instances are dropped when the way back leads over another device")
+                    .costs("packets from instances are dropped when the way back leads \
+                         over another device")
                     .fix_by(Change::setting(&key, LOOSE.to_string()))
             } else {
                 Verdict::note(&key, "1 (strict) in force")
@@ -74,7 +75,10 @@ pub(super) fn path_mtu_discovery(facts: &Facts) -> Vec<Verdict> {
         Some(0) => vec![Verdict::ok(KEY, "0")],
         Some(value) => vec![
             Verdict::warning(KEY, value.to_string())
-                .costs("the kernel forgets what routers say about narrow paths: large packets vanish there, small ones pass")
+                .costs(
+                    "the kernel forgets what routers say about narrow paths: large \
+                     packets vanish there, small ones pass",
+                )
                 .fix_by(Change::setting(KEY, "0")),
         ],
     }
@@ -88,8 +92,13 @@ pub(super) fn ipv6(facts: &Facts) -> Vec<Verdict> {
     vec![match facts.settings.number(KEY) {
         Some(0) => Verdict::ok(KEY, "0"),
         Some(value) => Verdict::warning(KEY, value.to_string())
-            .costs("new devices have no IPv6: instances get an IPv4 address only, and IPv6 services are not reached")
-            .fix(format!("sysctl -w {KEY}=0, or set plan.semantic_v6 = \"none\" everywhere")),
+            .costs(
+                "new devices have no IPv6: instances get an IPv4 address only, and \
+                 IPv6 services are not reached",
+            )
+            .fix(format!(
+                "sysctl -w {KEY}=0, or set plan.semantic_v6 = \"none\" everywhere"
+            )),
         None => Verdict::note("/proc/sys/net/ipv6", "not there")
             .costs("the kernel has no IPv6: instances get an IPv4 address only")
             .fix("boot without ipv6.disable=1, or set plan.semantic_v6 = \"none\" everywhere"),
@@ -109,8 +118,14 @@ pub(super) fn bridge_netfilter(facts: &Facts) -> Vec<Verdict> {
             } else {
                 // Not for `--fix`: Kubernetes' and Docker's rules between containers rely on it.
                 Verdict::note(key, value)
-                    .costs("every packet of an instance passes the host's firewall rules twice, once on the bridge")
-                    .fix(format!("sysctl -w {key}=0, where neither Kubernetes nor Docker swarm needs it"))
+                    .costs(
+                        "every packet of an instance passes the host's firewall \
+                         rules twice, once on the bridge",
+                    )
+                    .fix(format!(
+                        "sysctl -w {key}=0, where neither Kubernetes nor \
+                         Docker swarm needs it"
+                    ))
             })
         })
         .collect()

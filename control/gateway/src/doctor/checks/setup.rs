@@ -45,11 +45,17 @@ pub(super) fn state_dir(facts: &Facts) -> Vec<Verdict> {
             ))
     } else if directory.free_bytes < ENOUGH {
         Verdict::warning(place, format!("{free_mib} MiB free"))
-            .costs("leases and routes cannot be written down; a restart would have forgotten them")
+            .costs(
+                "leases and routes cannot be written down; a restart would have \
+                 forgotten them",
+            )
             .fix(format!("make room: df -h {path}"))
     } else if directory.in_memory {
         Verdict::warning(place, "a file system in memory")
-            .costs("after a boot without managers, no route is known and every instance loses its address")
+            .costs(
+                "after a boot without managers, no route is known and every instance \
+                 loses its address",
+            )
             .fix("set gateway.state_dir to a directory on a disk")
     } else {
         Verdict::ok(place, format!("{free_mib} MiB free"))
@@ -59,9 +65,18 @@ pub(super) fn state_dir(facts: &Facts) -> Vec<Verdict> {
 pub(super) fn managers(facts: &Facts) -> Vec<Verdict> {
     if facts.gateway.cluster.is_none() {
         return vec![
-            Verdict::note("gateway.cluster", "not set, and nobody has registered this node")
-                .costs("the gateway waits for POST /register on its node socket; until then nothing is served")
-                .fix("set gateway.cluster to HOST:PORT of the cluster's broker, unless a node engine registers it"),
+            Verdict::note(
+                "gateway.cluster",
+                "not set, and nobody has registered this node",
+            )
+            .costs(
+                "the gateway waits for POST /register on its node socket; until \
+                     then nothing is served",
+            )
+            .fix(
+                "set gateway.cluster to HOST:PORT of the cluster's broker, unless \
+                     a node engine registers it",
+            ),
         ];
     }
     facts
@@ -73,7 +88,8 @@ pub(super) fn managers(facts: &Facts) -> Vec<Verdict> {
                 None => Verdict::ok(place, format!("{} answers", manager.role)),
                 Some(why) => Verdict::error(place, format!("{}: {why}", manager.role))
                     .costs(
-                        "known services still talk; nothing new is resolved, attached or withdrawn",
+                        "known services still talk; nothing new is resolved, attached \
+                             or withdrawn",
                     )
                     .fix(format!(
                         "start it, correct {}, or open the firewall on the way: nc -vz {}",
@@ -89,11 +105,17 @@ pub(super) fn clock(facts: &Facts) -> Vec<Verdict> {
     vec![match facts.clock_synchronised {
         Some(true) => Verdict::ok("clock", "follows a time server"),
         Some(false) => Verdict::warning("clock", "follows no time server (adjtimex: STA_UNSYNC)")
-            .costs("logs of different nodes cannot be laid side by side, and certificates may seem expired")
+            .costs(
+                "logs of different nodes cannot be laid side by side, and \
+                 certificates may seem expired",
+            )
             .fix("timedatectl set-ntp true, or install chrony"),
-        None => Verdict::note("clock", "the kernel does not tell whether it is synchronised")
-            .costs("nobody knows whether logs of different nodes can be compared")
-            .fix("timedatectl status"),
+        None => Verdict::note(
+            "clock",
+            "the kernel does not tell whether it is synchronised",
+        )
+        .costs("nobody knows whether logs of different nodes can be compared")
+        .fix("timedatectl status"),
     }]
 }
 
@@ -129,9 +151,15 @@ pub(super) fn local_resolver(facts: &Facts) -> Vec<Verdict> {
                  resolve where mDNS reaches")
             .fix("put `dns` before the mdns entry of the hosts line, or dial services by address")
     } else if resolved {
-        Verdict::note("/etc/resolv.conf", "nameserver 127.0.0.53 (systemd-resolved)")
-            .costs("systemd-resolved answers .local by multicast DNS or not at all, never from a name server")
-            .fix("resolvectl domain DEVICE ~local, or dial services by address")
+        Verdict::note(
+            "/etc/resolv.conf",
+            "nameserver 127.0.0.53 (systemd-resolved)",
+        )
+        .costs(
+            "systemd-resolved answers .local by multicast DNS or not at all, \
+                 never from a name server",
+        )
+        .fix("resolvectl domain DEVICE ~local, or dial services by address")
     } else {
         Verdict::ok(
             place,

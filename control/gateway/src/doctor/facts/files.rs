@@ -118,14 +118,31 @@ impl Resolver {
     }
 }
 
-/// Ranges from which Docker takes networks it has not made yet (`default-address-pools` of its daemon.json).
+/// Docker's own pools, where nobody has set others (`ipamutils` of its sources).
+const DOCKER_POOLS: [&str; 7] = [
+    "172.17.0.0/16",
+    "172.18.0.0/16",
+    "172.19.0.0/16",
+    "172.20.0.0/14",
+    "172.24.0.0/14",
+    "172.28.0.0/14",
+    "192.168.0.0/16",
+];
+
+/// Ranges from which Docker takes networks it has not made yet: `default-address-pools` of its daemon.json, or its own
+/// where it is installed without.
 pub(crate) fn docker_pools(root: &Root) -> Vec<Subnet> {
     let text = root.text("etc/docker/daemon.json").unwrap_or_default();
     let settings: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    settings["default-address-pools"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|pool| pool["base"].as_str()?.parse().ok())
-        .collect()
+    match settings["default-address-pools"].as_array() {
+        Some(pools) => pools
+            .iter()
+            .filter_map(|pool| pool["base"].as_str()?.parse().ok())
+            .collect(),
+        None if root.path("run/docker.sock").exists() => DOCKER_POOLS
+            .iter()
+            .filter_map(|pool| pool.parse().ok())
+            .collect(),
+        None => Vec::new(),
+    }
 }

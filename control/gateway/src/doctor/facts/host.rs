@@ -35,7 +35,7 @@ pub(crate) struct Card {
     pub(crate) driver: Option<String>,
     /// None where the platform has no such thing (-1 in sysfs).
     pub(crate) numa_node: Option<i32>,
-    /// Interrupt number, and the cores that may take it.
+    /// Interrupts by which it has reported packets: number, and the cores that may take it.
     pub(crate) interrupts: Vec<(u32, BTreeSet<usize>)>,
     /// Of each receive queue, in order: whether RPS spreads it over cores.
     pub(crate) spread: Vec<bool>,
@@ -107,8 +107,17 @@ impl Card {
         if root.number::<u32>(at.join("ifindex")) != Some(index) {
             return None;
         }
-        let numa_node: Option<i32> = root.number(at.join("device/numa_node"));
-        let interrupts = root.names(at.join("device/msi_irqs"));
+        // The card itself, or the bus device above a virtio device.
+        let places = [at.join("device"), at.join("device/..")];
+        let numa_node: Option<i32> = places
+            .iter()
+            .find_map(|place| root.number(place.join("numa_node")));
+        let interrupts = places
+            .iter()
+            .map(|place| root.names(place.join("msi_irqs")))
+            .find(|numbers| !numbers.is_empty())
+            .unwrap_or_default();
+        let counted = root.text("proc/interrupts").unwrap_or_default();
         let mut queues: Vec<u32> = root
             .names(at.join("queues"))
             .iter()
@@ -121,6 +130,7 @@ impl Card {
             interrupts: interrupts
                 .iter()
                 .filter_map(|number| number.parse().ok())
+                .filter(|&number| reports_packets(&counted, number))
                 .filter_map(|number: u32| Some((number, cores_of_interrupt(root, number)?)))
                 .collect(),
             spread: queues
@@ -132,6 +142,16 @@ impl Card {
                 .collect(),
         })
     }
+}
+
+/// Whether this line of `/proc/interrupts` has counted anything, and is not virtio's for sent packets.
+fn reports_packets(interrupts: &str, number: u32) -> bool {
+    let Some(counts) = field(interrupts, &number.to_string()) else {
+        return false;
+    };
+    let mut words = counts.split_whitespace();
+    let mut by_core = words.by_ref().map_while(|count| count.parse::<u64>().ok());
+    by_core.any(|count| count > 0) && !counts.contains("-output")
 }
 
 fn cores_of_interrupt(root: &Root, number: u32) -> Option<BTreeSet<usize>> {

@@ -58,11 +58,11 @@ pub(crate) fn core_list(text: &str) -> BTreeSet<usize> {
         .collect()
 }
 
-/// The value of a line `Key:  value` of a file like `/proc/self/status`.
+/// The value of a line `Key:  value` of a file like `/proc/self/status` or `/proc/interrupts`.
 pub(crate) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        (name == key).then(|| value.trim())
+        (name.trim() == key).then(|| value.trim())
     })
 }
 

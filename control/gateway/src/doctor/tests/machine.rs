@@ -51,6 +51,14 @@ const FILES: &[(&str, &str)] = &[
         "proc/net/nf_conntrack",
         "ipv4     2 tcp      6 300 ESTABLISHED src=10.0.0.1 dst=10.0.0.2 sport=1 dport=22\n",
     ),
+    (
+        "proc/interrupts",
+        "           CPU0       CPU1\n 39:  0  7  PCI-MSIX-0  0-edge  ice-misc\n 40:  9  0  PCI-MSIX-0  1-edge  ice-rx-0\n \
+         41:  0  9  PCI-MSIX-0  2-edge  ice-rx-1\n 42:  0  9  PCI-MSIX-0  2-edge  virtio0-output.0\n \
+         43:  0  0  PCI-MSIX-0  2-edge  ice-rx-2\nNMI: 0 0\n",
+    ),
+    ("proc/irq/42/effective_affinity_list", "1\n"),
+    ("proc/irq/43/effective_affinity_list", "1\n"),
     ("proc/irq/40/effective_affinity_list", "0\n"),
     ("proc/irq/41/effective_affinity_list", "\n"),
     ("proc/irq/41/smp_affinity_list", "1\n"),
@@ -431,6 +439,41 @@ fn the_card_is_read_from_sysfs() {
     machine.write("sys/class/net/eth0/device/numa_node", "-1\n");
     let card = machine.facts(asked()).card.unwrap();
     assert_eq!((card.spread, card.numa_node), (vec![false, true], None));
+}
+
+/// A virtio device is below the bus device that has the interrupts.
+#[test]
+fn the_bus_device_above_the_card_is_looked_at() {
+    let machine = Machine::new();
+    let bus = machine.scratch.path().join("sys/devices/pci0/virtio0");
+    fs::create_dir_all(&bus).unwrap();
+    machine.write("sys/devices/pci0/numa_node", "1\n");
+    machine.write("sys/devices/pci0/msi_irqs/41", "msix\n");
+    fs::remove_dir_all(machine.scratch.path().join("sys/class/net/eth0/device")).unwrap();
+    machine.link("sys/class/net/eth0/device", bus.to_str().unwrap());
+    let card = machine.facts(asked()).card.unwrap();
+    assert_eq!(card.numa_node, Some(1));
+    assert_eq!(card.interrupts.len(), 1);
+}
+
+/// Docker's own pools lie across the thesis plan, and beside Oakestra's.
+#[test]
+fn docker_without_settings_takes_its_own_pools() {
+    let machine = Machine::new();
+    machine.remove("etc/docker/daemon.json");
+    assert!(machine.facts(asked()).docker_pools.is_empty(), "no Docker");
+    machine.write("run/docker.sock", "");
+    let mut facts = machine.facts(asked());
+    assert!(!facts.docker_pools.is_empty());
+    let clashes = |facts: &Facts| {
+        let findings = examine(facts).into_iter();
+        findings
+            .filter(|finding| finding.check == "docker-pools")
+            .count()
+    };
+    assert_eq!(clashes(&facts), 0);
+    facts.config.plan = sluice_wire::AddressPlan::thesis();
+    assert!(clashes(&facts) > 0);
 }
 
 #[test]
