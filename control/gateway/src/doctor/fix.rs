@@ -6,12 +6,15 @@ use crate::node::netlink::NetlinkError;
 use crate::node::nic;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 const FILE: &str = "doctor.json";
+/// Another text after every boot.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// Raised when the meaning of a field changes.
 const VERSION: u32 = 1;
 
@@ -40,6 +43,8 @@ pub(crate) struct Done {
 #[serde(deny_unknown_fields)]
 struct Record {
     version: u32,
+    /// The boot in which the changes were made: they do not outlive it.
+    boot: String,
     former: Vec<Change>,
 }
 
@@ -225,26 +230,36 @@ fn value(change: &Change) -> String {
 impl Record {
     fn load(state_dir: &Path) -> Result<Self, RecordError> {
         let path = state_dir.join(FILE);
+        let empty = Self {
+            version: VERSION,
+            boot: fs::read_to_string(BOOT)
+                .map_err(|source| RecordError::Io {
+                    path: BOOT.into(),
+                    source,
+                })?
+                .trim()
+                .to_owned(),
+            former: Vec::new(),
+        };
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self {
-                    version: VERSION,
-                    former: Vec::new(),
-                });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(empty),
             Err(source) => return Err(RecordError::Io { path, source }),
         };
         let record: Self = serde_json::from_str(&text).map_err(|error| RecordError::Content {
             path: path.clone(),
             why: error.to_string(),
         })?;
-        if record.version == VERSION {
-            Ok(record)
-        } else {
+        if record.version != VERSION {
             let why = format!("version {}, this program knows {VERSION}", record.version);
-            Err(RecordError::Content { path, why })
+            return Err(RecordError::Content { path, why });
         }
+        // Of another boot there is nothing left to take back.
+        Ok(if record.boot == empty.boot {
+            record
+        } else {
+            empty
+        })
     }
 
     /// The oldest value of a thing is the one to restore.
@@ -296,7 +311,12 @@ impl Record {
             source,
         };
         let text = serde_json::to_vec_pretty(self).map_err(|error| io(error.into()))?;
-        fs::create_dir_all(state_dir).map_err(io)?;
+        // As the gateway makes it.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .map_err(io)?;
         let new = state_dir.join(format!("{FILE}.new"));
         let mut file = File::create(&new).map_err(io)?;
         file.write_all(&text).map_err(io)?;

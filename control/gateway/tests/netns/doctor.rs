@@ -511,15 +511,12 @@ type Repair = (&'static str, fn(&mut Host), Reading, &'static str);
 /// What `--fix` may do.
 const FIXABLE: &[Repair] = &[
     (
-        "forwarding",
-        |host| host.set("ipv4/ip_forward", "0"),
-        |host| host.read("/proc/sys/net/ipv4/ip_forward"),
-        "1",
-    ),
-    (
         "reverse-path-filter",
-        |host| host.set("ipv4/conf/eth0/rp_filter", "1"),
-        |host| host.read("/proc/sys/net/ipv4/conf/eth0/rp_filter"),
+        |host| {
+            host.ip("link add sluice0 type veth peer name sluice0p");
+            host.set("ipv4/conf/sluice0/rp_filter", "1");
+        },
+        |host| host.read("/proc/sys/net/ipv4/conf/sluice0/rp_filter"),
         "2",
     ),
     (
@@ -660,7 +657,7 @@ fn a_fix_mends_and_an_undo_restores_exactly() {
 #[ignore = "needs root"]
 fn without_a_record_nothing_is_changed() {
     let host = Host::new("record");
-    host.set("ipv4/ip_forward", "0");
+    host.set("ipv4/ip_no_pmtu_disc", "1");
     host.file("state", "no directory");
     let command = format!(
         "{} --config {} doctor --fix",
@@ -671,7 +668,25 @@ fn without_a_record_nothing_is_changed() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("doctor.json"), "{text}");
-    assert_eq!(host.read("/proc/sys/net/ipv4/ip_forward"), "0");
+    assert_eq!(host.read("/proc/sys/net/ipv4/ip_no_pmtu_disc"), "1");
+}
+
+/// After a boot every setting is the system's again, and what was there in another life must not come back.
+#[test]
+#[ignore = "needs root"]
+fn an_undo_restores_nothing_of_another_boot() {
+    let host = Host::new("boot");
+    host.set("ipv4/ip_no_pmtu_disc", "1");
+    host.doctor("--fix");
+    let file = host.scratch.path().join("state/doctor.json");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let record = fs::read_to_string(&file).unwrap();
+    assert!(record.contains(boot.trim()), "{record}");
+    fs::write(&file, record.replace(boot.trim(), "another")).unwrap();
+    let undone = host.doctor("--undo");
+    assert_eq!(undone.changed, Vec::<Value>::new(), "{}", undone.text);
+    assert_eq!(host.read("/proc/sys/net/ipv4/ip_no_pmtu_disc"), "0");
+    assert!(!file.exists());
 }
 
 /// A device that has gone takes its former values with it.

@@ -27,7 +27,8 @@ pub(super) fn forwarding(facts: &Facts) -> Vec<Verdict> {
             } else {
                 Verdict::note(key, "0")
                     .costs("nothing yet: the gateway switches it on when it starts")
-                    .fix_by(Change::setting(key, "1"))
+                    // Not for `--fix`: the gateway's firewall rules are not there yet.
+                    .fix("start the gateway")
             })
         })
         .collect()
@@ -62,7 +63,8 @@ pub(super) fn reverse_path_filter(facts: &Facts) -> Vec<Verdict> {
                 Verdict::note(&key, "1 (strict) in force")
                     .costs("where nodes are reached over several devices, tunnel datagrams that arrive by another one \
                          than the route back are dropped")
-                    .fix_by(Change::setting(&key, LOOSE.to_string()))
+                    // Not for `--fix`: where there is one underlay, strict is right.
+                    .fix(format!("sysctl -w {key}={LOOSE}, where nodes are reached over several devices"))
             })
         })
         .collect()

@@ -109,10 +109,13 @@ impl Facts {
         config_error: Option<String>,
         asked: Asked,
     ) -> Self {
-        let pid = asked.gateway.pid;
-        let status = root
-            .text(format!("proc/{}/status", process::directory(pid)))
-            .unwrap_or_default();
+        let status_of = |pid| root.text(format!("proc/{}/status", process::directory(pid)));
+        // Another PID namespace may hide the gateway; then this command stands for it.
+        let pid = asked
+            .gateway
+            .pid
+            .filter(|&pid| status_of(Some(pid)).is_some());
+        let status = status_of(pid).unwrap_or_default();
         let underlay = asked.network.underlay();
         let devices = [&config.gateway.uplink, &config.gateway.tun]
             .map(String::as_str)
