@@ -5,7 +5,7 @@ use crate::engine::{Engine, Output, Side};
 use crate::shortcut::Glances;
 use crate::trace::{Decision, Entry};
 use crate::{decap, shortcut, translate};
-use sluice_memory::{Account, Batch, Frame, Pool};
+use sluice_memory::{Account, Batch, Frame, Pool, append};
 use sluice_tables::Tables;
 
 impl Engine {
@@ -40,7 +40,7 @@ impl Engine {
             }
         }
         if stops.is_empty() {
-            turn.out.to_service.extend(batch.drain(..));
+            append(&mut turn.out.to_service, batch);
         }
         let mut stops = stops.drain(..).peekable();
         for (at, frame) in batch.drain(..).enumerate() {

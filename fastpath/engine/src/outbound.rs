@@ -6,7 +6,7 @@ use crate::shortcut::Glances;
 use crate::trace::Entry;
 use crate::{flow, fragment, locate, parse, shortcut, translate};
 use arrayvec::ArrayVec;
-use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool};
+use sluice_memory::{Account, BATCH_MAX, Batch, Frame, Pool, append};
 use sluice_tables::Tables;
 
 /// Where a packet leaves the outbound path.
@@ -40,29 +40,32 @@ impl Engine {
     pub(crate) fn outbound_turn(&mut self, batch: &mut Batch, turn: &mut Turn<'_>) {
         let mut glances = Glances::new();
         shortcut::look_up(batch, &self.shared.flows, true, &mut glances);
-        let mut exits: ArrayVec<Exit, BATCH_MAX> = ArrayVec::new();
+        // Nearly every packet goes through the tunnel.
+        let mut others: ArrayVec<(usize, Exit), BATCH_MAX> = ArrayVec::new();
         let mut stops = Stops::new();
         for (at, (frame, glanced)) in batch.iter_mut().zip(&glances).enumerate() {
             let quick = glanced.as_ref();
-            exits.push(
-                match quick.and_then(|glanced| self.shortcut_outbound(frame, glanced, turn)) {
-                    Some(exit) => exit,
-                    None => self.outbound_stages(at, frame, &mut stops, turn),
-                },
-            );
+            let exit = match quick.and_then(|glanced| self.shortcut_outbound(frame, glanced, turn))
+            {
+                Some(exit) => exit,
+                None => self.outbound_stages(at, frame, &mut stops, turn),
+            };
+            if exit != Exit::Tunnel {
+                others.push((at, exit));
+            }
         }
         let mut beside = Batch::new();
-        if exits.iter().all(|exit| *exit == Exit::Tunnel) {
-            turn.out.to_underlay.extend(batch.drain(..));
+        if others.is_empty() {
+            append(&mut turn.out.to_underlay, batch);
         }
         // Drained, because moving what is seldom used would cost more than all else here.
-        let mut stops = stops.drain(..);
-        for (frame, exit) in batch.drain(..).zip(&exits) {
-            match *exit {
-                Exit::Tunnel => turn.out.to_underlay.push(frame),
-                Exit::Pieces { mtu } => fragment::cut(frame, mtu, turn),
-                Exit::Beside => beside.push(frame),
-                Exit::Stopped => {
+        let (mut others, mut stops) = (others.drain(..).peekable(), stops.drain(..));
+        for (at, frame) in batch.drain(..).enumerate() {
+            match others.next_if(|(other, _)| *other == at) {
+                None | Some((_, Exit::Tunnel)) => turn.out.to_underlay.push(frame),
+                Some((_, Exit::Pieces { mtu })) => fragment::cut(frame, mtu, turn),
+                Some((_, Exit::Beside)) => beside.push(frame),
+                Some((_, Exit::Stopped)) => {
                     if let Some((_, lane, stop)) = stops.next() {
                         self.stop(frame, Some(&lane), stop, Side::Outbound, turn);
                     }

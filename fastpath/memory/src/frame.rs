@@ -219,10 +219,61 @@ impl Frame {
     }
 }
 
+/// Moves all frames of `batch` to the end of `to`, in one copy: moving frame by frame costs more than a stage.
+///
+/// # Panics
+/// When they do not fit.
+#[inline]
+pub fn append<const N: usize>(to: &mut ArrayVec<Frame, N>, batch: &mut Batch) {
+    let (at, len) = (to.len(), batch.len());
+    assert!(len <= to.remaining_capacity(), "{len} more frames fit");
+    // SAFETY: `at <= N`, so the result is inside the array or one past its end.
+    let end = unsafe { to.as_mut_ptr().add(at) };
+    // SAFETY: `len` frames are initialised in `batch`, as many fit after `end`, and the arrays are different objects.
+    unsafe { std::ptr::copy_nonoverlapping(batch.as_ptr(), end, len) };
+    // SAFETY: zero is no more than the capacity; the frames are owned by `to` from here on.
+    unsafe { batch.set_len(0) };
+    // SAFETY: the first `at` frames were there, and the next `len` were just copied.
+    unsafe { to.set_len(at + len) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::buffer::Pool;
+
+    #[test]
+    fn a_batch_is_moved_whole() {
+        let mut pool = Pool::new(5, 100).unwrap();
+        let frame = |byte: u8, pool: &mut Pool| {
+            let mut frame = Frame::new(pool.take().unwrap());
+            frame.fill(&[byte]);
+            frame
+        };
+        let mut to: ArrayVec<Frame, 5> = ArrayVec::new();
+        to.push(frame(0, &mut pool));
+        let mut batch = Batch::new();
+        append(&mut to, &mut batch);
+        for byte in 1..5 {
+            batch.push(frame(byte, &mut pool));
+        }
+        append(&mut to, &mut batch);
+        assert!(batch.is_empty());
+        let bytes: Vec<u8> = to.iter().map(|frame| frame.bytes()[0]).collect();
+        assert_eq!(bytes, [0, 1, 2, 3, 4]);
+        to.drain(..)
+            .for_each(|frame| pool.release(frame.into_buffer()));
+        assert_eq!(pool.outstanding(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "1 more frames fit")]
+    fn what_does_not_fit_is_not_moved() {
+        let mut pool = Pool::new(1, 100).unwrap();
+        let mut batch = Batch::new();
+        batch.push(Frame::new(pool.take().unwrap()));
+        append(&mut ArrayVec::<Frame, 0>::new(), &mut batch);
+    }
 
     #[test]
     fn headers_come_and_go_at_the_front() {

@@ -128,53 +128,67 @@ impl Glance {
     /// them, as [`rewrite`](crate::rewrite()) does. `complete` as there. Family and protocol stay.
     #[inline(always)]
     pub fn rewrite(&self, bytes: &mut [u8], complete: bool, to: &[u64; 5]) {
+        // One check of bounds for all that is written: up to the layer-4 checksum.
+        match (self.family, self.protocol) {
+            (Family::V4, UDP) => bytes
+                .first_chunk_mut()
+                .map(|start| self.rewrite_ipv4::<28>(start, complete, to)),
+            (Family::V4, _) => bytes
+                .first_chunk_mut()
+                .map(|start| self.rewrite_ipv4::<40>(start, complete, to)),
+            (Family::V6, UDP) => bytes
+                .first_chunk_mut()
+                .map(|start| self.rewrite_ipv6::<48>(start, complete, to)),
+            (Family::V6, _) => bytes
+                .first_chunk_mut()
+                .map(|start| self.rewrite_ipv6::<60>(start, complete, to)),
+        };
+    }
+
+    /// `N` is the length of both headers, and so tells TCP from UDP.
+    #[inline(always)]
+    fn rewrite_ipv4<const N: usize>(&self, start: &mut [u8; N], complete: bool, to: &[u64; 5]) {
+        let (from, [src, dst]) = (&self.key, [low(to[1]), low(to[3])]);
+        start[12..16].copy_from_slice(&src.to_be_bytes());
+        start[16..20].copy_from_slice(&dst.to_be_bytes());
+        let change =
+            u64::from(!low(from[1])) + u64::from(src) + u64::from(!low(from[3])) + u64::from(dst);
+        let change = u32::from(fold64(change));
+        let field = update(be16(start, 10), change);
+        start[10..12].copy_from_slice(&field.to_be_bytes());
+        self.rewrite_layer4::<N, 20>(start, complete, to, change);
+    }
+
+    #[inline(always)]
+    fn rewrite_ipv6<const N: usize>(&self, start: &mut [u8; N], complete: bool, to: &[u64; 5]) {
+        let mut change = 0;
+        for (at, (old, new)) in self.key.iter().zip(to).take(REST).enumerate() {
+            start[8 + at * 8..16 + at * 8].copy_from_slice(&new.to_be_bytes());
+            change += (!old >> 32) + u64::from(low(!old)) + (new >> 32) + u64::from(low(*new));
+        }
+        self.rewrite_layer4::<N, 40>(start, complete, to, u32::from(fold64(change)));
+    }
+
+    /// Ports and checksum, over which the pseudo-header changed by `change`.
+    #[inline(always)]
+    fn rewrite_layer4<const N: usize, const AT: usize>(
+        &self,
+        start: &mut [u8; N],
+        complete: bool,
+        to: &[u64; 5],
+        mut change: u32,
+    ) {
         let from = &self.key;
-        let (addresses, l4_at) = match self.family {
-            Family::V4 => {
-                let Some(header) = bytes.first_chunk_mut::<20>() else {
-                    return;
-                };
-                let (src, dst) = (low(to[1]), low(to[3]));
-                header[12..16].copy_from_slice(&src.to_be_bytes());
-                header[16..20].copy_from_slice(&dst.to_be_bytes());
-                let change = u64::from(!low(from[1]))
-                    + u64::from(src)
-                    + u64::from(!low(from[3]))
-                    + u64::from(dst);
-                let change = u32::from(fold64(change));
-                let field = update(be16(header, 10), change);
-                header[10..12].copy_from_slice(&field.to_be_bytes());
-                (change, 20)
-            }
-            Family::V6 => {
-                let Some(header) = bytes.first_chunk_mut::<40>() else {
-                    return;
-                };
-                let mut change = 0;
-                for (at, (old, new)) in from.iter().zip(to).take(REST).enumerate() {
-                    header[8 + at * 8..16 + at * 8].copy_from_slice(&new.to_be_bytes());
-                    change +=
-                        (!old >> 32) + u64::from(low(!old)) + (new >> 32) + u64::from(low(*new));
-                }
-                (u32::from(fold64(change)), 40)
-            }
-        };
-        let (is_udp, field_at) = (
-            self.protocol == UDP,
-            if self.protocol == UDP { 6 } else { 16 },
-        );
-        let Some(l4) = bytes.get_mut(l4_at..).filter(|l4| l4.len() >= field_at + 2) else {
-            return;
-        };
-        let mut change = addresses;
         if to[REST] != from[REST] {
-            l4[..4].copy_from_slice(&low(to[REST]).to_be_bytes());
+            start[AT..AT + 4].copy_from_slice(&low(to[REST]).to_be_bytes());
             if complete {
                 let ports = u64::from(!low(from[REST])) + u64::from(low(to[REST]));
                 change += u32::from(fold64(ports));
             }
         }
-        let old = be16(l4, field_at);
+        let is_udp = N == AT + 8;
+        let field_at = AT + if is_udp { 6 } else { 16 };
+        let old = be16(start, field_at);
         let new = match (complete, is_udp) {
             (false, _) => update_partial(old, change),
             // RFC 768: zero means that there is none.
@@ -182,7 +196,7 @@ impl Glance {
             (true, true) => udp_checksum(update(old, change)),
             (true, false) => update(old, change),
         };
-        l4[field_at..field_at + 2].copy_from_slice(&new.to_be_bytes());
+        start[field_at..field_at + 2].copy_from_slice(&new.to_be_bytes());
     }
 }
 

@@ -14,7 +14,6 @@ pub(crate) const BUCKET_SLOTS: usize = 10;
 /// A writer holds a bucket for some hundred nanoseconds; this many looks take some ten microseconds.
 const LOCK_TRIES: usize = 2_000;
 
-const ALL_SLOTS: u32 = (1 << BUCKET_SLOTS) - 1;
 const LANES: u64 = 0x0001_0001_0001_0001;
 
 /// Where a key may be: two buckets and its tag.
@@ -96,17 +95,39 @@ impl Bucket<'_> {
     }
 
     /// The slots whose tag is `tag`, as bits; a rare slot more, which the caller's comparison rejects.
-    #[inline]
     pub(crate) fn slots_tagged(self, tag: u16) -> u32 {
+        let lanes = |equal: u64| {
+            // Bits 0, 16, 32, 48 to bits 0 to 3.
+            (equal.wrapping_mul(0x1000_2000_4000_8000) >> 60) as u32
+        };
+        let [first, second, last] = self.lanes_tagged(tag);
+        lanes(first) | lanes(second) << 4 | lanes(last) << 8
+    }
+
+    /// One entry whose tag is `tag`, and with a rare other one that the caller's comparison rejects.
+    #[inline(always)]
+    pub(crate) fn likely_entry(self, tag: u16) -> Option<u32> {
+        let [first, second, last] = self.lanes_tagged(tag);
+        // Side by side, so that one count of zeros finds a lane and its word.
+        let equal = first | second << 1 | last << 2;
+        let at = equal.trailing_zeros() as usize;
+        (equal != 0).then(|| self.entry(at % 16 * 4 + at / 16))
+    }
+
+    /// The lowest bit of each 16-bit lane that holds `tag`, of words 5, 6 and the upper half of 7.
+    #[inline(always)]
+    fn lanes_tagged(self, tag: u16) -> [u64; 3] {
         let pattern = u64::from(tag) * LANES;
         let equal = |word: u64| {
             let difference = word ^ pattern;
-            let zero = difference.wrapping_sub(LANES) & !difference & LANES << 15;
-            // Bits 15, 31, 47, 63 to bits 0 to 3.
-            ((zero >> 15).wrapping_mul(0x1000_2000_4000_8000) >> 60) as u32
+            (difference.wrapping_sub(LANES) & !difference) >> 15 & LANES
         };
         let tags = |at: usize| self.0[at].load(Relaxed);
-        (equal(tags(5)) | equal(tags(6)) << 4 | equal(tags(7) >> 32) << 8) & ALL_SLOTS
+        [
+            equal(tags(5)),
+            equal(tags(6)),
+            equal(tags(7) >> 32) & 0xffff_ffff,
+        ]
     }
 
     #[inline]

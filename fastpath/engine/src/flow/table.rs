@@ -227,10 +227,9 @@ impl Table {
             let Some(bucket) = self.bucket(number) else {
                 return;
             };
-            let slots = bucket.slots_tagged(probe.place.tag);
-            if slots != 0 {
-                probe.entry = bucket.entry(slots.trailing_zeros() as usize);
-                let at = self.entry_at(probe.entry);
+            if let Some(entry) = bucket.likely_entry(probe.place.tag) {
+                probe.entry = entry;
+                let at = self.entry_at(entry);
                 self.words.prefetch(at);
                 self.words.prefetch(at + ENTRY_WORDS / 2);
                 return;
