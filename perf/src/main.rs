@@ -35,6 +35,9 @@ enum Suite {
         /// Only make the packets
         #[arg(long)]
         idle: bool,
+        /// Few of them by default: callgrind is slow, and their number changes instructions little
+        #[arg(long, default_value_t = 1 << 12)]
+        flows: usize,
     },
 }
 
@@ -87,12 +90,13 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
             direction,
             packets,
             idle,
+            flows,
         } => {
             let direction = match direction {
                 Half::Outbound => engine::Direction::Outbound,
                 Half::Inbound => engine::Direction::Inbound,
             };
-            return Ok(engine::spin(direction, *packets, *idle)?);
+            return Ok(engine::spin(direction, *packets, *idle, *flows)?);
         }
     };
     let needs_namespaces = !matches!(cli.suite, Suite::Engine(_));

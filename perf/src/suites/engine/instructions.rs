@@ -9,15 +9,18 @@ use std::process::Command;
 
 const FEW: usize = 1 << 12;
 const MANY: usize = 1 << 15;
-/// Flows of the counted runs: their number changes instructions little, and callgrind is slow.
-const FLOWS: usize = 1 << 12;
 
-/// What the program does when callgrind runs it: makes flows, then sends `packets`, or only makes them.
+/// What the program does when callgrind runs it: makes `flows`, then sends `packets`, or only makes them.
 ///
 /// # Errors
 /// When memory cannot be mapped.
-pub fn spin(direction: Direction, packets: usize, idle: bool) -> Result<(), LabError> {
-    let mut path = Path::new(FLOWS)?;
+pub fn spin(
+    direction: Direction,
+    packets: usize,
+    idle: bool,
+    flows: usize,
+) -> Result<(), LabError> {
+    let mut path = Path::new(flows)?;
     if idle {
         path.only_make(direction, packets);
     } else {
