@@ -40,7 +40,7 @@ enum Command {
     },
     /// Create or update the services of a descriptor (thesis YAML or Oakestra SLA JSON)
     Apply(write::Apply),
-    /// Delete services
+    /// Delete services with all their instances; workloads attached as such are detached
     Delete(write::Delete),
     /// Make a running workload an instance of a service
     Attach(write::Attach),

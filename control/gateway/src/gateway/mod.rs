@@ -144,6 +144,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     );
     core.start(now()).await?;
     core.settle(now());
+    core.detach_withdrawn(now()).await;
     // Ready to be registered: a node engine starts us first and registers then.
     notify::ready();
     tokio::pin!(shutdown);
@@ -169,6 +170,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = sleep_until(due) => core.handle_timeout(now()),
         }
         core.settle(now());
+        core.detach_withdrawn(now()).await;
         if let Some(error) = core.worker_exit() {
             break Err(error);
         }

@@ -4,7 +4,7 @@
 //!  caller, a ── gateway 1 ── wire ── gateway 2 ── echo b
 //! ```
 
-use crate::world::{CALLER, ECHO, World, serve, service_ip, tcp, tcp_impatient};
+use crate::world::{CALLER, ECHO, World, again, connect, serve, service_ip, tcp, tcp_impatient};
 use sluice_perf::lab::clock::{now, wait_for};
 use sluice_perf::lab::sites::Target;
 use sluice_perf::lab::{NetNs, Program};
@@ -205,5 +205,46 @@ fn without_the_root_an_unknown_service_is_unavailable_and_found_when_it_is_back(
     )
     .unwrap();
     tcp(&caller.namespace, service_ip(0)).unwrap();
+    world.check();
+}
+
+/// Who deletes a service takes its instances off the network, wherever they are attached.
+#[test]
+#[ignore = "needs root"]
+fn deleting_a_service_detaches_its_instances() {
+    let world = World::new("delete");
+    let (caller, a, b) = (world.caller(0), world.echo(0, "a"), world.echo(1, "b"));
+    let mut to_a = connect(&caller.namespace, a.ip(0)).unwrap();
+    let mut to_b = connect(&caller.namespace, b.ip(1)).unwrap();
+    for stream in [&mut to_a, &mut to_b] {
+        again(stream).unwrap();
+    }
+    let admin = world.sites.root.admin.to_string_lossy().into_owned();
+    world
+        .sites
+        .sluice(["delete", "--socket", &admin, ECHO])
+        .unwrap();
+    for (gateway, instance) in [(0, &a), (1, &b)] {
+        wait_for(
+            "the instance to be detached",
+            Duration::from_secs(5),
+            || {
+                let links = Program::new("ip").args(["-o", "link", "show", "type", "veth"]);
+                let left = instance.namespace.succeed(&links).unwrap();
+                match (known(&world, gateway, ECHO), left.as_str()) {
+                    (0, "") => Ok(()),
+                    (rows, left) => Err(format!("{rows} rows, devices {left:?}")),
+                }
+            },
+        )
+        .unwrap();
+    }
+    for stream in [&mut to_a, &mut to_b] {
+        again(stream).unwrap_err();
+    }
+    let error = tcp(&caller.namespace, service_ip(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
+    // Its neighbours stay.
+    assert_eq!(known(&world, 0, CALLER), 1);
     world.check();
 }

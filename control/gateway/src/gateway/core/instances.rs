@@ -273,6 +273,23 @@ impl Core {
         }
     }
 
+    /// Detaches what the managers withdrew although it runs here: its service or its number was deleted, so that nobody
+    /// can call it any more and its addresses will be another's.
+    pub(crate) async fn detach_withdrawn(&mut self, now: Duration) {
+        while let Some((service, number)) = self.withdrawn.pop_front() {
+            tracing::warn!(%service, number, "the managers withdrew an instance that runs here: it is detached");
+            if let Err(refusal) = self.end(&service, number, now).await {
+                tracing::warn!(%refusal, "detaching a withdrawn instance");
+            }
+            // The number may be another's by now, elsewhere; its row was hidden by the instance here.
+            if let Some(routes) = self.asker.routes(&service) {
+                self.routes.set_job(&routes);
+                self.routes_changed = true;
+                self.settle(now);
+            }
+        }
+    }
+
     /// Takes an instance out of routes, interests and the cluster's knowledge.
     pub(super) fn unlist(&mut self, service: &ServiceName, number: u32, now: Duration) -> bool {
         let known = self.routes.remove_local(service, number);

@@ -2,7 +2,8 @@
 //!
 //! Whatever happens (a command, a message, a question of a worker, the end of an instance, a timer) goes through a
 //! `handle_*` method and then [`Core::settle`], which sends what the table query wants sent, writes its answers into
-//! the tables, publishes them and remembers them on disk.
+//! the tables, publishes them and remembers them on disk. What then takes time, the detaching of an instance that the
+//! answers withdrew, is [`Core::detach_withdrawn`].
 
 mod instances;
 
@@ -34,7 +35,7 @@ use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
 use sluice_tables::{InstanceSlot, Known, Question, Suspicion, Upcall};
 use sluice_wire::Ip;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -72,6 +73,8 @@ pub(crate) struct Core {
     /// Instances whose end the cluster may not know yet.
     ended: BTreeMap<(String, u32), Ended>,
     /// Instances that take no new flow, and until when.
+    /// Instances of this node that the managers withdrew, to be detached by [`Core::detach_withdrawn`].
+    withdrawn: VecDeque<(ServiceName, u32)>,
     suspects: BTreeMap<InstanceSlot, Duration>,
     /// Why the broker cannot be reached, as last said in the log.
     broker_away: String,
@@ -132,6 +135,7 @@ impl Core {
             attaching: BTreeMap::new(),
             nameless: BTreeMap::new(),
             ended,
+            withdrawn: VecDeque::new(),
             suspects: BTreeMap::new(),
             broker_away: String::new(),
             found,
@@ -391,7 +395,15 @@ impl Core {
             Event::Unknown {
                 key: Key::Address(ip),
             } => self.routes.clear_negative(ip),
-            Event::Withdrawn { job, number, .. } => self.routes.withdraw(&job, number),
+            Event::Withdrawn { job, number, epoch } => {
+                let local = self.routes.local(&job, number);
+                // Without an epoch (legacy managers) nothing says that it is this one and not its predecessor.
+                if local.is_some_and(|local| local.epoch == epoch) && epoch != 0 {
+                    self.withdrawn.push_back((job, number));
+                } else {
+                    self.routes.withdraw(&job, number);
+                }
+            }
             Event::Forgotten { job } => self.routes.forget(&job),
             Event::Absent { key: Key::Name(_) }
             | Event::Unresolved { key: Key::Name(_) }

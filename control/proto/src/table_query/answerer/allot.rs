@@ -180,7 +180,7 @@ impl Answerer {
         if let Some(id) = self.register.sent {
             // The last one was not answered.
             self.asked.remove(&id);
-            self.root_lost = true;
+            self.lose_root();
         }
         let body = write(&ClusterRegistration {
             cluster_id: self.settings.cluster_id.clone(),

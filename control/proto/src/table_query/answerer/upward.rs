@@ -56,12 +56,7 @@ impl Answerer {
             return;
         };
         let Some((status, body)) = reply else {
-            if !std::mem::replace(&mut self.root_lost, true) {
-                let keys: Vec<Key> = self.fetches.keys().cloned().collect();
-                for key in keys {
-                    self.tell_waiting(&key);
-                }
-            }
+            self.lose_root();
             self.repeat_later(asked, now);
             return;
         };
@@ -450,6 +445,16 @@ impl Answerer {
                 });
             }
             Waiter::Instance(node, request) => self.ask_instance(&(node, request)),
+        }
+    }
+
+    /// The root cannot be asked now: everybody who waits for it hears that.
+    pub(super) fn lose_root(&mut self) {
+        if !std::mem::replace(&mut self.root_lost, true) {
+            let keys: Vec<Key> = self.fetches.keys().cloned().collect();
+            for key in keys {
+                self.tell_waiting(&key);
+            }
         }
     }
 
