@@ -15,8 +15,8 @@ const OUTER_V6: u32 = 8 + 40;
 
 /// The longest inner packet, in bytes, that fits the route to that peer; [`PEER_MTU`] when there is no route yet.
 ///
-/// The kernel knows the device's MTU and what routers on the path have said. It is asked whenever the peer's row is
-/// written, so that a path that becomes narrower is noticed with the next news about the peer.
+/// The kernel knows the device's MTU and what routers on the path have said. It is asked when the peer's row is written,
+/// and again and again after that.
 pub(crate) fn inner_mtu_to(ip: Ip, port: u16) -> u16 {
     match route_mtu(ip.into(), port) {
         Ok((mtu, outer)) => u16::try_from(mtu.saturating_sub(outer))

@@ -13,6 +13,10 @@ use sluice_tables::{
 };
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+
+/// Paths looked at per call of [`Routes::look_at_paths`]: about 10 us each.
+const PATHS_PER_LOOK: usize = 64;
 
 /// An instance that runs on this node.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,6 +47,8 @@ pub(crate) struct Routes {
     /// Where each instance is placed, and how many on each peer.
     placed: BTreeMap<InstanceSlot, PeerSlot>,
     peers: BTreeMap<PeerSlot, usize>,
+    /// The peer whose path was looked at last.
+    looked_at: Option<PeerSlot>,
     own: Option<(Ip, u16)>,
     peer_mtu: fn(Ip, u16) -> u16,
 }
@@ -57,6 +63,7 @@ impl Routes {
             local: BTreeMap::new(),
             placed: BTreeMap::new(),
             peers: BTreeMap::new(),
+            looked_at: None,
             own: None,
             peer_mtu,
         }
@@ -257,6 +264,34 @@ impl Routes {
         }
     }
 
+    /// Reads the path MTU of the next [`PATHS_PER_LOOK`] peers again, all of them in turn: routes change, and routers say
+    /// what does not fit. True when a row changed.
+    pub(crate) fn look_at_paths(&mut self) -> bool {
+        let after = self.looked_at.map_or(Unbounded, Excluded);
+        let due: Vec<PeerSlot> = self
+            .peers
+            .range((after, Unbounded))
+            .map(|(slot, _)| *slot)
+            .take(PATHS_PER_LOOK)
+            .collect();
+        // Past the last one it begins anew.
+        self.looked_at = due.get(PATHS_PER_LOOK - 1).copied();
+        let mut changed = false;
+        for slot in due {
+            let Some(peer) = self.tables().peer(slot) else {
+                continue;
+            };
+            let (ip, port, format, before) = (peer.ip, peer.port, peer.format, peer.mtu);
+            let mtu = (self.peer_mtu)(ip, port);
+            if mtu != before {
+                tracing::info!(peer = %ip, port, before, mtu, "the path MTU of a peer changed");
+                self.writer.upsert_peer(ip, port, format, mtu);
+                changed = true;
+            }
+        }
+        changed
+    }
+
     fn locals_of(&self, name: &ServiceName) -> Vec<LocalInstance> {
         self.local
             .values()
@@ -378,6 +413,8 @@ mod tests {
     use sluice_proto::table_query::ServiceAddress;
     use sluice_tables::Target;
     use sluice_wire::AddressPlan;
+    use std::sync::atomic::AtomicU16;
+    use std::sync::atomic::Ordering::Relaxed;
 
     const NODE_ONE: &str = "192.0.2.1";
     const NODE_TWO: &str = "192.0.2.2";
@@ -559,6 +596,35 @@ mod tests {
             None,
             "that was another instance"
         );
+    }
+
+    /// The MTU of every path in [`a_path_that_changes_is_noticed_without_news_about_the_peer`].
+    static PATH_MTU: AtomicU16 = AtomicU16::new(1450);
+
+    #[test]
+    fn a_path_that_changes_is_noticed_without_news_about_the_peer() {
+        let mut routes = Routes::new(
+            Writer::new(AddressPlan::oakestra(), Dual::default()),
+            |_, _| PATH_MTU.load(Relaxed),
+        );
+        let count = u32::try_from(PATHS_PER_LOOK).unwrap() + 1;
+        let rows: Vec<Row> = (0..count)
+            .map(|number| row(number, &format!("192.0.2.{number}")))
+            .collect();
+        routes.set_job(&job(&rows));
+        assert!(!routes.look_at_paths() && !routes.look_at_paths());
+        PATH_MTU.store(1372, Relaxed);
+        let narrow = |routes: &Routes| {
+            let peers = routes.peers.keys();
+            peers
+                .filter(|slot| routes.tables().peer(**slot).unwrap().mtu == 1372)
+                .count()
+        };
+        assert!(routes.look_at_paths());
+        assert_eq!(narrow(&routes), PATHS_PER_LOOK, "a part at a time");
+        assert!(routes.look_at_paths());
+        assert_eq!(narrow(&routes), PATHS_PER_LOOK + 1);
+        assert!(!routes.look_at_paths(), "published only when changed");
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //! ```
 
 use crate::world::{World, again, connect, one_site, ping, service_ip, tcp, udp, udp_socket};
+use sluice_perf::lab::clock::wait_for;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::Duration;
 
 /// Nobody at gateway 2 ever asked about the caller: its InstanceIP is resolved when the first packet arrives, and the
 /// instance sees that address.
@@ -231,6 +233,18 @@ fn what_must_not_be_cut_and_does_not_fit_is_answered_with_the_size_that_does() {
         stream.write_all(&[b'x'; 300_000]).unwrap();
         assert_eq!(again(&mut stream).unwrap().name, "b");
     }
+    // The path becomes narrower while it is used; nobody tells the gateway.
+    for gateway in &world.sites.gateways {
+        gateway.namespace().ip("link set eth0 mtu 1380").unwrap();
+    }
+    wait_for("the new size", Duration::from_secs(5), || {
+        let said = ping(&caller.namespace, b.ip(0), &["-M", "do", "-s", "1330"]);
+        said.contains("1352").then_some(()).ok_or(said)
+    })
+    .unwrap();
+    let mut stream = connect(&caller.namespace, b.ip(0)).unwrap();
+    stream.write_all(&[b'x'; 300_000]).unwrap();
+    assert_eq!(again(&mut stream).unwrap().name, "b");
     world.check();
 }
 

@@ -213,6 +213,7 @@ impl Core {
             self.ask_subnet(now);
         }
         self.look_at_own_address();
+        self.routes_changed |= self.routes.look_at_paths();
         self.suspects.retain(|slot, until| {
             let keep = *until > now;
             if !keep {
