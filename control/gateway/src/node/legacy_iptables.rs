@@ -52,12 +52,27 @@ const fn layout(family: Family) -> Layout {
     }
 }
 
-/// Reads the chain of the caller's namespace. Only for a `filter` table that exists (`/proc/net/ip_tables_names`):
-/// asking would make one.
+impl LegacyForward {
+    /// True when our packets end here: they have no way around it, and it cannot be changed without replacing all of it.
+    pub(crate) const fn is_in_the_way(self) -> bool {
+        self.policy_drop && !self.accepts_uplink
+    }
+}
+
+/// Reads the chain of the caller's namespace; `None` when there is no such table.
 ///
 /// # Errors
 /// When the caller may not (it takes CAP_NET_ADMIN), or the answer has another layout.
-pub(crate) fn forward(family: Family, uplink: &str) -> io::Result<LegacyForward> {
+pub(crate) fn forward(family: Family, uplink: &str) -> io::Result<Option<LegacyForward>> {
+    let tables = match family {
+        Family::V4 => "/proc/net/ip_tables_names",
+        Family::V6 => "/proc/net/ip6_tables_names",
+    };
+    let names = std::fs::read_to_string(tables).unwrap_or_default();
+    // Asking for a table that is not there would make one.
+    if !names.lines().any(|name| name == "filter") {
+        return Ok(None);
+    }
     let (domain, level) = match family {
         Family::V4 => (AddressFamily::INET, libc::IPPROTO_IP),
         Family::V6 => (AddressFamily::INET6, libc::IPPROTO_IPV6),
@@ -78,7 +93,8 @@ pub(crate) fn forward(family: Family, uplink: &str) -> io::Result<LegacyForward>
     entries[TABLE_NAME_LENGTH..TABLE_NAME_LENGTH + 4].copy_from_slice(&size.to_ne_bytes());
     ask(&socket, level, GET_ENTRIES, &mut entries)?;
     let table = entries.get(ENTRIES_OFFSET..).unwrap_or_default();
-    chain(table, first, policy, &layout(family), uplink).ok_or_else(garbled)
+    let forward = chain(table, first, policy, &layout(family), uplink);
+    forward.map(Some).ok_or_else(garbled)
 }
 
 /// The rules from offset `first` up to the policy.

@@ -29,13 +29,14 @@ pub mod watch;
 
 use std::path::PathBuf;
 
-use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
+use sluice_wire::{AddressPlan, Dual, Family, Ip, Subnet};
 use thiserror::Error;
 
 use crate::command::{InstanceName, Refusal};
 use attach::Attachment;
 use devices::{Devices, LinkState, Mac, Route};
 use leases::{Exhausted, GATEWAY};
+use legacy_iptables::LegacyForward;
 use namespace::{Namespace, NamespaceError};
 use netlink::NetlinkError;
 use port_mapping::PortMappingError;
@@ -360,6 +361,20 @@ impl NodeNet {
     /// When the kernel refuses.
     pub fn recheck(&self) -> Result<usize, NodeError> {
         Ok(foreign::accept(&self.wiring)?)
+    }
+
+    /// The address families whose FORWARD chain of the legacy iptables backend drops what passes our uplink. Only its
+    /// owner can change that: such a table can only be replaced as a whole, under whoever else edits it.
+    #[must_use]
+    pub fn legacy_in_the_way(&self) -> Vec<Family> {
+        let in_the_way = |family: &Family| {
+            legacy_iptables::forward(*family, &self.wiring.uplink)
+                .is_ok_and(|chain| chain.is_some_and(LegacyForward::is_in_the_way))
+        };
+        [Family::V4, Family::V6]
+            .into_iter()
+            .filter(in_the_way)
+            .collect()
     }
 
     /// Removes all that was made: instances' devices, bridge, uplink, the TUN device with its routes, tables, rules and

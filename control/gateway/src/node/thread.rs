@@ -9,6 +9,7 @@ use super::attach::{Attachment, Request};
 use super::namespace::Workload;
 use super::{NodeError, NodeNet};
 use crate::command::InstanceName;
+use sluice_wire::Family;
 
 /// How often foreign FORWARD chains are looked at: Docker rewrites them when it starts.
 const RECHECK: Duration = Duration::from_secs(5);
@@ -37,7 +38,9 @@ impl Node {
         std::thread::Builder::new()
             .name("sluice-node".to_owned())
             .spawn(move || {
+                let mut in_the_way = Vec::new();
                 loop {
+                    tell_of_legacy(&net, &mut in_the_way);
                     match queue.recv_timeout(RECHECK) {
                         Ok(Job::Work(work)) => work(&mut net),
                         Ok(Job::Teardown(reply)) => {
@@ -121,6 +124,26 @@ impl Node {
             .map_err(|_| NodeError::Stopped)?;
         answer.await.map_err(|_| NodeError::Stopped)?
     }
+}
+
+/// Says so when a FORWARD chain of the legacy iptables backend begins or ends to drop our packets.
+fn tell_of_legacy(net: &NodeNet, before: &mut Vec<Family>) {
+    let now = net.legacy_in_the_way();
+    for family in [Family::V4, Family::V6] {
+        let command = match family {
+            Family::V4 => "iptables-legacy",
+            Family::V6 => "ip6tables-legacy",
+        };
+        match (before.contains(&family), now.contains(&family)) {
+            (false, true) => tracing::warn!(
+                "the FORWARD chain of {command} drops forwarded packets, ours too: accept our devices in it, both ways \
+                 (`sluice doctor` prints the commands)"
+            ),
+            (true, false) => tracing::info!("{command} no longer drops our packets"),
+            (false, false) | (true, true) => {}
+        }
+    }
+    *before = now;
 }
 
 fn recheck(net: &NodeNet) {

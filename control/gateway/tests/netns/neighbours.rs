@@ -1,4 +1,4 @@
-//! Beside others: a NAT, Docker's firewall rules, Oakestra's node engine.
+//! Beside others: a NAT, firewall rules of Docker and of the legacy backend, Oakestra's node engine.
 
 use crate::world::{
     ECHO, PORT, World, one_site, serve, service_ip, services, tcp, udp, udp_socket,
@@ -305,5 +305,37 @@ fn a_published_port_leads_to_the_instance() {
         crate::world::again(&mut stream)
     });
     assert_eq!(answer.unwrap().name, "published");
+    world.check();
+}
+
+/// The legacy backend's chain cannot be opened without replacing it whole: the log says that it is in the way.
+#[test]
+#[ignore = "needs root"]
+fn a_legacy_chain_that_drops_is_named_in_the_log_and_so_is_its_end() {
+    let mut world = World::built("legacy-iptables", &one_site());
+    let command = tools::find("ip6tables-legacy").unwrap();
+    let run = |world: &World, rule: &str| {
+        let program = Program::new(&command).args(rule.split(' '));
+        let gateway = world.sites.gateways[0].namespace();
+        gateway.succeed(&program).unwrap();
+    };
+    run(&world, "-P FORWARD DROP");
+    world.start();
+    let says = |text: &str| {
+        wait_for(text, Duration::from_secs(20), || {
+            let said = world.sites.gateways[0].role.said();
+            said.contains(text).then_some(()).ok_or(said)
+        })
+        .unwrap();
+    };
+    says("the FORWARD chain of ip6tables-legacy drops forwarded packets");
+    run(&world, "-P FORWARD ACCEPT");
+    says("ip6tables-legacy no longer drops our packets");
+    assert!(
+        !world.sites.gateways[1]
+            .role
+            .said()
+            .contains("tables-legacy")
+    );
     world.check();
 }

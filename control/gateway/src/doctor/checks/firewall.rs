@@ -31,7 +31,7 @@ pub(super) fn forward_policy(facts: &Facts) -> Vec<Verdict> {
         let Some(chain) = facts.network.legacy_forward.of(family) else {
             continue;
         };
-        if chain.policy_drop && !chain.accepts_uplink {
+        if chain.is_in_the_way() {
             let tool = match family {
                 Family::V4 => "iptables-legacy",
                 Family::V6 => "ip6tables-legacy",

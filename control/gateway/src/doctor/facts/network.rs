@@ -56,18 +56,10 @@ impl Network {
         }
         network.forward = noted(foreign::dropping(), &mut unseen);
         network.input = noted(input_chains(config.fastpath.tunnel_port), &mut unseen);
-        let families = [
-            (Family::V4, "/proc/net/ip_tables_names"),
-            (Family::V6, "/proc/net/ip6_tables_names"),
-        ];
-        for (family, tables) in families {
-            let names = std::fs::read_to_string(tables).unwrap_or_default();
-            if !names.lines().any(|name| name == "filter") {
-                continue;
-            }
+        for family in [Family::V4, Family::V6] {
             match legacy_iptables::forward(family, &config.gateway.uplink) {
-                Ok(found) if family == Family::V4 => network.legacy_forward.v4 = Some(found),
-                Ok(found) => network.legacy_forward.v6 = Some(found),
+                Ok(found) if family == Family::V4 => network.legacy_forward.v4 = found,
+                Ok(found) => network.legacy_forward.v6 = found,
                 Err(error) => unseen.push(format!("reading legacy iptables: {error}")),
             }
         }
