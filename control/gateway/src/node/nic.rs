@@ -4,7 +4,7 @@
 //! machine's byte order.
 
 use super::netlink::{NetlinkError, generic};
-use super::nft::attribute::{Attributes, read, text};
+use super::nft::attribute::{Attributes, native, read, text};
 use rustix::io::Errno;
 
 /// One offload switch of a device, as `ethtool -k` lists it.
@@ -99,31 +99,33 @@ pub(crate) fn set_offloads(device: &str, wanted: &[(String, bool)]) -> Result<()
 /// # Errors
 /// When there is no such device.
 pub(crate) fn xdp_modes(index: u32) -> Result<Option<XdpModes>, NetlinkError> {
+    Ok(xdp_features(index)?.map(|flags| XdpModes {
+        native: flags & XDP_BASIC != 0,
+        zero_copy: flags & XDP_ZERO_COPY != 0,
+    }))
+}
+
+/// All that a driver offers to XDP programs, the bits of `enum netdev_xdp_act`; `None` as for [`xdp_modes`].
+///
+/// # Errors
+/// When there is no such device.
+pub(crate) fn xdp_features(index: u32) -> Result<Option<u64>, NetlinkError> {
     let id = match family("netdev") {
         Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
         other => other?,
     };
-    let request = message(
-        id,
-        DEVICE_GET,
-        &Attributes::new().bytes(1, &index.to_ne_bytes()),
-    );
+    let request = message(id, DEVICE_GET, &Attributes::new().native_u32(1, index));
     let mut found = None;
     generic(&request, "reading the XDP modes of a device", |reply| {
-        let flags = body(reply)
+        found = body(reply)
             .find(|(kind, _)| *kind == 3)
-            .and_then(|(_, value)| value.try_into().ok())
-            .map(u64::from_ne_bytes);
-        found = flags.map(|flags| XdpModes {
-            native: flags & XDP_BASIC != 0,
-            zero_copy: flags & XDP_ZERO_COPY != 0,
-        });
+            .and_then(|(_, value)| native(value));
     })?;
     Ok(found)
 }
 
 /// The number the kernel gave a family of messages.
-fn family(name: &str) -> Result<u16, NetlinkError> {
+pub(crate) fn family(name: &str) -> Result<u16, NetlinkError> {
     let what = format!("asking for the netlink family {name}");
     let mut id = None;
     let request = message(CONTROLLER, GET_FAMILY, &Attributes::new().text(2, name));
@@ -136,7 +138,8 @@ fn family(name: &str) -> Result<u16, NetlinkError> {
     id.ok_or(NetlinkError::Answer { what })
 }
 
-fn message(family: u16, command: u8, attributes: &Attributes) -> Vec<u8> {
+/// A request with sequence number 1, to be acknowledged.
+pub(crate) fn message(family: u16, command: u8, attributes: &Attributes) -> Vec<u8> {
     let body = attributes.as_bytes();
     let length = u32::try_from(20 + body.len()).unwrap_or(u32::MAX);
     let mut out = length.to_ne_bytes().to_vec();
@@ -151,7 +154,7 @@ fn message(family: u16, command: u8, attributes: &Attributes) -> Vec<u8> {
 }
 
 /// After the netlink header (16 bytes) comes genlmsghdr (4 bytes), then attributes.
-fn body(reply: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn body(reply: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     read(reply.get(20..).unwrap_or_default())
 }
 

@@ -4,7 +4,7 @@
 //! `netlink-packet-netfilter` has no NAT, masquerade, fib or conntrack expressions. It knows exactly what the node's
 //! wiring uses; layouts are those of `include/uapi/linux/netfilter/nf_tables.h`.
 
-pub(in crate::node) mod attribute;
+pub(crate) mod attribute;
 mod rule;
 
 pub(crate) use rule::{Header, Rule, octets};
