@@ -6,6 +6,7 @@ pub mod command;
 pub mod container;
 pub mod node;
 pub mod node_api;
+pub mod hardware;
 pub mod metrics;
 pub mod client;
 pub mod output;

@@ -43,6 +43,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "peers": tables.peers().filter(|(slot, peer)| tables.peers_at(peer.ip).contains(slot)).count(),
         "tunnels": state.tunnels,
         "flows": flows,
+        "hardware": (view.hardware)(),
         "workers": workers(&state, &view.accounts),
     })
 }

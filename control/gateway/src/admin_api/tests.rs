@@ -114,6 +114,7 @@ async fn gateway(name: &str) -> Gateway {
             };
             (vec![row; limit.min(5)], 5)
         }),
+        hardware: Arc::new(|| json!({ "interface": "eth0" })),
         trace: Arc::new(|filter| {
             if filter.port != Some(80) {
                 return Err("another trace runs".into());

@@ -2,6 +2,7 @@
 
 use crate::command::Commands;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sluice_memory::Account;
 use sluice_tables::Publisher;
 use sluice_wire::{Dual, Ip, Subnet};
@@ -20,6 +21,8 @@ pub struct GatewayView {
     pub now_s: fn() -> u32,
     /// At most so many flows, and how many there are in all. Runs on the control thread: it must not take long.
     pub flows: Arc<dyn Fn(usize) -> (Vec<FlowRow>, u64) + Send + Sync>,
+    /// The underlay's NIC, read back from the kernel. Takes some system calls.
+    pub hardware: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Begins a trace; it ends when the receiver is dropped.
     pub trace:
         Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>,

@@ -2,6 +2,7 @@
 
 mod daemon;
 mod doctor;
+mod profile;
 mod read;
 mod write;
 mod trace;
@@ -56,6 +57,9 @@ enum Command {
     Trace(trace::Trace),
     /// Show two sites on this machine, with real programs that talk across them
     Demo(demo::Options),
+    /// What is known of NIC families, and which one this machine has
+    #[command(subcommand)]
+    Profile(profile::ProfileCommand),
     /// Look at configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -136,6 +140,8 @@ pub enum CliError {
     #[error("{0}")]
     Asked(String),
     #[error(transparent)]
+    Hardware(#[from] crate::hardware::HardwareError),
+    #[error(transparent)]
     Demo(#[from] demo::DemoError),
     /// `doctor` has shown them; the exit status is theirs.
     #[error("{0} finding{s} of warning or worse", s = if *.0 == 1 { "" } else { "s" })]
@@ -166,6 +172,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             output::print(&String::from_utf8_lossy(&script));
             Ok(())
         }
+        Command::Profile(profile) => profile.run(&config()?),
         Command::Root => block_on(daemon::root(config()?)),
         Command::Cluster => block_on(daemon::cluster(config()?)),
         Command::Gateway { remove: false } => block_on(daemon::gateway(config()?)),

@@ -189,7 +189,7 @@ fn rows(answer: &Value) -> Vec<Value> {
 
 macro_rules! columns {
     ($($name:ident: $($heading:literal $($key:literal)+),+;)*) => {
-        $(const $name: &[Column] = &[$(Column { heading: $heading, keys: &[$($key),+] }),+];)*
+        $(pub(super) const $name: &[Column] = &[$(Column { heading: $heading, keys: &[$($key),+] }),+];)*
     };
 }
 
@@ -207,6 +207,9 @@ columns! {
     TABLES: "SERVICE" "/service/service", "POLICY" "/ip/policy", "SERVICE IP" "/ip/service_ip" "/ip/service_ip_v6",
         "CANDIDATES" "/service/candidates", "USED (S AGO)" "/service/used_s_ago";
     DROPS: "REASON" "/reason", "COUNT" "/count", "CAUSE" "/cause", "CURE" "/cure";
+    PROFILES: "PROFILE" "/profile", "TITLE" "/title", "LINK" "/link", "VERIFIED" "/verified", "FROM" "/from";
+    SETTINGS: "SETTING" "/setting", "WANTED" "/wanted", "ACTUAL" "/actual", "BEFORE" "/before", "BY" "/by",
+        "WHY NOT" "/why";
     WORKERS: "WORKER" "/worker", "CORE" "/core", "RECEIVED" "/received", "FORWARDED" "/forwarded",
         "ORIGINATED" "/originated", "SPLIT" "/split", "MERGED" "/merged", "HELD" "/held", "DROPPED" "/dropped",
         "LINKS" "/links";
@@ -282,7 +285,7 @@ fn status_table(answer: &Value) -> String {
     };
     let scalars: Vec<(&str, String)> = object
         .iter()
-        .filter(|(key, _)| *key != "workers" && *key != "role")
+        .filter(|(key, _)| !["workers", "hardware", "role"].contains(&key.as_str()))
         .map(|(key, value)| (key.as_str(), output::plain(value)))
         .filter(|(_, value)| !value.is_empty())
         .collect();
@@ -291,12 +294,36 @@ fn status_table(answer: &Value) -> String {
         text.push_str(format!("  {key:<width$}  {value}").trim_end());
         text.push('\n');
     }
+    if let Some(hardware) = object.get("hardware") {
+        text.push_str(&format!("  hardware: {}\n", hardware_line(hardware)));
+        if let Some(settings) = hardware["settings"].as_array().filter(|it| !it.is_empty()) {
+            for line in output::json_table(SETTINGS, settings).lines() {
+                text.push_str(&format!("    {line}\n"));
+            }
+        }
+    }
     if let Some(workers) = object.get("workers").and_then(Value::as_array) {
         for line in output::json_table(WORKERS, workers).lines() {
             text.push_str(&format!("  {line}\n"));
         }
     }
     text
+}
+
+/// The interface, its profile and the reason, in one line.
+fn hardware_line(hardware: &Value) -> String {
+    if let Some(error) = hardware["error"].as_str() {
+        return format!("no settings: {error}");
+    }
+    format!(
+        "{} with profile {} ({}), link {}; recommended {}: {}",
+        output::plain(&hardware["interface"]),
+        output::plain(&hardware["profile"]),
+        output::plain(&hardware["why"]),
+        output::plain(&hardware["link"]),
+        output::plain(&hardware["recommended_link"]),
+        output::plain(&hardware["recommended_why"]),
+    )
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The second step: each raw value gets its meaning, or an error that names it.
 
-use super::raw::{RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawPlan};
+use super::raw::{RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawPlan};
 use super::{
-    Broker, Cluster, Config, ConfigError, Fastpath, Gateway, HostPort, Log, LogFormat, Root, place,
+    Broker, Cluster, Config, ConfigError, Fastpath, Gateway, Hardware, HostPort, Log, LogFormat,
+    ProfileChoice, Root, place,
 };
+use sluice_hw_profiles::Key;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -43,6 +45,7 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
         cluster: check.cluster(cluster)?,
         gateway: check.gateway(&raw.gateway, raw.fastpath.tunnel_port)?,
         fastpath: check.fastpath(&raw.fastpath)?,
+        hardware: check.hardware(&raw.hardware)?,
     };
     check.guarded(
         "root",
@@ -417,20 +420,7 @@ impl Check<'_> {
             ("gateway.tun", &raw.tun),
         ];
         for (index, (key, name)) in names.iter().enumerate() {
-            let valid = !name.is_empty()
-                && name.len() <= DEVICE_NAME_MAX
-                && name
-                    .bytes()
-                    .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b))
-                && *name != "."
-                && *name != "..";
-            if !valid {
-                return Err(self.value(
-                    key,
-                    quoted(name),
-                    format!("a device name of 1 to {DEVICE_NAME_MAX} characters without `/`, `:`, `%` and blanks"),
-                ));
-            }
+            self.device_name(key, name)?;
             if let Some((other, _)) = names[..index].iter().find(|(_, other)| other == name) {
                 return Err(self.value(
                     key,
@@ -452,6 +442,60 @@ impl Check<'_> {
             bridge: raw.bridge.clone(),
             uplink: raw.uplink.clone(),
             tun: raw.tun.clone(),
+        })
+    }
+
+    fn device_name(&self, key: &str, name: &str) -> Result<(), ConfigError> {
+        let valid = !name.is_empty()
+            && name.len() <= DEVICE_NAME_MAX
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b))
+            && name != "."
+            && name != "..";
+        if valid {
+            return Ok(());
+        }
+        Err(self.value(
+            key,
+            quoted(name),
+            format!(
+                "a device name of 1 to {DEVICE_NAME_MAX} characters without `/`, `:`, `%` and blanks"
+            ),
+        ))
+    }
+
+    fn hardware(&self, raw: &RawHardware) -> Result<Hardware, ConfigError> {
+        let interface = match raw.interface.as_str() {
+            "" => None,
+            name => {
+                self.device_name("hardware.interface", name)?;
+                Some(name.to_owned())
+            }
+        };
+        let keep = raw.keep.iter().map(|name| {
+            Key::named(name).ok_or_else(|| {
+                self.value(
+                    "hardware.keep",
+                    quoted(name),
+                    "names of settings, as in [hardware.set]; `sluice.example.toml` lists them",
+                )
+            })
+        });
+        Ok(Hardware {
+            profile: match raw.profile.as_str() {
+                "auto" => ProfileChoice::Auto,
+                "none" => ProfileChoice::None,
+                "" => {
+                    let expected = "\"auto\", \"none\", or a name that `sluice profile list` shows";
+                    return Err(self.value("hardware.profile", quoted(""), expected));
+                }
+                name => ProfileChoice::Named(name.to_owned()),
+            },
+            interface,
+            profiles_dir: self.path("hardware.profiles_dir", &raw.profiles_dir)?,
+            keep: keep.collect::<Result<_, _>>()?,
+            set: raw.set.clone(),
         })
     }
 

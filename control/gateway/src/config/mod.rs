@@ -7,11 +7,13 @@ mod roles;
 mod show;
 
 pub use raw::{
-    RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawLog, RawPlan, RawRoot,
+    RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawLog, RawPlan,
+    RawRoot,
 };
 pub use roles::RoleError;
 pub use show::rows;
 
+use sluice_hw_profiles::{Key, Settings};
 use sluice_wire::{AddressPlan, Ip, Subnet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,6 +32,7 @@ pub struct Config {
     pub cluster: Cluster,
     pub gateway: Gateway,
     pub fastpath: Fastpath,
+    pub hardware: Hardware,
 }
 
 /// What to log, and how.
@@ -136,6 +139,29 @@ pub struct Fastpath {
     pub one_packet_per_syscall: bool,
 }
 
+/// Which hardware profile is applied, to which interface, and what is set differently.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hardware {
+    pub profile: ProfileChoice,
+    /// The underlay interface; `None` takes the one with the node's address.
+    pub interface: Option<String>,
+    /// Profiles of the operator, which win over shipped ones of their name.
+    pub profiles_dir: PathBuf,
+    /// What stays as the kernel has it, whatever the profile says.
+    pub keep: Vec<Key>,
+    /// Values in place of the profile's.
+    pub set: Settings,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ProfileChoice {
+    /// Nothing is changed but what [`Hardware::set`] says.
+    None,
+    /// The one that fits the interface best.
+    Auto,
+    Named(String),
+}
+
 /// A host name or address with a port, as dialled.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HostPort {
@@ -232,8 +258,7 @@ impl Default for Config {
 /// # Errors
 /// [`ConfigError::Syntax`], [`ConfigError::UnknownKey`] or, for a value of the wrong type, [`ConfigError::Value`].
 pub fn parse_raw(text: &str, file: &str) -> Result<RawConfig, ConfigError> {
-    let known = toml::Table::try_from(RawConfig::default()).expect("the defaults are a table");
-    if let Some(unknown) = place::unknown(text, &known) {
+    if let Some(unknown) = place::unknown(text, &known()) {
         return Err(ConfigError::UnknownKey {
             file: file.to_owned(),
             line: unknown.line,
@@ -260,6 +285,22 @@ pub fn parse_raw(text: &str, file: &str) -> Result<RawConfig, ConfigError> {
     })
 }
 
+/// A table with every key that a file may have.
+fn known() -> toml::Table {
+    let mut known = toml::Table::try_from(RawConfig::default()).expect("the defaults are a table");
+    let settings = Key::ALL
+        .iter()
+        .map(|key| (key.name().to_owned(), toml::Value::Boolean(true)));
+    let hardware = known
+        .get_mut("hardware")
+        .and_then(toml::Value::as_table_mut);
+    if let Some(hardware) = hardware {
+        // None of them has a default: a profile has.
+        hardware.insert("set".to_owned(), toml::Value::Table(settings.collect()));
+    }
+    known
+}
+
 /// What a type error of the deserializer asks for, in words of a configuration file.
 fn expected(message: &str) -> String {
     match message.split_once("expected ").map(|(_, rest)| rest) {
@@ -272,7 +313,7 @@ fn expected(message: &str) -> String {
     }
 }
 
-/// All dotted keys of a configuration file, without the section names.
+/// All dotted keys of a configuration file that have a default, without the section names.
 #[must_use]
 pub fn keys() -> Vec<String> {
     let known = toml::Table::try_from(RawConfig::default()).expect("the defaults are a table");

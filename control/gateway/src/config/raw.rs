@@ -1,6 +1,7 @@
 //! The configuration as text says it: one struct per section, every key with its default.
 
 use serde::{Deserialize, Serialize};
+use sluice_hw_profiles::Settings;
 
 /// A configuration file, syntax only. An empty text or `"auto"`-like value keeps the default that
 /// [`Config`](super::Config) works out.
@@ -13,6 +14,7 @@ pub struct RawConfig {
     pub cluster: RawCluster,
     pub gateway: RawGateway,
     pub fastpath: RawFastpath,
+    pub hardware: RawHardware,
 }
 
 /// `[plan]`: a preset, of which single ranges may be replaced.
@@ -109,6 +111,18 @@ pub struct RawFastpath {
     pub tun_offload: bool,
     pub udp_gso: bool,
     pub one_packet_per_syscall: bool,
+}
+
+/// `[hardware]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHardware {
+    pub profile: String,
+    pub interface: String,
+    pub profiles_dir: String,
+    pub keep: Vec<String>,
+    /// `[hardware.set]`: keys of [`Settings`], none by default.
+    pub set: Settings,
 }
 
 impl Default for RawPlan {
@@ -219,6 +233,18 @@ impl Default for RawFastpath {
             tun_offload: true,
             udp_gso: true,
             one_packet_per_syscall: false,
+        }
+    }
+}
+
+impl Default for RawHardware {
+    fn default() -> Self {
+        Self {
+            profile: "auto".into(),
+            interface: String::new(),
+            profiles_dir: "/etc/sluice/profiles".into(),
+            keep: Vec::new(),
+            set: Settings::default(),
         }
     }
 }

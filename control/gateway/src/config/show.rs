@@ -1,6 +1,6 @@
 //! A resolved configuration as rows of key and value, for `sluice config check`.
 
-use super::{Broker, Config, LogFormat};
+use super::{Broker, Config, LogFormat, ProfileChoice};
 use serde_json::Value;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ pub fn rows(config: &Config) -> Vec<(String, Value)> {
     rows.managers(config);
     rows.gateway(config);
     rows.fastpath(config);
+    rows.hardware(config);
     rows.0
 }
 
@@ -165,5 +166,28 @@ impl Rows {
             "fastpath.one_packet_per_syscall",
             fastpath.one_packet_per_syscall,
         );
+    }
+    fn hardware(&mut self, config: &Config) {
+        let hardware = &config.hardware;
+        self.add(
+            "hardware.profile",
+            match &hardware.profile {
+                ProfileChoice::None => "none",
+                ProfileChoice::Auto => "auto",
+                ProfileChoice::Named(name) => name,
+            },
+        );
+        self.add(
+            "hardware.interface",
+            hardware
+                .interface
+                .as_deref()
+                .unwrap_or("(that with the node's address)"),
+        );
+        self.path("hardware.profiles_dir", Some(&hardware.profiles_dir));
+        self.list("hardware.keep", &hardware.keep);
+        for (key, value) in hardware.set.entries() {
+            self.add(&format!("hardware.set.{key}"), value);
+        }
     }
 }

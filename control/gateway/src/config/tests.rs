@@ -51,6 +51,23 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:3: `fastpath.cores` = [1]: expected one core for each of the 2 workers (`fastpath.workers`), or []",
         ),
         (
+            "[hardware.set]\nrx_rings = 512\n",
+            "f.toml:2: `hardware.set.rx_rings` is not a known key; did you mean `hardware.set.rx_ring`?",
+        ),
+        (
+            "[hardware.set]\nrx_ring = 5\n",
+            "f.toml:2: `hardware.set.rx_ring` = 5: expected a number from 16 to 32768",
+        ),
+        (
+            "[hardware]\nkeep = [\"rx\"]\n",
+            "f.toml:2: `hardware.keep` = \"rx\": expected names of settings, as in [hardware.set]; \
+             `sluice.example.toml` lists them",
+        ),
+        (
+            "[hardware]\nprofile = \"\"\n",
+            "f.toml:2: `hardware.profile` = \"\": expected \"auto\", \"none\", or a name that `sluice profile list` shows",
+        ),
+        (
             "[plan]\npreset = \"oak\"\n",
             "f.toml:2: `plan.preset` = \"oak\": expected \"oakestra\", \"thesis\" or \"large\"",
         ),
@@ -159,6 +176,28 @@ fn the_example_file_is_complete_and_equals_the_defaults() {
         );
     }
     Config::parse(example, "sluice.example.toml").unwrap();
+}
+
+/// Settings have no default, so that the example shows them as text.
+#[test]
+fn the_example_file_names_every_hardware_setting() {
+    let example = include_str!("../../../../sluice.example.toml");
+    let section = example.split("\n[hardware.set]\n").nth(1).unwrap();
+    for key in Key::ALL {
+        assert!(
+            section.contains(&format!("# {key} = ")),
+            "sluice.example.toml does not mention `hardware.set.{key}`"
+        );
+    }
+    // What it shows is valid.
+    let shown: String = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let config = Config::parse(&format!("[hardware.set]\n{shown}"), "f").unwrap();
+    let set = config.hardware.set.entries().count();
+    assert_eq!(set, Key::ALL.len());
 }
 
 #[test]

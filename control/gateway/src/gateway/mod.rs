@@ -14,6 +14,7 @@ mod trace;
 
 use crate::admin_api::{self, AdminSocket, GatewayState, GatewayView, SocketError};
 use crate::config::{Config, RoleError, node_id_of_machine};
+use crate::hardware::{self, Hardware, HardwareError};
 use crate::node::thread::since_1970;
 use crate::node::watch::Watch;
 use crate::node::{self, NodeError, NodeNet, Wiring};
@@ -21,6 +22,7 @@ use crate::{node_api, notify};
 use core::Core;
 use plane::{Plane, now};
 use routes::Routes;
+use sluice_hw_profiles::Link;
 use sluice_link::LinksError;
 use sluice_proto::NameError;
 use sluice_proto::message::{MessageError, TopicError};
@@ -35,6 +37,7 @@ use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use thiserror::Error as ThisError;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -67,6 +70,8 @@ pub enum Error {
     Node(#[from] NodeError),
     #[error("wiring the node panicked; the log has the place")]
     NodePanicked,
+    #[error(transparent)]
+    Hardware(#[from] HardwareError),
     #[error(transparent)]
     Links(#[from] LinksError),
     #[error(transparent)]
@@ -105,6 +110,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         .map(|token| token.secret().to_owned());
     let (file, state) = StateFile::open(&config.gateway.state_dir)?;
     let state = (StateWriter::start(file)?, state);
+    // Before the links open: a NIC may stop for a moment while its queues or rings change.
+    let hardware = Arc::new(Hardware::start(&config, Link::Tun)?);
     let writer = Writer::new(config.plan, Dual::default());
     let publisher = writer.publisher();
     let plane = Plane::new(&config.fastpath, &config.gateway.tun, publisher.clone())?;
@@ -123,6 +130,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         commands: commands.clone(),
         now_s: || u32::try_from(now().as_secs()).unwrap_or(u32::MAX),
         flows: flows::lister(plane.shared(), plane.publisher().clone()),
+        hardware: {
+            let hardware = Arc::clone(&hardware);
+            Arc::new(move || hardware.status())
+        },
         trace: trace::follower(plane.shared()),
     };
     let admin = AdminSocket::bind(&config.gateway.admin_socket).await?;
@@ -179,11 +190,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     core.stop(now());
     admin.abort();
     node_api.abort();
+    hardware.stop();
     result
 }
 
-/// Removes what a stopped gateway left on this node: instances' devices, bridge, uplink, TUN device, routes, rules and
-/// what it remembers. Does nothing when it left nothing.
+/// Removes what a stopped gateway left on this node: instances' devices, bridge, uplink, TUN device, routes, rules,
+/// settings of the underlay interface and what it remembers. Does nothing when it left nothing.
 ///
 /// # Errors
 /// When a gateway runs, or names what could not be removed.
@@ -197,6 +209,7 @@ pub fn remove(config: &Config) -> Result<(), Error> {
         NodeNet::adopt_or_create(wiring, subnet, since_1970())?.teardown()?;
     }
     node::remove_device(&config.gateway.tun)?;
+    hardware::remove(&config.gateway.state_dir).map_err(HardwareError::from)?;
     StateFile::remove(&config.gateway.state_dir)?;
     Ok(())
 }
