@@ -8,6 +8,8 @@ UNITDIR ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 DESTDIR ?=
 DEMO_ARGS ?=
+# What the demo's gateways run on: tun, af_xdp or auto.
+LINK ?= tun
 BENCH_ARGS ?=
 ROLES := root cluster gateway
 
@@ -19,7 +21,7 @@ build:
 
 demo: build
 	@.ci/install run unpack
-	target/release/sluice demo $(DEMO_ARGS)
+	target/release/sluice demo --link $(LINK) $(DEMO_ARGS)
 
 # Everything that needs no root; `.ci/run netns` runs the rest.
 test:

@@ -81,6 +81,11 @@ impl Account {
         self.drops.0[reason.index()].add(1);
     }
 
+    /// Says how many frames were dropped for `reason`, for an account whose counting is done elsewhere.
+    pub fn set_dropped(&self, reason: DropReason, frames: u64) {
+        self.drops.0[reason.index()].set(frames);
+    }
+
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.0[reason.index()].value()

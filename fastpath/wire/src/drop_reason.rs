@@ -131,10 +131,10 @@ drop_reasons! {
         "A tunnel datagram came from an address that no other host has: unspecified, loopback, multicast, or our own."
         "A forger, or a host that leaks such packets; found before the gateway is woken.";
     BlockedSource "blocked-source"
-        "A tunnel datagram came from a prefix of `fastpath.blocked_sources`."
+        "A tunnel datagram came from a prefix of `fastpath.xdp.blocked_sources`."
         "Expected; take the prefix off the list when its nodes are wanted.";
     SourceLimit "source-limit"
-        "The source prefix sends more tunnel datagrams than `fastpath.source_rate` allows."
+        "The source prefix sends more tunnel datagrams than `fastpath.xdp.source_rate` allows."
         "A flood from there; raise the rate if it is real work.";
     PoolEmpty "pool-empty"
         "No free buffer."

@@ -1,9 +1,11 @@
 //! The second step: each raw value gets its meaning, or an error that names it.
 
-use super::raw::{RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawPlan};
+use super::raw::{
+    RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawPlan, RawXdp,
+};
 use super::{
-    Broker, Cluster, Config, ConfigError, Fastpath, Gateway, Hardware, HostPort, Log, LogFormat,
-    ProfileChoice, Root, place,
+    Broker, Cluster, Config, ConfigError, Fastpath, Gateway, Hardware, HostPort, LinkKind, Log,
+    LogFormat, ProfileChoice, Root, Xdp, place,
 };
 use sluice_hw_profiles::Key;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
@@ -532,6 +534,58 @@ impl Check<'_> {
             tun_offload: raw.tun_offload,
             udp_gso: raw.udp_gso,
             one_packet_per_syscall: raw.one_packet_per_syscall,
+            link: match raw.link.as_str() {
+                "tun" => LinkKind::Tun,
+                "af_xdp" => LinkKind::AfXdp,
+                "auto" => LinkKind::Auto,
+                other => {
+                    return Err(self.value(
+                        "fastpath.link",
+                        quoted(other),
+                        "\"tun\", \"af_xdp\" or \"auto\"",
+                    ));
+                }
+            },
+            underlay: (!raw.underlay.is_empty()).then(|| raw.underlay.clone()),
+            xdp: self.xdp(&raw.xdp)?,
+        })
+    }
+
+    fn xdp(&self, raw: &RawXdp) -> Result<Xdp, ConfigError> {
+        let native = match raw.mode.as_str() {
+            "auto" => true,
+            "generic" => false,
+            other => {
+                let expected = "\"auto\" or \"generic\"";
+                return Err(self.value("fastpath.xdp.mode", quoted(other), expected));
+            }
+        };
+        let ring: u32 = self.number("fastpath.xdp.ring", raw.ring, 64..=16_384)?;
+        if !ring.is_power_of_two() {
+            let expected = "a power of two from 64 to 16384";
+            return Err(self.value("fastpath.xdp.ring", ring.to_string(), expected));
+        }
+        Ok(Xdp {
+            native,
+            zero_copy: raw.zero_copy,
+            ring,
+            busy_poll_us: self.number(
+                "fastpath.xdp.busy_poll_us",
+                raw.busy_poll_us,
+                0..=1_000_000,
+            )?,
+            large_pages: raw.large_pages,
+            blocked_sources: self.subnets("fastpath.xdp.blocked_sources", &raw.blocked_sources)?,
+            source_rate: self.number(
+                "fastpath.xdp.source_rate",
+                raw.source_rate,
+                0..=1_000_000_000,
+            )?,
+            source_burst: self.number(
+                "fastpath.xdp.source_burst",
+                raw.source_burst,
+                1..=1_000_000_000,
+            )?,
         })
     }
 }

@@ -8,7 +8,7 @@ mod show;
 
 pub use raw::{
     RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawLog, RawPlan,
-    RawRoot,
+    RawRoot, RawXdp,
 };
 pub use roles::RoleError;
 pub use show::rows;
@@ -137,6 +137,49 @@ pub struct Fastpath {
     pub tun_offload: bool,
     pub udp_gso: bool,
     pub one_packet_per_syscall: bool,
+    pub link: LinkKind,
+    /// The NIC towards other nodes; `None` is the one that has the node's address.
+    pub underlay: Option<String>,
+    pub xdp: Xdp,
+}
+
+/// What the workers' links are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LinkKind {
+    /// A TUN device and UDP sockets.
+    Tun,
+    /// AF_XDP on the uplink and on the underlay's NIC.
+    AfXdp,
+    /// AF_XDP where it works, else TUN.
+    Auto,
+}
+
+impl LinkKind {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tun => "tun",
+            Self::AfXdp => "af_xdp",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// How AF_XDP is used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Xdp {
+    /// Try the driver's own XDP first.
+    pub native: bool,
+    pub zero_copy: bool,
+    /// Entries of each ring, a power of two.
+    pub ring: u32,
+    /// Microseconds; 0 leaves receiving to interrupts.
+    pub busy_poll_us: u32,
+    pub large_pages: bool,
+    pub blocked_sources: Vec<Subnet>,
+    /// Tunnel datagrams per second and source prefix; 0 is no limit.
+    pub source_rate: u32,
+    pub source_burst: u32,
 }
 
 /// Which hardware profile is applied, to which interface, and what is set differently.

@@ -30,6 +30,9 @@ pub struct Options {
     /// Leave the sites up at the end until Ctrl-C, and say how to enter them
     #[arg(long)]
     pub keep: bool,
+    /// What the gateways' links are: tun, af_xdp or auto
+    #[arg(long, value_name = "LINK", default_value = "tun")]
+    pub link: String,
 }
 
 #[derive(Debug, Error)]
@@ -56,7 +59,7 @@ pub fn run(options: &Options) -> Result<(), DemoError> {
     let exe = std::env::current_exe().map_err(DemoError::Exe)?;
     let mut report = Report::new("demo", environment());
     say("two sites with two gateways each, three web servers, clients ...");
-    let mut demo = Demo::new(&exe, scratch)?;
+    let mut demo = Demo::new(&exe, scratch, &options.link)?;
     show(&mut demo, &mut report)?;
     say(format_args!("\n{}", report.table()));
     if let Some(path) = &options.json {

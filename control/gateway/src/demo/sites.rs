@@ -51,7 +51,7 @@ pub(super) struct Demo {
 
 impl Demo {
     /// Builds and starts everything. `sluice` is this program.
-    pub(super) fn new(sluice: &Path, scratch: Scratch) -> Result<Self, LabError> {
+    pub(super) fn new(sluice: &Path, scratch: Scratch, link: &str) -> Result<Self, LabError> {
         for name in [
             "nginx",
             "curl",
@@ -65,7 +65,11 @@ impl Demo {
         ] {
             tools::find(name)?;
         }
-        let sites = Sites::new(sluice, scratch, &Layout::two_sites())?;
+        let layout = Layout {
+            fastpath: format!("link = \"{link}\"\n"),
+            ..Layout::two_sites()
+        };
+        let sites = Sites::new(sluice, scratch, &layout)?;
         let service = |name, rr_ip| Microservice {
             name,
             namespace: "prod",

@@ -11,10 +11,12 @@ mod plane;
 mod routes;
 mod state;
 mod trace;
+mod xdp;
 
 use crate::admin_api::{self, AdminSocket, GatewayState, GatewayView, SocketError};
-use crate::config::{Config, RoleError, node_id_of_machine};
+use crate::config::{Config, LinkKind, RoleError, node_id_of_machine};
 use crate::hardware::{self, Hardware, HardwareError};
+use crate::node::hops::Changes;
 use crate::node::thread::since_1970;
 use crate::node::watch::Watch;
 use crate::node::{self, NodeError, NodeNet, Wiring};
@@ -75,6 +77,12 @@ pub enum Error {
     #[error(transparent)]
     Links(#[from] LinksError),
     #[error(transparent)]
+    Xdp(#[from] sluice_link::af_xdp::XskError),
+    #[error("{0} is down, or no Ethernet device; name another as `fastpath.underlay`")]
+    NoEthernet(String),
+    #[error("no device {}; set `fastpath.underlay` to the NIC towards other nodes", underlay_text(.name.as_ref(), *.own))]
+    NoUnderlay { name: Option<String>, own: Ip },
+    #[error(transparent)]
     Engine(#[from] sluice_engine::SharedError),
     #[error(transparent)]
     Pool(#[from] sluice_memory::PoolError),
@@ -118,6 +126,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     // SAFETY: the bell owns one eventfd from its birth to its end, and the `Arc` in the `AsyncFd` keeps it alive.
     let bell = unsafe { AsyncFd::register_with_interest(plane.bell(), Interest::READABLE) };
     let (bell, upcalls) = (bell.map_err(io::Error::from)?, plane.upcalls());
+    let changes = match config.fastpath.link {
+        LinkKind::Tun => None,
+        LinkKind::AfXdp | LinkKind::Auto => {
+            // SAFETY: the socket owns its descriptor and never changes it.
+            let changes = unsafe { AsyncFd::register(Changes::watch()?) };
+            Some(changes.map_err(io::Error::from)?)
+        }
+    };
     let (commands, mut command_queue) = mpsc::channel(COMMANDS_MAX);
     let (mqtt_events, mut mqtt_queue) = mpsc::channel(MESSAGES_MAX);
     let (found, mut found_queue) = mpsc::channel(COMMANDS_MAX);
@@ -167,6 +183,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             Some(event) = mqtt_queue.recv() => core.handle_mqtt(event, now()).await,
             Some(found) = found_queue.recv() => core.handle_found(found, now()).await,
             Some(instance) = gone.recv() => core.handle_gone(instance, now()).await,
+            () = changed(changes.as_ref()) => core.handle_changes(),
             ready = bell.readable() => {
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
@@ -192,6 +209,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     node_api.abort();
     hardware.stop();
     result
+}
+
+/// Completes when the kernel's links, addresses, routes or neighbours have changed; never without a socket.
+async fn changed(changes: Option<&AsyncFd<Changes>>) {
+    let Some(changes) = changes else {
+        return std::future::pending().await;
+    };
+    if let Ok(mut ready) = changes.readable().await {
+        ready.clear_ready();
+    }
+    changes.get_ref().drain();
 }
 
 /// Removes what a stopped gateway left on this node: instances' devices, bridge, uplink, TUN device, routes, rules,
@@ -221,11 +249,23 @@ fn wiring(config: &Config) -> Wiring {
         bridge: gateway.bridge.clone(),
         uplink: gateway.uplink.clone(),
         tun: gateway.tun.clone(),
+        uplink_queues: match config.fastpath.link {
+            LinkKind::Tun => 1,
+            LinkKind::AfXdp | LinkKind::Auto => u32::try_from(config.fastpath.workers).unwrap_or(1),
+        },
         mtu: DEVICE_MTU,
         inner_mtu: u32::from(config.fastpath.inner_mtu),
         plan: config.plan,
         state_dir: gateway.state_dir.clone(),
     }
+}
+
+/// Which underlay device was looked for.
+fn underlay_text(name: Option<&String>, own: Ip) -> String {
+    name.map_or_else(
+        || format!("has the address {own}"),
+        |name| format!("is named {name}"),
+    )
 }
 
 /// The node id of this machine when none is configured.

@@ -1,13 +1,18 @@
 //! The workers and their links, as control holds them: opened once this node has a name, woken when tables changed.
 
 use super::Error;
+use super::xdp::XdpSide;
 use crate::admin_api::WorkerState;
 use crate::config::Fastpath;
+use crate::node::devices::LinkState;
 use sluice_engine::{Counters, Engine, Limits, Settings, Shared};
-use sluice_link::{LinksSettings, TunLink, UdpLink, choose, sys};
+use sluice_link::af_xdp::Mac;
+use sluice_link::{Link, LinksSettings, choose, sys};
 use sluice_memory::{Account, FRAME_LEN_MAX, Pool};
 use sluice_tables::{Publisher, Upcalls};
-use sluice_worker::{Bell, Handle, Worker, spawn};
+use sluice_wire::{Dual, Ip, Subnet};
+use sluice_worker::{Bell, Exit, Handle, Worker, spawn};
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -15,19 +20,52 @@ use std::sync::Arc;
 const UPCALLS_MAX: usize = 4096;
 
 /// What exists from the start, so that it can be looked at before the links are open.
-#[derive(Debug)]
 pub(crate) struct Plane {
     config: Fastpath,
     tun: String,
     publisher: Publisher,
     shared: Arc<Shared>,
+    /// One per worker, and the last one for the XDP programs.
     accounts: Arc<[Arc<Account>]>,
     upcalls: Arc<Upcalls>,
     bell: Arc<Bell>,
-    workers: Vec<Handle<TunLink, UdpLink>>,
+    workers: Vec<Box<dyn Running>>,
     links: Vec<String>,
+    xdp: Option<XdpSide>,
     counters: Vec<Arc<Counters>>,
     seed: u64,
+}
+
+/// A worker over any pair of links.
+trait Running: Send {
+    fn wake(&self);
+    fn stop(&self);
+    fn is_finished(&self) -> bool;
+    fn core(&self) -> Option<usize>;
+    /// Waits for its end and says why it ended.
+    fn join(self: Box<Self>) -> Result<(), Exit>;
+}
+
+impl<S: Link + Send + 'static, U: Link + Send + 'static> Running for Handle<S, U> {
+    fn wake(&self) {
+        Self::wake(self);
+    }
+
+    fn stop(&self) {
+        Self::stop(self);
+    }
+
+    fn is_finished(&self) -> bool {
+        Self::is_finished(self)
+    }
+
+    fn core(&self) -> Option<usize> {
+        Self::core(self)
+    }
+
+    fn join(self: Box<Self>) -> Result<(), Exit> {
+        Self::join(*self).and_then(|ended| ended.result)
+    }
 }
 
 impl Plane {
@@ -45,22 +83,23 @@ impl Plane {
             tun: tun.to_owned(),
             publisher,
             shared: Shared::new(&limits)?,
-            accounts: (0..config.workers).map(|_| Arc::default()).collect(),
+            accounts: (0..=config.workers).map(|_| Arc::default()).collect(),
             bell: Arc::new(Bell::new(Arc::clone(&upcalls))?),
             upcalls,
             workers: Vec::new(),
             links: Vec::new(),
+            xdp: None,
             counters: Vec::new(),
             // The standard library's keys come from the operating system.
             seed: std::collections::hash_map::RandomState::new().hash_one(0),
         })
     }
 
-    /// Opens the links and starts the workers; does nothing when they run.
+    /// Opens TUN device and UDP sockets and starts the workers; does nothing when workers run.
     ///
     /// # Errors
     /// Names the device or port that cannot be had.
-    pub(crate) fn start(&mut self) -> Result<(), Error> {
+    pub(crate) fn start_tun(&mut self) -> Result<(), Error> {
         if !self.workers.is_empty() {
             return Ok(());
         }
@@ -80,39 +119,103 @@ impl Plane {
             format!("tun {} ({})", self.tun, links.chosen.tun_text()),
             format!("udp {} ({})", config.tunnel_port, links.chosen.udp_text()),
         ];
+        let buffers = config.buffers;
+        for (service, underlay) in links.pairs {
+            self.start_worker(service, underlay, Pool::new(buffers, FRAME_LEN_MAX)?)?;
+        }
+        tracing::info!(links = ?self.links, "workers run");
+        Ok(())
+    }
+
+    /// Opens AF_XDP sockets on the uplink and on the underlay's device and starts the workers; does nothing when workers
+    /// run.
+    ///
+    /// # Errors
+    /// Names the device and what it, the kernel or our privileges lack.
+    pub(crate) fn start_xdp(
+        &mut self,
+        service: LinkState,
+        service_ranges: Dual<Subnet>,
+        underlay: LinkState,
+    ) -> Result<(), Error> {
+        if !self.workers.is_empty() {
+            return Ok(());
+        }
+        let (side, pairs) = XdpSide::open(&self.config, service, service_ranges, underlay)?;
+        self.links = side.links();
+        self.xdp = Some(side);
+        for pair in pairs {
+            self.start_worker(pair.service, pair.underlay, pair.pool)?;
+        }
+        tracing::info!(links = ?self.links, "workers run");
+        Ok(())
+    }
+
+    fn start_worker<S, U>(&mut self, service: S, underlay: U, pool: Pool) -> Result<(), Error>
+    where
+        S: Link + Send + 'static,
+        U: Link + Send + 'static,
+    {
+        let config = &self.config;
+        let index = self.workers.len();
         let settings = Settings {
             inner_mtu: config.inner_mtu,
             tunnels_max: config.tunnels_max,
             tunnel_idle_s: config.tunnel_idle_s,
             ..Settings::default()
         };
-        for (index, (service, underlay)) in links.pairs.into_iter().enumerate() {
-            let seed = self.seed.wrapping_add(index as u64);
-            let engine = Engine::new(
-                Arc::clone(&self.shared),
-                Arc::clone(&self.upcalls),
-                &settings,
-                seed,
-            );
-            self.counters.push(engine.counters());
-            let worker = Worker::new(
-                service,
-                underlay,
-                engine,
-                self.publisher.reader(),
-                Arc::clone(&self.bell),
-                Pool::new(config.buffers, FRAME_LEN_MAX)?,
-                Arc::clone(&self.accounts[index]),
-            );
-            let settings = sluice_worker::Settings {
-                core: config.cores.get(index).copied(),
-                spin_us: config.spin_us,
-            };
-            self.workers
-                .push(spawn(format!("sluice-{index}"), worker, settings)?);
-        }
-        tracing::info!(links = ?self.links, "workers run");
+        let engine = Engine::new(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.upcalls),
+            &settings,
+            self.seed.wrapping_add(index as u64),
+        );
+        self.counters.push(engine.counters());
+        let worker = Worker::new(
+            service,
+            underlay,
+            engine,
+            self.publisher.reader(),
+            Arc::clone(&self.bell),
+            pool,
+            Arc::clone(&self.accounts[index]),
+        );
+        let settings = sluice_worker::Settings {
+            core: config.cores.get(index).copied(),
+            spin_us: config.spin_us,
+        };
+        let handle = spawn(format!("sluice-{index}"), worker, settings)?;
+        self.workers.push(Box::new(handle));
         Ok(())
+    }
+
+    /// The links take frames from devices themselves, so that neighbours and next hops are ours to know.
+    pub(crate) const fn follows(&self) -> bool {
+        self.xdp.is_some()
+    }
+
+    /// Tells Ethernet links where local instances are. Comes before the tables that name them.
+    pub(crate) fn set_neighbours(&mut self, neighbours: BTreeMap<Ip, Mac>) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.set_neighbours(neighbours);
+        }
+    }
+
+    /// Tells Ethernet links the way to `nodes` as the kernel has it now.
+    pub(crate) fn follow(&mut self, nodes: &[Ip]) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.follow(nodes);
+        }
+    }
+
+    /// What is due every second: next hops are kept fresh, the programs' counters read.
+    pub(crate) fn tick(&mut self) {
+        let Some(xdp) = &mut self.xdp else { return };
+        xdp.confirm();
+        self.links = xdp.links();
+        if let Some(account) = self.accounts.last() {
+            xdp.count(account);
+        }
     }
 
     /// Makes the workers look at new tables.
@@ -136,12 +239,8 @@ impl Plane {
 
     /// The reason, when a worker ended by itself.
     pub(crate) fn take_exit(&mut self) -> Option<Error> {
-        let index = self.workers.iter().position(Handle::is_finished)?;
-        let ended = self
-            .workers
-            .swap_remove(index)
-            .join()
-            .and_then(|ended| ended.result);
+        let index = self.workers.iter().position(|it| it.is_finished())?;
+        let ended = self.workers.swap_remove(index).join();
         Some(ended.map_or_else(Error::from, |()| Error::WorkerEnded(index)))
     }
 

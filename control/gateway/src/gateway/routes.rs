@@ -3,6 +3,7 @@
 //! A *job* is a service under its wire name. Rows come from the table query; where an instance runs on this node is
 //! known better here, so local truth wins over any row.
 
+use crate::node::devices::Mac;
 use sluice_proto::ServiceName;
 use sluice_proto::table_query::asker::Routes as JobRoutes;
 use sluice_proto::table_query::{self, Place, Row};
@@ -27,6 +28,7 @@ pub(crate) struct LocalInstance {
     pub epoch: u64,
     pub instance_ip: Dual<InstanceIp>,
     pub ns_ip: Dual<NsIp>,
+    pub mac: Mac,
 }
 
 #[derive(Debug)]
@@ -228,6 +230,28 @@ impl Routes {
 
     pub(crate) fn locals(&self) -> impl Iterator<Item = &LocalInstance> {
         self.local.values()
+    }
+
+    /// The MAC addresses of local instances.
+    pub(crate) fn neighbours(&self) -> BTreeMap<Ip, Mac> {
+        self.local
+            .values()
+            .flat_map(|local| local.ns_ip.iter().map(|ip| (ip.ip(), local.mac)))
+            .collect()
+    }
+
+    /// The addresses of the nodes that instances are placed on.
+    pub(crate) fn nodes(&self) -> Vec<Ip> {
+        let tables = self.writer.tables();
+        let mut nodes: Vec<Ip> = self
+            .peers
+            .keys()
+            .filter_map(|&slot| tables.peer(slot))
+            .map(|peer| peer.ip)
+            .collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
     }
 
     /// Notes that an address means nothing reachable.
@@ -535,6 +559,7 @@ mod tests {
             epoch: 1,
             instance_ip: instance_ips(0),
             ns_ip: ns_ips(0),
+            mac: [2; 6],
         };
         routes.add_local(local);
         routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));

@@ -219,6 +219,7 @@ impl NodeNet {
             (&host_device, None),
             (&instance_device, Some(attachment.mac)),
             self.wiring.mtu,
+            1,
             Some(workload.namespace.as_fd()),
         )?;
         let link = present(&mut devices, &host_device)?;
@@ -341,7 +342,7 @@ impl Inside<'_> {
             devices.add_address(link.index, address, subnet.length(), true)?;
             let route = |destination, mtu| Route {
                 destination,
-                device: link.index,
+                device: Some(link.index),
                 gateway: Some(gateway),
                 source: None,
                 mtu,

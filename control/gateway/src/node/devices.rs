@@ -74,7 +74,8 @@ pub(crate) struct ListedRoute {
 pub(crate) struct Route {
     /// `None` is the default route of the gateway's family.
     pub(crate) destination: Option<Subnet>,
-    pub(crate) device: u32,
+    /// `None` answers that there is no way.
+    pub(crate) device: Option<u32>,
     pub(crate) gateway: Option<Ip>,
     pub(crate) source: Option<Ip>,
     /// Bytes; the device's own MTU when absent.
@@ -136,19 +137,26 @@ impl Devices {
         self.create(message, || format!("creating bridge {name}"))
     }
 
-    /// A veth pair. With `peer_namespace` the peer is born there and is never seen here.
+    /// A veth pair with `queues` in each direction of either end. With `peer_namespace` the peer is born there and is
+    /// never seen here.
     pub(crate) fn create_veth(
         &mut self,
         near: (&str, Option<Mac>),
         far: (&str, Option<Mac>),
         mtu: u32,
+        queues: u32,
         peer_namespace: Option<BorrowedFd<'_>>,
     ) -> Result<(), NetlinkError> {
-        let size = LinkAttribute::GsoMaxSize(SUPER_FRAME_MAX);
-        let mut peer = vec![LinkAttribute::Mtu(mtu), size.clone()];
+        let shape = [
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::GsoMaxSize(SUPER_FRAME_MAX),
+            LinkAttribute::NumTxQueues(queues),
+            LinkAttribute::NumRxQueues(queues),
+        ];
+        let mut peer = shape.to_vec();
         peer.extend(far.1.map(|mac| LinkAttribute::Address(mac.to_vec())));
         peer.extend(peer_namespace.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
-        let mut own = vec![LinkAttribute::Mtu(mtu), size];
+        let mut own = shape.to_vec();
         own.extend(near.1.map(|mac| LinkAttribute::Address(mac.to_vec())));
         own.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
@@ -322,6 +330,17 @@ impl Devices {
         )
     }
 
+    /// A route that is gone already is no error.
+    pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        let message = route_message(route);
+        let result = self
+            .socket
+            .change(RouteNetlinkMessage::DelRoute(message), 0, || {
+                format!("removing {route}")
+            });
+        tolerate(result, &[Errno::SRCH])
+    }
+
     /// Whether a default route of this family exists through another device than `except`.
     pub(crate) fn has_default_route(
         &mut self,
@@ -355,7 +374,10 @@ impl std::fmt::Display for Route {
         if let Some(gateway) = self.gateway {
             write!(f, " via {gateway}")?;
         }
-        write!(f, " over link {}", self.device)
+        match self.device {
+            Some(device) => write!(f, " over link {device}"),
+            None => write!(f, " to nowhere"),
+        }
     }
 }
 
@@ -372,8 +394,12 @@ fn route_message(route: &Route) -> RouteMessage {
     message.header.address_family = family(of);
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Other(RTPROT_SLUICE);
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if route.gateway.is_some() || of == Family::V6 {
+    message.header.kind = match route.device {
+        Some(_) => RouteType::Unicast,
+        None => RouteType::Unreachable,
+    };
+    message.header.scope = if route.gateway.is_some() || route.device.is_none() || of == Family::V6
+    {
         RouteScope::Universe
     } else {
         RouteScope::Link
@@ -386,7 +412,9 @@ fn route_message(route: &Route) -> RouteMessage {
                 destination.network(),
             )));
     }
-    message.attributes.push(RouteAttribute::Oif(route.device));
+    message
+        .attributes
+        .extend(route.device.map(RouteAttribute::Oif));
     message.attributes.extend(
         route
             .gateway

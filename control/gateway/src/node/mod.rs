@@ -6,13 +6,15 @@
 //!   eth-sluice ── slv0a120003 ┤ sluicebr0 ── sluice0p ── sluice0 ── routes ── sluicetun0
 //!                             ┘ (no address)           subnet + 1    semantic ranges
 //! ```
-//! The gateway's address is not on the bridge but behind it: a bridge with an address answers ARP itself, and a later
-//! link kind could not take the uplink over. All calls block for a few milliseconds; [`thread::Node`] runs them on a
+//! The gateway's address is not on the bridge but behind it: a bridge with an address answers ARP itself, and an
+//! AF_XDP link could not take the uplink over. With AF_XDP there is no TUN device, and the routes lead nowhere: the
+//! program on the uplink takes what is for the semantic ranges. All calls block for a few milliseconds; [`thread::Node`] runs them on a
 //! thread of their own.
 
 pub mod attach;
 pub(crate) mod devices;
 pub(crate) mod foreign;
+pub(crate) mod hops;
 pub(crate) mod legacy_iptables;
 pub(crate) mod nic;
 pub mod leases;
@@ -29,6 +31,7 @@ pub mod watch;
 
 use std::path::PathBuf;
 
+use sluice_link::sys::ethtool;
 use sluice_wire::{AddressPlan, Dual, Family, Ip, Subnet};
 use thiserror::Error;
 
@@ -53,6 +56,8 @@ pub struct Wiring {
     pub uplink: String,
     /// The device of the service-side link; the link opens it.
     pub tun: String,
+    /// Queues of the uplink: one per worker of an AF_XDP link, else 1.
+    pub uplink_queues: u32,
     /// Bytes; of the bridge, every veth and the TUN device. Legacy peers send up to 1450.
     pub mtu: u32,
     /// Bytes; the path MTU of an instance's routes towards the semantic ranges.
@@ -89,6 +94,11 @@ pub enum NodeError {
     Vanished(String),
     #[error("device {0} does not exist: the TUN link must be opened before it is wired")]
     NoTun(String),
+    #[error("device {device}: its checksum offload cannot be switched: {source}")]
+    Checksum {
+        device: String,
+        source: std::io::Error,
+    },
     #[error("{0} is attached already")]
     AlreadyAttached(InstanceName),
     #[error(
@@ -128,6 +138,7 @@ impl From<NodeError> for Refusal {
             | NodeError::Occupied { .. }
             | NodeError::Vanished(_)
             | NodeError::NoTun(_)
+            | NodeError::Checksum { .. }
             | NodeError::Guest { .. } => Self::Wiring(text),
         }
     }
@@ -231,11 +242,19 @@ impl NodeNet {
     fn uplink(&self, devices: &mut Devices, bridge: u32) -> Result<(), NodeError> {
         let name = &self.wiring.uplink;
         let port_name = self.wiring.uplink_port();
-        if !exists(devices, name, "veth")? {
+        let queues = self.wiring.uplink_queues;
+        let mut is_there = exists(devices, name, "veth")?;
+        // A veth pair keeps the queues it was made with. Nobody notices that it is made anew: its addresses are ours.
+        if is_there && ethtool::receive_queues(name).unwrap_or(1) < queues {
+            devices.delete(name)?;
+            is_there = false;
+        }
+        if !is_there {
             devices.create_veth(
                 (name, Some(mac(0x01, self.gateway()))),
                 (&port_name, Some(mac(0x02, self.gateway()))),
                 self.wiring.mtu,
+                queues,
                 None,
             )?;
         }
@@ -337,21 +356,60 @@ impl NodeNet {
             // `fib_validate_source`).
             devices.add_address(tun.index, gateway, 32, false)?;
         }
-        for range in self.wiring.plan.semantic.iter() {
+        for route in self.semantic_routes(Some(tun.index)) {
+            devices.set_route(&route)?;
+        }
+        self.finish_checksums(false)
+    }
+
+    /// Prepares for a service-side link that takes frames from the uplink itself: the kernel finishes checksums before
+    /// it, and has no other way for the semantic ranges, so that nothing leaves over the default route while no worker
+    /// listens. A TUN device of an earlier gateway goes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn wire_xdp(&self) -> Result<(), NodeError> {
+        let mut devices = Devices::open()?;
+        if matches!(devices.link(&self.wiring.tun)?, Some(tun) if tun.kind == "tun") {
+            devices.delete(&self.wiring.tun)?;
+        }
+        for route in self.semantic_routes(None) {
+            devices.set_route(&route)?;
+        }
+        self.finish_checksums(true)
+    }
+
+    /// The routes of the semantic ranges through `device`, or to nowhere.
+    fn semantic_routes(&self, device: Option<u32>) -> impl Iterator<Item = Route> {
+        let gateway = self.gateway();
+        let ranges: Vec<Subnet> = self.wiring.plan.semantic.iter().collect();
+        ranges.into_iter().filter_map(move |range| {
             // A node without IPv6 has no use for the range.
-            let Some(gateway) = self.gateway().of(range.family()) else {
-                continue;
-            };
-            devices.set_route(&Route {
+            let gateway = gateway.of(range.family())?;
+            Some(Route {
                 destination: Some(range),
-                device: tun.index,
+                device,
                 gateway: None,
                 // What the host itself sends there comes from the gateway.
-                source: Some(gateway),
+                source: device.map(|_| gateway),
                 mtu: None,
-            })?;
-        }
-        Ok(())
+            })
+        })
+    }
+
+    /// Makes the stack finish checksums of what the bridge hands to the uplink, or leaves them to whoever needs them.
+    fn finish_checksums(&self, finish: bool) -> Result<(), NodeError> {
+        let device = self.wiring.uplink_port();
+        ethtool::set_tx_checksum(&device, !finish)
+            .map_err(|source| NodeError::Checksum { device, source })
+    }
+
+    /// The gateway's end of the uplink, as the kernel describes it.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn uplink_link(&self) -> Result<LinkState, NodeError> {
+        present(&mut Devices::open()?, &self.wiring.uplink)
     }
 
     /// Looks again whether a foreign FORWARD chain drops our packets; cheap, to be called every few seconds. Returns
@@ -404,6 +462,9 @@ impl NodeNet {
                             .map_err(NodeError::from),
                     );
                     note(attachment.remove_guest_namespace());
+                }
+                for route in self.semantic_routes(None) {
+                    note(devices.delete_route(&route).map_err(NodeError::from));
                 }
                 note(devices.delete(&self.wiring.uplink).map_err(NodeError::from));
                 note(devices.delete(&self.wiring.bridge).map_err(NodeError::from));

@@ -82,7 +82,8 @@ impl RouteSocket {
         self.request(message, NLM_F_DUMP, what)
     }
 
-    fn request(
+    /// Sends `message` with `flags` and gives what comes back until the answer is complete.
+    pub(crate) fn request(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,

@@ -113,6 +113,14 @@ impl Node {
         self.run(|net| net.wire_tun()).await?
     }
 
+    /// [`NodeNet::wire_xdp`] on the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn wire_xdp(&self) -> Result<(), NodeError> {
+        self.run(|net| net.wire_xdp()).await?
+    }
+
     /// [`NodeNet::teardown`] on the thread, which ends with it.
     ///
     /// # Errors

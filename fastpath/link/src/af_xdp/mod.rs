@@ -127,7 +127,7 @@ const fn hint_of(errno: i32) -> &'static str {
         libc::EPERM | libc::EACCES => {
             "; it needs CAP_NET_RAW, and CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK"
         }
-        libc::ENOBUFS => "; raise RLIMIT_MEMLOCK, or lower `fastpath.xdp_ring`",
+        libc::ENOBUFS => "; raise RLIMIT_MEMLOCK, or lower `fastpath.xdp.ring`",
         libc::EAFNOSUPPORT => "; this kernel is built without AF_XDP (CONFIG_XDP_SOCKETS)",
         _ => "",
     }

@@ -331,6 +331,7 @@ impl Core {
             epoch,
             instance_ip,
             ns_ip,
+            mac: attachment.mac,
         });
         self.announce(attachment, epoch);
         self.asker.handle_local(service, number, true, now);
@@ -399,11 +400,12 @@ impl Core {
             epoch: row.epoch,
             instance_ip: row.instance_ip,
             ns_ip: nameless.attachment.ns_ip(),
+            mac: nameless.attachment.mac,
         });
         self.routes_changed = true;
         self.state_changed = true;
         // Workers see it before the caller does.
-        self.routes.publish();
+        self.publish();
         if let Some((reply, _)) = nameless.reply {
             let _ = reply.send(Ok(deployed(&nameless.attachment)));
         }

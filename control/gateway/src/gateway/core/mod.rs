@@ -41,6 +41,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How long a suspect takes no new flow.
 const SUSPECT: Duration = Duration::from_secs(5);
+/// The kernel's tables are read at most so often: a routing daemon may change thousands of routes at once.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
 /// Uses are looked at so often.
 const TICK: Duration = Duration::from_secs(1);
 /// A request whose target was looked up outside the core: a container runtime may take its time to answer.
@@ -84,6 +86,9 @@ pub(crate) struct Core {
     remembered: Vec<LocalState>,
     requests: u64,
     routes_changed: bool,
+    /// The kernel's routes or neighbours may have changed since they were read.
+    ways_changed: bool,
+    followed_at: Duration,
     state_changed: bool,
     written_at: Duration,
     tick_at: Duration,
@@ -142,6 +147,8 @@ impl Core {
             remembered: state.local,
             requests: 0,
             routes_changed: false,
+            ways_changed: false,
+            followed_at: Duration::ZERO,
             state_changed: false,
             written_at: Duration::ZERO,
             tick_at: now,
@@ -185,6 +192,7 @@ impl Core {
         sooner(self.asker.poll_timeout());
         sooner(self.waits_until());
         sooner(self.registering.iter().map(|(_, until)| *until).min());
+        sooner(self.ways_changed.then(|| self.followed_at + FOLLOW_PAUSE));
         sooner(self.state_changed.then(|| self.written_at + WRITE_PAUSE));
         due
     }
@@ -200,6 +208,7 @@ impl Core {
     }
 
     fn tick(&mut self, now: Duration) {
+        self.plane.tick();
         // The workers' clock is ours in whole seconds; one second of overlap so that no use falls between two ticks.
         let since_s = u32::try_from(now.as_secs().saturating_sub(2)).unwrap_or(u32::MAX);
         let used: Vec<ServiceName> = self.routes.used_since(since_s).cloned().collect();
@@ -327,6 +336,11 @@ impl Core {
         }
     }
 
+    /// The kernel's links, addresses, routes or neighbours have changed.
+    pub(crate) fn handle_changes(&mut self) {
+        self.ways_changed = self.plane.follows();
+    }
+
     /// An instance ended by itself.
     pub(crate) async fn handle_gone(&mut self, instance: InstanceName, now: Duration) {
         tracing::info!(%instance, "an instance ended");
@@ -354,13 +368,27 @@ impl Core {
             self.transmit(&transmit);
         }
         if std::mem::take(&mut self.routes_changed) {
-            self.routes.publish();
+            self.publish();
             self.plane.wake();
+        }
+        if self.ways_changed && self.followed_at + FOLLOW_PAUSE <= now {
+            self.ways_changed = false;
+            self.followed_at = now;
+            self.plane.follow(&self.routes.nodes());
         }
         if self.state_changed && self.written_at + WRITE_PAUSE <= now {
             self.remember(now);
         }
         self.show();
+    }
+
+    /// Makes the tables visible to workers, and what Ethernet links need for them before.
+    fn publish(&mut self) {
+        if self.plane.follows() {
+            self.plane.set_neighbours(self.routes.neighbours());
+            self.ways_changed = true;
+        }
+        self.routes.publish();
     }
 
     /// Writes the state file a last time. The wiring stays: a restart adopts it.

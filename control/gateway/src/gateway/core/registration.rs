@@ -2,11 +2,13 @@
 
 use super::Core;
 use crate::command::{Refusal, Register, Reply};
+use crate::config::LinkKind;
 use crate::gateway::mqtt::{Mqtt, MqttConfig};
 use crate::gateway::state::Registration;
 use crate::gateway::{self, Error};
-use crate::node::NodeNet;
+use crate::node::devices::LinkState;
 use crate::node::thread::{Node, since_1970};
+use crate::node::{NodeError, NodeNet, hops};
 use sluice_proto::ServiceName;
 use sluice_proto::message::{NodeId, SubnetRequest, SubnetResult, Verb};
 use sluice_wire::{Dual, Ip, Subnet};
@@ -65,7 +67,10 @@ impl Core {
         };
         self.node_id = Some(NodeId::new(&registration.node_id)?);
         self.look_at_own_address();
-        self.plane.start()?;
+        // Other links need the wiring first, see `wire`.
+        if self.config.fastpath.link == LinkKind::Tun {
+            self.plane.start_tun()?;
+        }
         let broker = MqttConfig {
             node_id: registration.node_id.clone(),
             host: registration.host.clone(),
@@ -138,8 +143,14 @@ impl Core {
         .map_err(|_| Error::NodePanicked)??;
         self.routes.set_gateway(net.gateway());
         let attachments = net.attachments().to_vec();
+        let uplink = net.uplink_link()?;
         let node = Node::start(net)?;
-        node.wire_tun().await?;
+        if self.start_xdp(uplink)? {
+            node.wire_xdp().await?;
+        } else {
+            self.plane.start_tun()?;
+            node.wire_tun().await?;
+        }
         self.node = Some(node);
         self.subnet_asked_at = None;
         let remembered = std::mem::take(&mut self.remembered);
@@ -161,6 +172,35 @@ impl Core {
         }
         tracing::info!(subnet_v4 = ?subnet.v4, subnet_v6 = ?subnet.v6, "the node is wired");
         Ok(())
+    }
+
+    /// Starts workers on AF_XDP links if that is wanted; false when it is to be TUN.
+    fn start_xdp(&mut self, uplink: LinkState) -> Result<bool, Error> {
+        let kind = self.config.fastpath.link;
+        if kind == LinkKind::Tun {
+            return Ok(false);
+        }
+        let started = self.find_underlay().and_then(|underlay| {
+            let ranges = self.config.plan.semantic;
+            self.plane.start_xdp(uplink, ranges, underlay)
+        });
+        match started {
+            Ok(()) => Ok(true),
+            Err(error) if kind == LinkKind::Auto => {
+                tracing::warn!(%error, "AF_XDP does not work here; the link is TUN");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The device towards other nodes.
+    fn find_underlay(&self) -> Result<LinkState, Error> {
+        let name = self.config.fastpath.underlay.clone();
+        let own = self.own_ip.unwrap_or(Ip::UNSPECIFIED);
+        hops::underlay(name.as_deref(), own)
+            .map_err(NodeError::from)?
+            .ok_or(Error::NoUnderlay { name, own })
     }
 
     /// Registrations that waited too long are refused.

@@ -1,0 +1,160 @@
+//! What control does for AF_XDP links: opens them, tells them neighbours and next hops, reads what they lost.
+
+use super::Error;
+use crate::config::Fastpath;
+use crate::node::devices::LinkState;
+use crate::node::hops::{Hops, Way};
+use crate::node::netlink::NetlinkError;
+use sluice_link::af_xdp::{
+    self, Device, Mac, Pair, QueueSettings, XdpControl, XdpLinks, XdpSettings,
+};
+use sluice_link::bpf::{SourceLimit, TALLIES};
+use sluice_memory::{Account, Pages};
+use sluice_wire::{Dual, Ip, Subnet};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The source prefixes that share one limit: an IPv4 address, and the network an IPv6 host can choose addresses from.
+const LIMIT_LENGTH_V4: u8 = 32;
+const LIMIT_LENGTH_V6: u8 = 64;
+/// Next hops are confirmed every so many seconds.
+const CONFIRM_S: u32 = 5;
+
+pub(super) struct XdpSide {
+    control: XdpControl,
+    hops: Hops,
+    ways: BTreeMap<Ip, Way>,
+    own: Vec<Ip>,
+    seconds: u32,
+}
+
+impl XdpSide {
+    pub(super) fn open(
+        config: &Fastpath,
+        service: LinkState,
+        service_ranges: Dual<Subnet>,
+        underlay: LinkState,
+    ) -> Result<(Self, Vec<Pair>), Error> {
+        let xdp = &config.xdp;
+        let XdpLinks { pairs, control } = af_xdp::open(&XdpSettings {
+            service: device(service)?,
+            underlay: device(underlay.clone())?,
+            service_ranges,
+            tunnel_port: config.tunnel_port,
+            workers: config.workers,
+            queue: QueueSettings {
+                ring_entries: xdp.ring,
+                zero_copy: xdp.zero_copy,
+                busy_poll_us: xdp.busy_poll_us,
+            },
+            native: xdp.native,
+            pages: if xdp.large_pages {
+                Pages::Large
+            } else {
+                Pages::Small
+            },
+            blocked: xdp.blocked_sources.clone(),
+            source_limit: (xdp.source_rate > 0).then_some(SourceLimit {
+                rate: xdp.source_rate,
+                burst: xdp.source_burst,
+                length_v4: LIMIT_LENGTH_V4,
+                length_v6: LIMIT_LENGTH_V6,
+            }),
+        })?;
+        let mut side = Self {
+            control,
+            hops: Hops::over(underlay).map_err(crate::node::NodeError::from)?,
+            ways: BTreeMap::new(),
+            own: Vec::new(),
+            seconds: 0,
+        };
+        side.follow(&[]);
+        Ok((side, pairs))
+    }
+
+    pub(super) fn set_neighbours(&mut self, neighbours: BTreeMap<Ip, Mac>) {
+        self.control
+            .neighbours
+            .publish(neighbours.into_iter().collect());
+    }
+
+    /// Reads the kernel's tables and publishes what is new.
+    pub(super) fn follow(&mut self, nodes: &[Ip]) {
+        if let Err(error) = self.try_follow(nodes) {
+            // What was known stays in force; the next change tries again.
+            tracing::warn!(%error, "reading routes and neighbours");
+        }
+    }
+
+    fn try_follow(&mut self, nodes: &[Ip]) -> Result<(), NetlinkError> {
+        let own = self.hops.own_addresses()?;
+        if own != self.own {
+            match self.control.programs.set_own_addresses(&own) {
+                Ok(()) => self.own = own,
+                Err(error) => tracing::warn!(%error, "telling the XDP program our addresses"),
+            }
+        }
+        let ways = self.hops.resolve(nodes)?;
+        if ways != self.ways {
+            tracing::debug!(?ways, "next hops changed");
+            let hops = ways.iter().map(|(&node, way)| (node, way.hop)).collect();
+            self.control.hops.publish(hops);
+            self.ways = ways;
+        }
+        Ok(())
+    }
+
+    /// Keeps the kernel's knowledge of the next hops in use from growing old. Called once a second.
+    pub(super) fn confirm(&mut self) {
+        self.seconds += 1;
+        if !self.seconds.is_multiple_of(CONFIRM_S) {
+            return;
+        }
+        let next: BTreeSet<Ip> = self.ways.values().map(|way| way.next).collect();
+        for ip in next {
+            if let Err(error) = self.hops.confirm(ip) {
+                tracing::debug!(%error, "a next hop cannot be confirmed");
+            }
+        }
+    }
+
+    /// The lines of `sluice status`.
+    pub(super) fn links(&self) -> Vec<String> {
+        self.control
+            .sides
+            .iter()
+            .map(|side| {
+                let missed = side.missed();
+                let lost = missed.invalid + missed.ring_full + missed.no_buffer;
+                if lost == 0 {
+                    side.to_string()
+                } else {
+                    format!("{side}, {lost} missed")
+                }
+            })
+            .collect()
+    }
+
+    /// Puts what the programs dropped into `account`: each was received and dropped by them.
+    pub(super) fn count(&self, account: &Account) {
+        let Ok(tallies) = self.control.programs.tallies() else {
+            return;
+        };
+        for (reason, frames) in TALLIES.into_iter().zip(tallies) {
+            account.set_dropped(reason, frames);
+        }
+        account.received.set(tallies.iter().sum());
+    }
+}
+
+fn device(link: LinkState) -> Result<Device, Error> {
+    let mac = link
+        .mac
+        .filter(|_| link.up)
+        .ok_or_else(|| Error::NoEthernet(link.name.clone()))?;
+    Ok(Device {
+        name: link.name,
+        index: link.index,
+        mac,
+        mtu: link.mtu,
+    })
+}
