@@ -217,12 +217,12 @@ fn value(change: &Change) -> String {
         Change::Write { value, .. } => format!("\"{value}\""),
         Change::Queue { packets, .. } => packets.to_string(),
         Change::Offloads { switches, .. } => {
-            let off: Vec<&str> = switches
+            let state = |on: &bool| if *on { "on" } else { "off" };
+            let all: Vec<String> = switches
                 .iter()
-                .filter(|(_, on)| !on)
-                .map(|(name, _)| name.as_str())
+                .map(|(name, on)| format!("{name} {}", state(on)))
                 .collect();
-            format!("off: {}", off.join(" "))
+            all.join(", ")
         }
     }
 }

@@ -143,6 +143,10 @@ const FAULTS: &[Fault] = &[
         gateway_runs(facts);
         facts.port_holders.push(holder(Some(77), "other"));
     }),
+    ("tunnel-drops", Note, |facts| {
+        gateway_runs(facts);
+        facts.port_holders[0].dropped = 3;
+    }),
     ("tunnel-port-reserved", Note, |facts| {
         facts
             .settings
@@ -189,6 +193,17 @@ const FAULTS: &[Fault] = &[
         gateway_runs(facts);
         facts.settings.set("net/ipv6/conf/all/forwarding", "0");
     }),
+    ("device-forwarding", Error, |facts| {
+        facts
+            .settings
+            .set("net/ipv4/conf/sluicetun0/forwarding", "0");
+    }),
+    ("router-advertisements", Warning, |facts| {
+        route(facts, "::/0");
+        let default = facts.network.routes.last_mut().unwrap();
+        (default.device, default.advertised) = (Some(2), true);
+        facts.settings.set("net/ipv6/conf/eth0/accept_ra", "1");
+    }),
     ("reverse-path-filter", Error, |facts| {
         facts.settings.set("net/ipv4/conf/sluice0/rp_filter", "1");
     }),
@@ -218,6 +233,7 @@ const FAULTS: &[Fault] = &[
         facts.card = None;
     }),
     ("underlay", Error, |facts| underlay(facts).up = false),
+    ("underlay", Error, |facts| underlay(facts).carrier = false),
     ("underlay-driver", Note, |facts| {
         facts.network.xdp = Some(XdpModes {
             native: false,
@@ -394,6 +410,13 @@ const HARMLESS: &[Harmless] = &[
             facts.settings.set(BACKLOG, "4096");
         },
     ),
+    (
+        "a static IPv6 route where advertisements are heard",
+        |facts| {
+            route(facts, "::/0");
+            facts.settings.set("net/ipv6/conf/docker0/accept_ra", "1");
+        },
+    ),
     ("a plan without IPv6", |facts| {
         facts.config.plan.semantic.v6 = None;
         facts.settings.set("net/ipv6/conf/all/disable_ipv6", "1");
@@ -527,6 +550,7 @@ fn holder(pid: Option<u32>, program: &str) -> PortHolder {
     PortHolder {
         pid,
         program: program.to_owned(),
+        dropped: 0,
     }
 }
 
@@ -551,6 +575,7 @@ fn route(facts: &mut Facts, destination: &str) {
         destination: destination.parse().unwrap(),
         device: Some(9),
         ours: false,
+        advertised: false,
     });
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct LinkState {
     pub(crate) controller: Option<u32>,
     pub(crate) mac: Option<Mac>,
     pub(crate) up: bool,
+    /// Whether the other end of the cable is there.
+    pub(crate) carrier: bool,
     /// Bytes.
     pub(crate) mtu: u32,
     /// Packets that wait for the device at most (`txqueuelen`).
@@ -67,6 +69,8 @@ pub(crate) struct ListedRoute {
     pub(crate) device: Option<u32>,
     /// Whether this program made it.
     pub(crate) ours: bool,
+    /// Whether a router's advertisement made it: without the next one it expires.
+    pub(crate) advertised: bool,
 }
 
 /// A route to set: destination, way and the path MTU towards it.
@@ -462,6 +466,7 @@ fn link_state(message: &LinkMessage) -> LinkState {
         controller: None,
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         mtu: 0,
         queue: 0,
         xdp_program: None,
@@ -557,5 +562,6 @@ fn listed_route(message: &RouteNetlinkMessage, of: Family) -> Option<ListedRoute
         .ok()?,
         device,
         ours: route.header.protocol == RouteProtocol::Other(RTPROT_SLUICE),
+        advertised: route.header.protocol == RouteProtocol::Ra,
     })
 }

@@ -285,6 +285,18 @@ const FAULTS: &[Fault] = &[
         let held = host.namespace.run(|| UdpSocket::bind(("::1", PORT)));
         host.kept.push(Box::new(held.unwrap()));
     }),
+    ("tunnel-drops", "note", "datagrams dropped", |host| {
+        // More than any socket holds, and nobody reads.
+        let held = host.namespace.run(|| {
+            let socket = UdpSocket::bind((OWN, PORT)).unwrap();
+            let sender = UdpSocket::bind((OWN, 0)).unwrap();
+            for _ in 0..2000 {
+                sender.send_to(&[0; 8000], (OWN, PORT)).unwrap();
+            }
+            socket
+        });
+        host.kept.push(Box::new(held));
+    }),
     ("tunnel-port-reserved", "note", "50103", |host| {
         host.set("ipv4/ip_local_reserved_ports", "8080,50104-50110");
     }),
@@ -305,6 +317,20 @@ const FAULTS: &[Fault] = &[
         host.set("ipv4/conf/all/rp_filter", "1");
         host.set("ipv4/conf/sluice0/rp_filter", "0");
     }),
+    ("device-forwarding", "error", "sluice0", |host| {
+        host.ip("link add sluice0 type veth peer name sluice0p");
+        host.set("ipv4/conf/sluice0/forwarding", "0");
+    }),
+    (
+        "router-advertisements",
+        "warning",
+        "eth0/accept_ra",
+        |host| {
+            host.set("ipv6/conf/all/forwarding", "1");
+            host.set("ipv6/conf/eth0/accept_ra", "1");
+            host.ip("route add default via fe80::1 dev eth0 proto ra");
+        },
+    ),
     ("path-mtu-discovery", "warning", "1", |host| {
         host.set("ipv4/ip_no_pmtu_disc", "1")
     }),
@@ -317,6 +343,9 @@ const FAULTS: &[Fault] = &[
     }),
     ("underlay", "error", "is down", |host| {
         host.ip("link set eth0 down")
+    }),
+    ("underlay", "error", "no carrier", |host| {
+        host.far.ip("link set eth0 down").unwrap();
     }),
     ("underlay-driver", "note", "no native XDP", |host| {
         host.ip(&format!(
@@ -517,6 +546,25 @@ const FIXABLE: &[Repair] = &[
             host.set("ipv4/conf/sluice0/rp_filter", "1");
         },
         |host| host.read("/proc/sys/net/ipv4/conf/sluice0/rp_filter"),
+        "2",
+    ),
+    (
+        "device-forwarding",
+        |host| {
+            host.ip("link add sluice0 type veth peer name sluice0p");
+            host.set("ipv4/conf/sluice0/forwarding", "0");
+        },
+        |host| host.read("/proc/sys/net/ipv4/conf/sluice0/forwarding"),
+        "1",
+    ),
+    (
+        "router-advertisements",
+        |host| {
+            host.set("ipv6/conf/all/forwarding", "1");
+            host.set("ipv6/conf/eth0/accept_ra", "1");
+            host.ip("route add default via fe80::1 dev eth0 proto ra");
+        },
+        |host| host.read("/proc/sys/net/ipv6/conf/eth0/accept_ra"),
         "2",
     ),
     (

@@ -22,6 +22,9 @@ pub(super) fn underlay(facts: &Facts) -> Vec<Verdict> {
         Some(link) if !link.up => Verdict::error(&link.name, "is down")
             .costs("no other node can be reached")
             .fix(format!("ip link set dev {} up", link.name)),
+        Some(link) if !link.carrier => Verdict::error(&link.name, "has no carrier")
+            .costs("no other node can be reached")
+            .fix("plug the cable in, or look at the switch's port"),
         Some(link) => Verdict::ok(
             &link.name,
             facts.network.own_address.map_or_else(

@@ -47,6 +47,7 @@ checks! {
     "swap"                  process::swap,                "the gateway is not swapped out";
     "socket-buffers"        process::socket_buffers,      "the tunnel's sockets get their buffers";
     "tunnel-port"           process::tunnel_port,         "nobody else holds the tunnel's port";
+    "tunnel-drops"          process::tunnel_drops,        "the tunnel's sockets have room";
     "tunnel-port-reserved"  process::tunnel_port_reserved, "nobody else can be given the tunnel's port";
     "worker-cores"          cores::worker_cores,          "the workers' cores exist and are enough";
     "core-siblings"         cores::siblings,              "no two workers share a physical core";
@@ -58,6 +59,8 @@ checks! {
     "huge-pages"            cores::huge_pages,            "packet memory can have huge pages";
     "transparent-huge-pages" cores::transparent_huge_pages, "memory stays as small as it is used";
     "forwarding"            settings::forwarding,         "the host forwards packets";
+    "device-forwarding"     settings::device_forwarding,  "our devices forward packets";
+    "router-advertisements" settings::router_advertisements, "the IPv6 default route stays";
     "reverse-path-filter"   settings::reverse_path_filter, "answers may come over another device";
     "path-mtu-discovery"    settings::path_mtu_discovery, "the kernel learns path MTUs";
     "ipv6"                  settings::ipv6,               "IPv6 is switched on where the plan has it";

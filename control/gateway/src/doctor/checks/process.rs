@@ -178,6 +178,25 @@ pub(super) fn tunnel_port(facts: &Facts) -> Vec<Verdict> {
     )]
 }
 
+pub(super) fn tunnel_drops(facts: &Facts) -> Vec<Verdict> {
+    let port = facts.config.fastpath.tunnel_port;
+    let place = format!("UDP port {port}");
+    if facts.port_holders.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        match facts.port_holders.iter().map(|holder| holder.dropped).sum() {
+            0_u64 => Verdict::ok(place, "no datagram dropped"),
+            dropped => Verdict::note(
+                place,
+                format!("{dropped} datagrams dropped since its sockets were opened"),
+            )
+            .costs("they came faster than the workers read: TCP slows down, the rest is lost")
+            .fix("more fastpath.workers, cores that nobody else uses, or fastpath.spin_us = 50"),
+        },
+    ]
+}
+
 pub(super) fn tunnel_port_reserved(facts: &Facts) -> Vec<Verdict> {
     const RANGE: &str = "net/ipv4/ip_local_port_range";
     const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";

@@ -1,6 +1,7 @@
 //! Rules about the kernel's network settings.
 
 use crate::doctor::facts::Facts;
+use crate::doctor::facts::settings::of_device;
 use crate::doctor::finding::{Change, Verdict};
 
 pub(super) fn forwarding(facts: &Facts) -> Vec<Verdict> {
@@ -34,6 +35,51 @@ pub(super) fn forwarding(facts: &Facts) -> Vec<Verdict> {
         .collect()
 }
 
+/// The switch of the whole host sets those of its devices, but each can be switched off after.
+pub(super) fn device_forwarding(facts: &Facts) -> Vec<Verdict> {
+    let gateway = &facts.config.gateway;
+    if facts.settings.number("net/ipv4/ip_forward") == Some(0) {
+        return Vec::new();
+    }
+    [&gateway.uplink, &gateway.tun]
+        .into_iter()
+        .filter_map(|device| {
+            let key = of_device("ipv4", device, "forwarding");
+            Some(match facts.settings.number(&key)? {
+                0 => Verdict::error(&key, "0")
+                    .costs("what comes in at that device is dropped")
+                    .fix_by(Change::setting(&key, "1")),
+                value => Verdict::ok(&key, value.to_string()),
+            })
+        })
+        .collect()
+}
+
+pub(super) fn router_advertisements(facts: &Facts) -> Vec<Verdict> {
+    let forwards = facts.settings.number("net/ipv6/conf/all/forwarding") == Some(1);
+    let mut routes = facts.network.routes.iter();
+    let Some(device) = routes
+        .find(|route| route.advertised && route.destination.length() == 0)
+        .and_then(|route| route.device)
+        .filter(|_| forwards)
+    else {
+        return Vec::new();
+    };
+    let key = of_device("ipv6", &facts.network.name(device), "accept_ra");
+    match facts.settings.number(&key) {
+        Some(1) => vec![
+            Verdict::warning(&key, "1, and the host forwards IPv6")
+                .costs(
+                    "a router that forwards no longer listens to advertisements: the IPv6 default \
+                     route expires within the hour",
+                )
+                .fix_by(Change::setting(&key, "2")),
+        ],
+        Some(value) => vec![Verdict::ok(&key, value.to_string())],
+        None => Vec::new(),
+    }
+}
+
 pub(super) fn reverse_path_filter(facts: &Facts) -> Vec<Verdict> {
     const LOOSE: u64 = 2;
     let gateway = &facts.config.gateway;
@@ -49,7 +95,7 @@ pub(super) fn reverse_path_filter(facts: &Facts) -> Vec<Verdict> {
     ours.into_iter()
         .chain(underlay.map(|name| (name, false)))
         .filter_map(|(device, ours)| {
-            let key = format!("net/ipv4/conf/{device}/rp_filter");
+            let key = of_device("ipv4", device, "rp_filter");
             // The kernel takes the greater of the two.
             let value = facts.settings.number(&key)?.max(all);
             Some(if value != 1 {

@@ -67,6 +67,7 @@ impl Network {
             network.offloads = noted(nic::offloads(&underlay.name), &mut unseen);
             network.xdp = noted(nic::xdp_modes(underlay.index), &mut unseen);
         }
+        unseen.dedup();
         network.unseen = unseen;
         network
     }

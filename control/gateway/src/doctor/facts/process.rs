@@ -16,13 +16,15 @@ pub(crate) struct Process {
     pub(crate) swapped_kib: u64,
 }
 
-/// A UDP socket of this namespace.
+/// A program that has UDP sockets on the tunnel's port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PortHolder {
     /// Unknown when `/proc/PID/fd` may not be read.
     pub(crate) pid: Option<u32>,
     /// Its program's name.
     pub(crate) program: String,
+    /// Datagrams its sockets had no room for, since they were opened.
+    pub(crate) dropped: u64,
 }
 
 impl Process {
@@ -65,26 +67,33 @@ pub(crate) fn port_holders(root: &Root, port: u16) -> Vec<PortHolder> {
         let table = root.text(file).unwrap_or_default();
         sockets.extend(table.lines().skip(1).filter_map(|line| bound(line, port)));
     }
-    let mut holders = Vec::new();
-    for socket in sockets {
+    let mut holders: Vec<PortHolder> = Vec::new();
+    for (socket, dropped) in sockets {
         let pid = owner(root, &socket);
+        if let Some(known) = holders.iter_mut().find(|holder| holder.pid == pid) {
+            known.dropped += dropped;
+            continue;
+        }
         let program = pid
             .and_then(|pid| root.text(format!("proc/{pid}/comm")))
             .unwrap_or_else(|| "an unknown process".to_owned());
-        let holder = PortHolder { pid, program };
-        if !holders.contains(&holder) {
-            holders.push(holder);
-        }
+        holders.push(PortHolder {
+            pid,
+            program,
+            dropped,
+        });
     }
     holders
 }
 
-/// What `/proc/PID/fd` calls the socket of this line, if it is bound to the port.
-fn bound(line: &str, port: u16) -> Option<String> {
+/// What `/proc/PID/fd` calls the socket of this line, and its drops, if it is bound to the port.
+fn bound(line: &str, port: u16) -> Option<(String, u64)> {
     let columns: Vec<&str> = line.split_whitespace().collect();
     let (_, local) = columns.get(1)?.rsplit_once(':')?;
     let inode = columns.get(9)?;
-    (u16::from_str_radix(local, 16) == Ok(port)).then(|| format!("socket:[{inode}]"))
+    let dropped = columns.get(12).and_then(|drops| drops.parse().ok());
+    (u16::from_str_radix(local, 16) == Ok(port))
+        .then(|| (format!("socket:[{inode}]"), dropped.unwrap_or_default()))
 }
 
 fn owner(root: &Root, socket: &str) -> Option<u32> {

@@ -24,17 +24,29 @@ const KEYS: [&str; 16] = [
     "vm/swappiness",
 ];
 
+/// Settings of one device.
+const DEVICE_KEYS: [(&str, &str); 3] = [
+    ("ipv4", "rp_filter"),
+    ("ipv4", "forwarding"),
+    ("ipv6", "accept_ra"),
+];
+
+/// The key of a setting of one device.
+pub(crate) fn of_device(family: &str, device: &str, key: &str) -> String {
+    format!("net/{family}/conf/{device}/{key}")
+}
+
 /// Text by key, like `net/ipv4/ip_forward`; one that the kernel does not have is absent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings(BTreeMap<String, String>);
 
 impl Settings {
-    /// Also the reverse path filters of `devices`.
+    /// Also what rules look at of each of `devices`.
     pub(crate) fn read<'a>(root: &Root, devices: impl IntoIterator<Item = &'a str>) -> Self {
-        let filters = devices
+        let of_devices = devices
             .into_iter()
-            .map(|device| format!("net/ipv4/conf/{device}/rp_filter"));
-        let keys = KEYS.into_iter().map(str::to_owned).chain(filters);
+            .flat_map(|device| DEVICE_KEYS.map(|(family, key)| of_device(family, device, key)));
+        let keys = KEYS.into_iter().map(str::to_owned).chain(of_devices);
         Self(
             keys.filter_map(|key| Some((key.clone(), root.text(format!("proc/sys/{key}"))?)))
                 .collect(),

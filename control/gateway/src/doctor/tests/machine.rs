@@ -102,6 +102,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/eth0/rp_filter", "0"),
     ("net/ipv4/conf/sluice0/rp_filter", "2"),
+    ("net/ipv4/conf/sluice0/forwarding", "1"),
+    ("net/ipv4/conf/sluicetun0/forwarding", "1"),
+    ("net/ipv6/conf/eth0/accept_ra", "2"),
     ("net/ipv4/conf/sluicetun0/rp_filter", "2"),
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/all/forwarding", "1"),
@@ -222,6 +225,7 @@ pub(super) fn link(index: u32, name: &str, kind: &str) -> LinkState {
         controller: None,
         mac: None,
         up: true,
+        carrier: true,
         mtu: 1500,
         queue: 1000,
         xdp_program: None,
@@ -250,6 +254,7 @@ pub(super) fn gateway_runs(facts: &mut Facts) {
     facts.port_holders = vec![PortHolder {
         pid: Some(500),
         program: "sluice".to_owned(),
+        dropped: 0,
     }];
 }
 
