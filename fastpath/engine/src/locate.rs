@@ -5,6 +5,7 @@
 
 use crate::batch::{Answer, Step, Stop, drop_as};
 use crate::flow::{Ends, Flow};
+use crate::policy;
 use sluice_memory::Frame;
 use sluice_tables::{Peer, PeerSlot, Placement, Question, Tables};
 use sluice_wire::{DropReason, InstanceIp, Ip, NsIp, Parsed};
@@ -26,7 +27,7 @@ pub(crate) fn remote<'a>(flow: &Flow, ends: &Ends<'_>, tables: &'a Tables) -> St
     let Ends { local, remote } = *ends;
     let family = flow.forward.src.family();
     let (Some(src), Some(dst)) = (local.instance_ip.of(family), remote.ns_ip.of(family)) else {
-        return drop_as(DropReason::NoTunnel);
+        return policy::refuse(DropReason::NoAddress);
     };
     let peer = match remote.placement {
         Placement::Local => None,

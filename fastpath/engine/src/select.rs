@@ -86,6 +86,9 @@ impl Engine {
                 new.lane.packet.dst,
             )));
         }
+        if row.ns_ip.of(new.lane.packet.family).is_none() {
+            return policy::refuse(DropReason::NoAddress);
+        }
         self.begin(new, None, &[(slot, row)], 0)
     }
 
@@ -115,8 +118,13 @@ impl Engine {
         let count = rows().filter(eligible).count();
         if count == 0 {
             let forbidden = rows().next().is_some();
+            let mut all = service.candidates.iter();
+            let of_other_family =
+                all.any(|&slot| tables.instance(slot).is_some_and(policy::is_usable));
             return policy::refuse(if forbidden {
                 DropReason::NotAllowed
+            } else if of_other_family {
+                DropReason::NoAddress
             } else {
                 DropReason::Unavailable
             });

@@ -125,7 +125,7 @@ fn what_cannot_be_reached_is_refused() {
         let host = host_unreachable(family);
         let prohibited = if is_v4(family) { (3, 13) } else { (1, 1) };
         type Prepare = fn(&mut Gateway, Ip);
-        let rows: [(&str, Prepare, DropReason, (u8, u8)); 4] = [
+        let rows: [(&str, Prepare, DropReason, (u8, u8)); 5] = [
             (
                 "absent",
                 |one, dialled| one.writer.set_negative(dialled, Known::Absent),
@@ -144,6 +144,16 @@ fn what_cannot_be_reached_is_refused() {
                     one.service(2);
                 },
                 DropReason::Unavailable,
+                host,
+            ),
+            (
+                "no address of the family",
+                |one, dialled| {
+                    let servers = one.service(2);
+                    let slot = one.place_in(servers, 2, !dialled.is_v4());
+                    one.writer.set_candidates(servers, &[slot]);
+                },
+                DropReason::NoAddress,
                 host,
             ),
             (
@@ -179,6 +189,32 @@ fn what_cannot_be_reached_is_refused() {
             assert_eq!(one.dropped(reason), 3, "{name}");
             assert_eq!((one.told(), one.shared.flows().live()), (vec![], 0));
         }
+    });
+}
+
+/// By its InstanceIP, and after it moved to a node that has the other family only.
+#[test]
+fn an_instance_without_an_address_of_the_family_is_refused() {
+    both(|family| {
+        let mut one = alone();
+        let servers = one.service(2);
+        let (caller, server) = (ns_ip(family, 1, 1), instance_ip(family, 2));
+        let sent = udp((caller, 5), (server, 80));
+        let refused = |one: &mut Gateway| {
+            let told = delivered(&one.out(&sent));
+            assert_eq!((told.dst, says(&told)), (caller, host_unreachable(family)));
+        };
+        one.place_in(servers, 2, !is_v4(family));
+        one.publish();
+        refused(&mut one);
+        assert_eq!(one.shared.flows().live(), 0);
+        one.place(servers, 2, 2);
+        one.publish();
+        assert_eq!(one.out(&sent).len(), 1);
+        one.place_in(servers, 2, !is_v4(family));
+        one.publish();
+        refused(&mut one);
+        assert_eq!(one.dropped(DropReason::NoAddress), 2);
     });
 }
 

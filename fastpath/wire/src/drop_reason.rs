@@ -121,6 +121,9 @@ drop_reasons! {
     NoTunnel "no-tunnel"
         "The node of the chosen instance has no usable address."
         "The row of that node is incomplete: `sluice get peers`.";
+    NoAddress "no-address"
+        "The chosen instance, or its caller, has no address of the packet's family."
+        "Call it by the other family, or give its node a subnet of this one: `sluice get instances`.";
     NoNeighbour "no-neighbour"
         "The MAC address of the local instance is not known."
         "The instance was detached a moment ago.";

@@ -183,7 +183,7 @@ pub struct Timeouts {
     pub tcp_embryonic_s: u32,
     /// Both sides closed: two maximum segment lifetimes (RFC 9293 section 3.4.2) as Linux counts them.
     pub tcp_closed_s: u32,
-    /// Reset: nothing but a repeated segment can follow.
+    /// Established and then reset, if the RST was believed where it went: RFC 7857 section 2.2 asks 4 minutes.
     pub tcp_reset_s: u32,
     /// RFC 4787 REQ-5: at least 2, better 5 minutes.
     pub udp_s: u32,
@@ -200,7 +200,7 @@ impl Default for Timeouts {
             tcp_transitory_s: 240,
             tcp_embryonic_s: 70,
             tcp_closed_s: 60,
-            tcp_reset_s: 10,
+            tcp_reset_s: 240,
             udp_s: 300,
             udp_embryonic_s: 30,
             icmp_s: 60,
@@ -220,11 +220,13 @@ const ANSWERED: u64 = 1 << 1;
 const ESTABLISHED: u64 = 1 << 2;
 const FIN_OUT: u64 = 1 << 3;
 const FIN_IN: u64 = 1 << 4;
-const RESET: u64 = 1 << 5;
+const RESET_OUT: u64 = 1 << 5;
 /// The remote side began.
 const PASSIVE: u64 = 1 << 6;
 const UDP: u64 = 1 << 7;
 const ICMP: u64 = 1 << 8;
+const RESET_IN: u64 = 1 << 9;
+const RESET: u64 = RESET_OUT | RESET_IN;
 const FLAGS: u64 = 0xffff;
 
 impl State {
@@ -267,6 +269,11 @@ impl State {
         self.0 & ESTABLISHED != 0
     }
 
+    /// Established, and nobody said RST.
+    pub(crate) const fn is_undisturbed(self) -> bool {
+        self.0 & (ESTABLISHED | RESET) == ESTABLISHED
+    }
+
     #[must_use]
     pub const fn is_passive(self) -> bool {
         self.0 & PASSIVE != 0
@@ -303,11 +310,20 @@ impl State {
         let mut flags = self.0 & FLAGS;
         let by_beginner = outbound != self.is_passive();
         if self.is_tcp() {
+            let (fin, reset) = if outbound {
+                (FIN_OUT, RESET_OUT)
+            } else {
+                (FIN_IN, RESET_IN)
+            };
             if tcp_flags & FIN != 0 {
-                flags |= if outbound { FIN_OUT } else { FIN_IN };
+                flags |= fin;
             }
+            // Who resets a connection says nothing more in it. Who does was imitated, or reset with a sequence number
+            // that the other side ignored (RFC 5961 section 3.2): the flow goes on, as in RFC 6146 section 3.5.2.2.
             if tcp_flags & RST != 0 {
-                flags |= RESET;
+                flags |= reset;
+            } else {
+                flags &= !reset;
             }
         }
         if flags & ESTABLISHED == 0 {
@@ -342,7 +358,7 @@ impl State {
             timeouts.udp_s
         } else if self.0 & ICMP != 0 {
             timeouts.icmp_s
-        } else if self.0 & RESET != 0 {
+        } else if self.0 & RESET != 0 && self.is_established() {
             timeouts.tcp_reset_s
         } else if self.is_closed() {
             timeouts.tcp_closed_s
@@ -420,6 +436,25 @@ mod tests {
         );
     }
 
+    /// A forged or misplaced RST is answered by the side that it was said to come from (RFC 5961 section 3.2).
+    #[test]
+    fn a_reset_that_its_sender_contradicts_ends_nothing() {
+        let opened = State::new(Protocol::Tcp, false, 5)
+            .after(true, SYN, 5)
+            .after(false, SYN | ACK, 5)
+            .after(true, ACK, 5);
+        for outbound in [false, true] {
+            let reset = opened.after(outbound, RST, 6);
+            assert!(reset.is_closed() && !reset.is_undisturbed());
+            // The other side has not heard of it yet, or does not believe it.
+            let pending = reset.after(!outbound, ACK, 7);
+            assert!(pending.is_closed());
+            let contradicted = pending.after(outbound, ACK, 8);
+            assert_eq!(contradicted.name(), "established");
+            assert!(contradicted.is_undisturbed());
+        }
+    }
+
     #[test]
     fn a_datagram_flow_is_established_by_an_answer_or_by_lasting() {
         let state = State::new(Protocol::Udp, false, 5);
@@ -443,6 +478,7 @@ mod tests {
         let established = tcp.after(false, SYN | ACK, 0).after(true, ACK, 0);
         assert!(idle(established, 7440));
         assert!(idle(established.after(true, RST, 0), timeouts.tcp_reset_s));
+        assert!(idle(tcp.after(false, RST, 0), timeouts.tcp_closed_s));
         let udp = State::new(Protocol::Udp, false, 0);
         assert!(idle(udp, 30));
         assert!(idle(udp.after(false, 0, 0), 300));

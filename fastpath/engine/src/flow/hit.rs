@@ -37,7 +37,7 @@ impl Hit<'_> {
     /// Whether a packet with these flags changes nothing but when the flow was last seen.
     #[inline(always)]
     pub(crate) const fn goes_on(&self, tcp_flags: u8) -> bool {
-        self.state.is_established() && tcp_flags & (SYN | FIN | RST) == 0
+        self.state.is_undisturbed() && tcp_flags & (SYN | FIN | RST) == 0
     }
 
     #[inline(always)]

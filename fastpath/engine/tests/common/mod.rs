@@ -195,6 +195,26 @@ impl Gateway {
         })
     }
 
+    /// Places instance `n` of `service` on node 2, which has addresses of one family only.
+    pub fn place_in(&mut self, service: ServiceSlot, n: u8, v4: bool) -> InstanceSlot {
+        let outer = node(2);
+        let peer = self
+            .writer
+            .upsert_peer(outer.ip, outer.port, TunnelFormat::Plain, 1450);
+        let address = |family| NsIp::new(ns_ip(family, 2, n));
+        self.writer.upsert_instance(InstanceUpdate {
+            service,
+            number: u32::from(n),
+            instance_ip: dual(|family| InstanceIp::new(instance_ip(family, n))),
+            ns_ip: Dual {
+                v4: v4.then(|| address(Family::V4)),
+                v6: (!v4).then(|| address(Family::V6)),
+            },
+            placement: Placement::Peer(peer),
+            reach: Reach::Any,
+        })
+    }
+
     pub fn publish(&mut self) {
         self.writer.publish();
     }
