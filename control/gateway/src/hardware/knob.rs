@@ -4,7 +4,7 @@ use super::device::Device;
 use super::ethtool::{Ethtool, Number};
 use super::interrupts;
 use crate::node::netlink::NetlinkError;
-use crate::node::nic;
+use crate::node::nic::{self, Offload};
 use sluice_hw_profiles::Key;
 use sluice_link::sys::ethtool::{self as ioctl, FlowType, HASH_ADDRESSES, HASH_PORTS};
 use std::io;
@@ -45,7 +45,7 @@ enum Way {
     Number(Number),
     /// A [`Number`] that is 0 or 1.
     Switch(Number),
-    /// Offloads by the kernel's names; on when one of them is.
+    /// Offloads by the kernel's names: those that the device has are on or off together, as `ethtool -K` does it.
     Features(&'static [&'static str]),
     /// A file below the interface in sysfs.
     File(&'static str),
@@ -84,7 +84,13 @@ const fn way(key: Key) -> Way {
             "tx-checksum-ip-generic",
             "tx-checksum-ipv6",
         ]),
-        Key::Tso => Way::Features(&["tx-tcp-segmentation", "tx-tcp6-segmentation"]),
+        Key::Tso => Way::Features(&[
+            "tx-tcp-segmentation",
+            "tx-tcp6-segmentation",
+            "tx-tcp-ecn-segmentation",
+            "tx-tcp-accecn-segmentation",
+            "tx-tcp-mangleid-segmentation",
+        ]),
         Key::Gso => Way::Features(&["tx-generic-segmentation"]),
         Key::Gro => Way::Features(&["rx-gro"]),
         Key::Lro => Way::Features(&["rx-lro"]),
@@ -123,12 +129,8 @@ impl<'a> Knobs<'a> {
             Way::Number(number) => Ok(self.number(number)?.to_string()),
             Way::Switch(number) => Ok(on_off(self.number(number)? != 0)),
             Way::Features(names) => {
-                let offloads = nic::offloads(interface)?;
-                Ok(on_off(
-                    offloads
-                        .iter()
-                        .any(|it| it.on && names.contains(&it.name.as_str())),
-                ))
+                let offloads = offloads(interface, names)?;
+                Ok(features_text(&offloads))
             }
             Way::File(file) => Ok(std::fs::read_to_string(self.file(file)?)?.trim().to_owned()),
             Way::FileSwitch(file) => {
@@ -231,10 +233,13 @@ impl<'a> Knobs<'a> {
             }
             Way::Switch(number) => Ok(self.ethtool()?.set_numbers(&[(number, u32::from(on))])?),
             Way::Features(names) => {
-                let wanted: Vec<(String, bool)> = nic::offloads(interface)?
+                let wanted: Vec<(String, bool)> = offloads(interface, names)?
                     .into_iter()
-                    .filter(|it| it.changeable && names.contains(&it.name.as_str()))
-                    .map(|it| (it.name, on))
+                    .filter(|it| it.changeable)
+                    .map(|it| {
+                        let on = on || value.split('+').any(|name| name == it.name);
+                        (it.name, on)
+                    })
                     .collect();
                 if wanted.is_empty() {
                     return Err(Refused("the driver cannot change it".to_owned()));
@@ -354,6 +359,27 @@ fn together(a: Key, b: Key) -> bool {
     message(a).is_some() && message(a) == message(b)
 }
 
+/// Those of a device's offloads that have one of the names and are not off for ever.
+fn offloads(interface: &str, names: &[&str]) -> Result<Vec<Offload>, NetlinkError> {
+    let mut found = nic::offloads(interface)?;
+    found.retain(|it| names.contains(&it.name.as_str()) && (it.on || it.changeable));
+    Ok(found)
+}
+
+/// `on`, `off`, or the names of those that are on, so that a mixture can be brought back.
+fn features_text(offloads: &[Offload]) -> String {
+    let on: Vec<&str> = offloads
+        .iter()
+        .filter(|it| it.on)
+        .map(|it| it.name.as_str())
+        .collect();
+    if on.is_empty() || on.len() == offloads.len() {
+        on_off(!on.is_empty())
+    } else {
+        on.join("+")
+    }
+}
+
 fn on_off(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
 }
@@ -391,6 +417,21 @@ mod tests {
             !together(Key::Gro, Key::Gro),
             "each offload is read back alone"
         );
+    }
+
+    #[test]
+    fn a_mixture_of_offloads_is_said_by_name() {
+        let of = |name: &str, on| Offload {
+            name: name.to_owned(),
+            on,
+            wanted: on,
+            changeable: true,
+        };
+        assert_eq!(features_text(&[]), "off");
+        assert_eq!(features_text(&[of("a", true), of("b", true)]), "on");
+        assert_eq!(features_text(&[of("a", false), of("b", false)]), "off");
+        let mixture = [of("a", true), of("b", false), of("c", true)];
+        assert_eq!(features_text(&mixture), "a+c");
     }
 
     #[test]

@@ -13,3 +13,4 @@ mod bad_input;
 mod outliving;
 mod neighbours;
 mod doctor;
+mod hardware;
