@@ -12,26 +12,30 @@ use std::path::Path;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Wanted {
     pub(super) key: Key,
-    /// As the kernel would say it.
+    /// As the profile says it, or as the kernel would once it is applied.
     pub(super) value: String,
     /// `profile` or `configuration`.
     pub(super) by: &'static str,
 }
 
-/// What became of it.
+/// What became of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Applied {
+    /// As the kernel would say them, `workers` and other words worked out.
+    pub(super) wanted: Vec<Wanted>,
     /// Settings that the kernel does not have as wanted, and why.
     pub(super) refused: BTreeMap<Key, String>,
 }
 
-/// Makes the settings of `wanted`, and takes back what an earlier start set and nobody wants any longer.
+/// Makes the settings of `wanted`, and takes back what an earlier start set and nobody wants any longer. `cores` are the
+/// workers'.
 ///
 /// # Errors
 /// When what was there before cannot be remembered; then nothing is changed.
 pub(super) fn apply(
     device: &Device,
-    wanted: &[Wanted],
+    wanted: Vec<Wanted>,
+    cores: &[usize],
     state_dir: &Path,
 ) -> Result<Applied, ApplyError> {
     let interface = &device.facts.interface;
@@ -48,6 +52,36 @@ pub(super) fn apply(
     take_back(&knobs, &mut memory, of_no_use);
 
     let mut applied = Applied::default();
+    // Interrupts and the table of hashes are those of the queues there are then.
+    let (queues, others): (Vec<Wanted>, Vec<Wanted>) = wanted
+        .into_iter()
+        .partition(|wanted| wanted.key == Key::Queues);
+    for mut stage in [queues, others] {
+        for wanted in &mut stage {
+            wanted.value = knobs.resolve(wanted.key, &wanted.value, cores);
+        }
+        make(&knobs, &stage, &mut memory, &mut applied, state_dir)?;
+        applied.wanted.extend(stage);
+    }
+    for (key, why) in &applied.refused {
+        let value = applied
+            .wanted
+            .iter()
+            .find(|wanted| wanted.key == *key)
+            .map_or("", |wanted| wanted.value.as_str());
+        tracing::warn!("{}", refusal(*key, value, interface, why));
+    }
+    Ok(applied)
+}
+
+/// Changes what differs, remembers it first, and looks what came of it.
+fn make(
+    knobs: &Knobs<'_>,
+    wanted: &[Wanted],
+    memory: &mut Memory,
+    applied: &mut Applied,
+    state_dir: &Path,
+) -> Result<(), ApplyError> {
     let mut changes = Vec::new();
     for Wanted { key, value, .. } in wanted {
         match knobs.read(*key) {
@@ -74,39 +108,25 @@ pub(super) fn apply(
         applied.refused.insert(key, why.0);
     }
     for (key, value) in &changes {
-        match knobs.read(*key) {
+        let why = match knobs.read(*key) {
             Ok(actual) if actual == *value => {
+                let interface = &memory.interface;
                 tracing::info!(interface, %key, value, "set");
                 continue;
             }
             Ok(actual) => {
-                applied
-                    .refused
-                    .entry(*key)
-                    .or_insert_with(|| format!("the kernel made it {actual}"));
                 // What did not change needs no way back.
-                if memory
-                    .changed
-                    .get(key.name())
-                    .is_some_and(|changed| changed.before == actual)
-                {
+                let unchanged = |changed: &Changed| changed.before == actual;
+                if memory.changed.get(key.name()).is_some_and(unchanged) {
                     memory.changed.remove(key.name());
                 }
+                format!("the kernel made it {actual}")
             }
-            Err(why) => {
-                applied.refused.entry(*key).or_insert(why.0);
-            }
-        }
+            Err(why) => why.0,
+        };
+        applied.refused.entry(*key).or_insert(why);
     }
-    memory.write(state_dir)?;
-    for (key, why) in &applied.refused {
-        let value = wanted
-            .iter()
-            .find(|wanted| wanted.key == *key)
-            .map_or("", |wanted| wanted.value.as_str());
-        tracing::warn!("{}", refusal(*key, value, interface, why));
-    }
-    Ok(applied)
+    Ok(memory.write(state_dir)?)
 }
 
 /// A refused setting, with the way out.

@@ -176,7 +176,6 @@ pub struct Hardware {
 struct Found {
     device: Device,
     choice: Choice,
-    wanted: Vec<Wanted>,
     applied: Applied,
 }
 
@@ -210,29 +209,27 @@ impl Hardware {
         named(config, &catalog)?;
         let device = look(config, None)?;
         let choice = chosen(config, device.facts.clone())?;
-        let knobs = Knobs::new(&device)?;
-        let cores = worker_cores(config);
         let wanted: Vec<Wanted> = choice
             .settings(config, link)
             .entries()
             .filter(|(key, _)| key.place() == Place::Interface)
             .map(|(key, value)| Wanted {
                 key,
-                value: knobs.resolve(key, &value, &cores),
+                value,
                 by: match config.hardware.set.text(key) {
                     Some(_) => "configuration",
                     None => "profile",
                 },
             })
             .collect();
-        let applied = apply::apply(&device, &wanted, &config.gateway.state_dir)?;
+        let cores = worker_cores(config);
+        let applied = apply::apply(&device, wanted, &cores, &config.gateway.state_dir)?;
         let profile = choice.profile.as_ref().map(|it| it.name.as_str());
         let interface = &device.facts.interface;
         tracing::info!(interface, profile, why = choice.why, "hardware profile");
         Ok(Found {
             device,
             choice,
-            wanted,
             applied,
         })
     }
@@ -276,7 +273,7 @@ impl Hardware {
                 "why": why,
             })
         };
-        Ok(found.wanted.iter().map(row).collect())
+        Ok(found.applied.wanted.iter().map(row).collect())
     }
 
     /// Takes settings back when the profile says that they end with the process.
