@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sluice_perf::lab::scratch::on_interrupt;
 use sluice_perf::lab::{LabError, privilege};
 use sluice_perf::report::{Report, ReportError};
-use sluice_perf::suites::{Settings, engine, footprint, tun};
+use sluice_perf::suites::{Settings, engine, fastpath, footprint, tun};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +24,8 @@ enum Suite {
     Tun(Options),
     /// The path in memory: nanoseconds and instructions per packet
     Engine(Options),
+    /// The high-traffic path: in memory over Ethernet, and by AF_XDP beside the kernel
+    Fastpath(Options),
     /// Memory and CPU time of an idle gateway, and the first packet to an unknown service
     Footprint(Options),
     /// What callgrind counts for `engine`
@@ -85,6 +87,7 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
     let (options, suite): (_, Run) = match &cli.suite {
         Suite::Tun(options) => (options, tun::run),
         Suite::Engine(options) => (options, engine::run),
+        Suite::Fastpath(options) => (options, fastpath::run),
         Suite::Footprint(options) => (options, footprint::run),
         Suite::Spin {
             direction,

@@ -1,6 +1,7 @@
 //! The laboratory's clock: it is a shell, so it may read time and wait.
 
 use super::error::LabError;
+use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 /// The time now.
@@ -8,6 +9,44 @@ use std::time::{Duration, Instant};
 #[expect(clippy::disallowed_methods, reason = "the laboratory is a shell")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The CPU time of the calling thread, as the kernel counts it: what else runs on the machine is not in it.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuClock {
+    /// What reading it takes.
+    cost: Duration,
+}
+
+impl CpuClock {
+    #[must_use]
+    pub fn new() -> Self {
+        let mut clock = Self {
+            cost: Duration::ZERO,
+        };
+        let costs = (0..1000).map(|_| clock.since(clock.now()));
+        clock.cost = costs.min().unwrap_or_default();
+        clock
+    }
+
+    /// For [`CpuClock::since`], on the same thread.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+        now.map(Duration::from).unwrap_or_default()
+    }
+
+    /// CPU time since `begin`, less what reading the clock took.
+    #[must_use]
+    pub fn since(&self, begin: Duration) -> Duration {
+        self.now().saturating_sub(begin).saturating_sub(self.cost)
+    }
+}
+
+impl Default for CpuClock {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Lets time pass.

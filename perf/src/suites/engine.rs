@@ -7,7 +7,7 @@
 mod bench;
 mod instructions;
 
-pub use bench::{Direction, Path};
+pub use bench::{Direction, Path, Underlay};
 pub use instructions::spin;
 
 use super::{Settings, environment};
@@ -31,7 +31,7 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     let mut report = Report::new("engine", environment(&["valgrind"]));
     for (flows, name, bound) in [(SMALL, "64k", 40.0), (LARGE, "1m", 80.0)] {
         (settings.say)(&format!("{flows} flows"));
-        let mut path = Path::new(flows)?;
+        let mut path = Path::new(flows, Underlay::Bare)?;
         let mut measure = |direction, name: String| {
             let runs: Vec<f64> = (0..runs)
                 .map(|_| path.ns_per_packet(direction, packets))
@@ -42,7 +42,7 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
         measure(Direction::Inbound, format!("inbound_{name}_ns"));
     }
     (settings.say)("publishing beside forwarding");
-    let mut path = Path::new(SMALL)?;
+    let mut path = Path::new(SMALL, Underlay::Bare)?;
     let pairs: Vec<(f64, f64)> = (0..runs)
         .map(|_| {
             (

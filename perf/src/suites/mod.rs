@@ -2,6 +2,7 @@
 
 pub mod tun;
 pub mod engine;
+pub mod fastpath;
 pub mod footprint;
 
 use crate::lab::tools;

@@ -46,11 +46,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn new(
-        severity: Severity,
-        place: impl Into<String>,
-        found: impl Into<String>,
-    ) -> Self {
+    fn new(severity: Severity, place: impl Into<String>, found: impl Into<String>) -> Self {
         Self {
             severity,
             place: place.into(),

@@ -21,6 +21,33 @@ pub(super) const fn outer_len(family: Family) -> usize {
     }
 }
 
+/// Puts all headers in front of a tunnelled packet that goes to `to` by `hop`, from the device with address `from`.
+///
+/// # Errors
+/// `TooBig` for `hop`, `NoTunnel` when `to` is of another family, `NotIp` for what is no packet, `LinkError` without
+/// headroom.
+#[inline]
+pub fn wrap(
+    frame: &mut Frame,
+    hop: &Hop,
+    source_port: u16,
+    to: Endpoint,
+    from: Mac,
+) -> Result<(), DropReason> {
+    push_datagram(frame, hop, source_port, to)?;
+    push_ethernet(frame, hop.mac, from)
+}
+
+/// Takes all headers off a tunnelled packet and says who sent it.
+///
+/// # Errors
+/// `NotIp` for another ethertype, `Malformed` for headers that the XDP program would not have let through.
+#[inline]
+pub fn unwrap(frame: &mut Frame) -> Result<Endpoint, DropReason> {
+    let family = strip_ethernet(frame)?;
+    strip_datagram(frame, family)
+}
+
 /// Takes the Ethernet header off, and the padding that makes short frames 60 bytes long.
 ///
 /// # Errors
@@ -52,7 +79,7 @@ pub(super) fn strip_ethernet(frame: &mut Frame) -> Result<Family, DropReason> {
 /// # Errors
 /// `Malformed` when they are not.
 #[inline]
-pub(super) fn strip_datagram(frame: &mut Frame, family: Family) -> Result<Endpoint, DropReason> {
+fn strip_datagram(frame: &mut Frame, family: Family) -> Result<Endpoint, DropReason> {
     let bytes = frame.bytes();
     let (ip, header_len) = match family {
         Family::V4 => (Ip::v4(octets(bytes, 12)?), IPV4_LEN),
@@ -95,7 +122,7 @@ pub(super) fn push_ethernet(frame: &mut Frame, to: Mac, from: Mac) -> Result<(),
 /// `TooBig` for `hop`, `NoTunnel` when `to` is of another family, `LinkError` without headroom.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "checked against the MTU")]
-pub(super) fn push_datagram(
+fn push_datagram(
     frame: &mut Frame,
     hop: &Hop,
     source_port: u16,

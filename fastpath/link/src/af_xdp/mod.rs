@@ -6,7 +6,7 @@
 
 pub mod directory;
 mod cut;
-mod headers;
+pub mod headers;
 mod lent;
 mod port;
 mod queue;

@@ -5,7 +5,7 @@
 //! neighbour, keeps the datagram meanwhile, and control hears of the new neighbour.
 
 use super::directory::{DirectoryReader, Hop};
-use super::headers::{push_datagram, push_ethernet, strip_datagram, strip_ethernet};
+use super::headers::{unwrap, wrap};
 use super::port::Port;
 use super::{Mac, cut};
 use crate::{Arrival, Health, Link, LinkDown, UdpLink};
@@ -67,8 +67,7 @@ impl Link for XdpUnderlayLink {
         self.port.check()?;
         let before = batch.len();
         let arrival = self.port.receive(pool, account, batch, |frame| {
-            let family = strip_ethernet(frame)?;
-            frame.outer = Some(strip_datagram(frame, family)?);
+            frame.outer = Some(unwrap(frame)?);
             Ok(())
         });
         self.calls = self.calls.wrapping_add(1);
@@ -111,8 +110,7 @@ impl Link for XdpUnderlayLink {
                 };
                 cut::each(frame, pool, account, |mut frame, pool| {
                     let len = frame.len();
-                    let ready = push_datagram(&mut frame, hop, *source_port, to)
-                        .and_then(|()| push_ethernet(&mut frame, hop.mac, *mac));
+                    let ready = wrap(&mut frame, hop, *source_port, to, *mac);
                     port.push_or_drop(frame, len, ready, pool, account);
                 });
             }

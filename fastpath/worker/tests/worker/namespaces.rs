@@ -185,14 +185,11 @@ fn finish(node: Node) -> (u64, u64) {
             break;
         }
     }
-    let accounts = &worker.accounts;
-    assert_balanced(accounts);
-    assert_eq!(accounts.engine.held.value(), 0, "{:?}", drops(accounts));
+    let account = &worker.account;
+    assert_balanced(account);
+    assert_eq!(account.held.value(), 0, "{:?}", drops(account));
     assert_eq!(worker.pool.outstanding(), 0);
-    (
-        accounts.total(|account| account.received.value()),
-        accounts.total(|account| account.forwarded_bytes.value()),
-    )
+    (account.received.value(), account.forwarded_bytes.value())
 }
 
 const TRANSFER: usize = 20_000_000;
@@ -407,9 +404,8 @@ fn damaged_packets_never_reach_an_application() {
     ];
     transfer(&lab, Family::V4, TRANSFER / 10);
     let [_, receiver] = &nodes;
-    let accounts = receiver.accounts();
-    let damaged = accounts.total(|account| account.dropped(DropReason::BadChecksum));
-    assert!(damaged > 0, "{:?}", drops(accounts));
+    let damaged = receiver.account().dropped(DropReason::BadChecksum);
+    assert!(damaged > 0, "{:?}", drops(receiver.account()));
     for node in nodes {
         finish(node);
     }
@@ -436,7 +432,7 @@ fn a_run_that_the_device_refuses_is_sent_as_datagrams_and_those_too_big_are_drop
         .unwrap();
     stream.write_all(&[7; 50_000]).unwrap();
     let [sender, _] = &nodes;
-    let (health, account) = (sender.underlay_health(), &sender.accounts().underlay);
+    let (health, account) = (sender.underlay_health(), sender.account());
     while health.gso_refused.value() == 0 || account.dropped(DropReason::TooBig) == 0 {
         assert!(!sender.is_finished());
         std::thread::yield_now();

@@ -1,19 +1,25 @@
 //! One engine with its tables and flows, and the timed loop.
 
 use crate::lab::LabError;
-use crate::lab::clock::{now, pause};
+use crate::lab::clock::{CpuClock, now, pause};
+use sluice_engine::flow::{Flow, Inserted, Pin, State};
 use sluice_engine::{Engine, Limits, Now, Output, Shared};
+use sluice_link::af_xdp::headers::{unwrap, wrap};
+use sluice_link::af_xdp::{Hop, Mac};
 use sluice_memory::{Account, BATCH_MAX, Batch, Endpoint, Frame, Pool};
 use sluice_tables::publish::InstanceUpdate;
-use sluice_tables::{Placement, Policy, Reach, Reader, TunnelFormat, Upcalls, Writer};
-use sluice_wire::{AddressPlan, Dual, InstanceIp, Ip, NsIp, ServiceIp};
+use sluice_tables::{
+    InstanceSlot, Known as Meaning, Placement, Policy, Reach, Reader, Tables, Target, TunnelFormat,
+    Upcalls, Writer,
+};
+use sluice_wire::{AddressPlan, Dual, FlowKey, InstanceIp, Ip, NsIp, Protocol, ServiceIp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Local instances that call, and remote ones that are called.
-const CALLERS: usize = 64;
-const CALLED: usize = 64;
+/// Local instances that call, enough for 16 million ports of theirs, and remote ones that are called.
+const CALLERS: u16 = 320;
+const CALLED: u8 = 64;
 /// Services that nobody uses here, so that the tables are not empty beside ours.
 const OTHERS: u16 = 1000;
 const SERVICE: [u8; 4] = [10, 30, 200, 1];
@@ -23,6 +29,9 @@ const PORT: u16 = 7000;
 /// Bytes of UDP payload: 64-byte packets.
 const PAYLOAD: usize = 36;
 const PACKET: usize = 28 + PAYLOAD;
+const FROM: Mac = [2, 0, 0, 0, 0, 1];
+const TO: Mac = [2, 0, 0, 0, 0, 2];
+const TUNNEL_PORT: u16 = 50103;
 
 /// Which half of the path is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,10 +40,19 @@ pub enum Direction {
     Inbound,
 }
 
+/// What is beside the engine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Underlay {
+    /// Nothing: packets leave with their outer destination.
+    Bare,
+    /// Ethernet, IP and UDP headers are put on and taken off, as an AF_XDP link does it.
+    Ethernet,
+}
+
 /// What is needed to write a packet of a flow in either direction.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    caller: u8,
+    caller: u16,
     called: u8,
     port: u16,
 }
@@ -42,14 +60,17 @@ struct Known {
 /// An engine whose flows exist.
 pub struct Path {
     engine: Engine,
+    shared: Arc<Shared>,
     writer: Option<Writer>,
     reader: Reader,
     pool: Pool,
     account: Account,
     out: Output,
-    flows: Vec<Known>,
+    flows: Arc<Vec<Known>>,
     at: usize,
+    underlay: Underlay,
     now: Now,
+    clock: CpuClock,
 }
 
 impl std::fmt::Debug for Path {
@@ -60,12 +81,18 @@ impl std::fmt::Debug for Path {
     }
 }
 
-const fn ns_ip(caller: u8) -> Ip {
-    Ip::v4([10, 18, 0, 2 + caller])
+const fn ns_ip(caller: u16) -> Ip {
+    let [high, low] = (caller + 2).to_be_bytes();
+    Ip::v4([10, 18, 100 + high, low])
 }
 
-const fn instance_ip(third: u8, number: u8) -> Ip {
-    Ip::v4([10, 30, third, 1 + number])
+const fn caller_ip(caller: u16) -> Ip {
+    let [high, low] = caller.to_be_bytes();
+    Ip::v4([10, 30, high, low])
+}
+
+const fn called_ip(called: u8) -> Ip {
+    Ip::v4([10, 30, 20, 1 + called])
 }
 
 const fn remote_ns_ip(called: u8) -> Ip {
@@ -79,80 +106,67 @@ impl Path {
     /// When memory cannot be mapped.
     ///
     /// # Panics
-    /// When the engine does not forward every packet of the making: then its speed would mean nothing.
-    pub fn new(flows: usize) -> Result<Self, LabError> {
-        let memory = |error: &dyn std::fmt::Display| LabError::Privilege(error.to_string());
+    /// When the table does not take every flow: then the engine's speed would mean nothing.
+    pub fn new(flows: usize, underlay: Underlay) -> Result<Self, LabError> {
         let limits = Limits {
             flows_max: u32::try_from(flows * 2).unwrap_or(u32::MAX),
             ..Limits::default()
         };
         let shared = Shared::new(&limits).map_err(|error| memory(&error))?;
         let writer = tables();
-        let mut path = Self {
-            engine: Engine::new(
-                shared,
-                Arc::new(Upcalls::new(1024)),
-                &sluice_engine::Settings::default(),
-                1,
-            ),
-            reader: writer.publisher().reader(),
-            writer: Some(writer),
-            pool: Pool::new(4 * BATCH_MAX, 2048).map_err(|error| memory(&error))?,
-            account: Account::default(),
-            out: Output::default(),
-            flows: Vec::with_capacity(flows),
-            at: 0,
-            now: Now::from_s(1000),
-        };
-        path.make(flows);
-        path.shuffle();
+        let mut known: Vec<Known> = (0..flows).map(known).collect();
+        make(&known, &shared, writer.tables());
+        shuffle(&mut known);
+        let reader = writer.publisher().reader();
+        let mut path = Self::of(shared, reader, Arc::new(known), underlay)?;
+        path.writer = Some(writer);
         path.idle();
         Ok(path)
     }
 
-    fn make(&mut self, flows: usize) {
-        let wanted: Vec<Known> = (0..flows)
-            .map(|index| Known {
-                caller: u8::try_from(index % CALLERS).unwrap_or_default(),
-                called: 0,
-                port: u16::try_from(1024 + index / CALLERS).unwrap_or_default(),
-            })
-            .collect();
-        for some in wanted.chunks(BATCH_MAX) {
-            let mut batch = Batch::new();
-            for known in some {
-                batch.push(self.frame(&outbound(known), None));
-            }
-            self.call(Direction::Outbound, &mut batch);
-            let mut made: Vec<Known> = Vec::with_capacity(some.len());
-            for (frame, known) in self.out.to_underlay.iter().zip(some) {
-                let bytes = frame.bytes();
-                made.push(Known {
-                    called: bytes[19] - 2,
-                    port: u16::from_be_bytes([bytes[20], bytes[21]]),
-                    ..*known
-                });
-            }
-            assert_eq!(
-                made.len(),
-                some.len(),
-                "every first packet is forwarded; {:?}",
-                self.account
-            );
-            self.empty();
-            for known in &made {
-                batch.push(self.frame(&inbound(known), Some(PEER)));
-            }
-            self.call(Direction::Inbound, &mut batch);
-            assert_eq!(
-                self.out.to_service.len(),
-                made.len(),
-                "every answer is delivered; {:?}",
-                self.account
-            );
-            self.empty();
-            self.flows.append(&mut made);
-        }
+    /// Another worker of the same gateway, half of all flows away.
+    ///
+    /// # Errors
+    /// When memory cannot be mapped.
+    pub fn beside(&self) -> Result<Self, LabError> {
+        let writer = self.writer.as_ref();
+        let reader = writer.unwrap_or_else(|| unreachable!("nobody publishes now"));
+        let mut path = Self::of(
+            Arc::clone(&self.shared),
+            reader.publisher().reader(),
+            Arc::clone(&self.flows),
+            self.underlay,
+        )?;
+        path.at = self.flows.len() / 2;
+        path.now = self.now;
+        Ok(path)
+    }
+
+    fn of(
+        shared: Arc<Shared>,
+        reader: Reader,
+        flows: Arc<Vec<Known>>,
+        underlay: Underlay,
+    ) -> Result<Self, LabError> {
+        Ok(Self {
+            engine: Engine::new(
+                Arc::clone(&shared),
+                Arc::new(Upcalls::new(1024)),
+                &sluice_engine::Settings::default(),
+                1,
+            ),
+            shared,
+            writer: None,
+            reader,
+            pool: Pool::new(4 * BATCH_MAX, 1700).map_err(|error| memory(&error))?,
+            account: Account::default(),
+            out: Output::default(),
+            flows,
+            at: 0,
+            underlay,
+            now: BEGIN,
+            clock: CpuClock::new(),
+        })
     }
 
     /// Half a minute without packets, in which a worker's timers bring the tables into order.
@@ -171,19 +185,6 @@ impl Path {
         }
     }
 
-    /// An order without pattern (xorshift64*), the same in every run.
-    fn shuffle(&mut self) {
-        let mut random = 0x9e37_79b9_7f4a_7c15u64;
-        for last in (1..self.flows.len()).rev() {
-            random ^= random >> 12;
-            random ^= random << 25;
-            random ^= random >> 27;
-            let number = random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-            let other = usize::try_from(number).unwrap_or_default() % (last + 1);
-            self.flows.swap(last, other);
-        }
-    }
-
     fn frame(&mut self, bytes: &[u8; PACKET], outer: Option<[u8; 4]>) -> Frame {
         let buffer = self
             .pool
@@ -193,7 +194,7 @@ impl Path {
         frame.fill(bytes);
         frame.outer = outer.map(|ip| Endpoint {
             ip: Ip::v4(ip),
-            port: 50103,
+            port: TUNNEL_PORT,
         });
         frame
     }
@@ -273,12 +274,45 @@ impl Path {
     }
 
     fn timed(&mut self, direction: Direction, batch: &mut Batch) -> Duration {
-        let begin = now();
+        let outgoing = self.underlay == Underlay::Ethernet && direction == Direction::Outbound;
+        let incoming = self.underlay == Underlay::Ethernet && direction == Direction::Inbound;
+        if incoming {
+            for frame in batch.iter_mut() {
+                frame.outer = None;
+                wrap(frame, &hop(PEER), TUNNEL_PORT, endpoint(GATEWAY), TO).expect(FITS);
+            }
+        }
+        let begin = self.clock.now();
+        if incoming {
+            for frame in batch.iter_mut() {
+                frame.outer = Some(unwrap(frame).expect(FITS));
+            }
+        }
         self.call(direction, batch);
-        let spent = begin.elapsed();
+        if outgoing {
+            for frame in &mut self.out.to_underlay {
+                let to = frame.outer.expect(FITS);
+                wrap(frame, &hop(GATEWAY), TUNNEL_PORT, to, FROM).expect(FITS);
+            }
+        }
+        let spent = self.clock.since(begin);
         // A flow is noted as used once a second, so the engine's clock goes as fast as the packets.
         self.now.ns += u64::try_from(spent.as_nanos()).unwrap_or_default();
         spent
+    }
+
+    /// Packets per second of this thread's CPU time, outbound, in a run of about `ms`.
+    pub fn rate(&mut self, ms: u64) -> f64 {
+        let (begin, mut spent, mut packets) = (now(), Duration::ZERO, 0);
+        while begin.elapsed() < Duration::from_millis(ms) {
+            for _ in 0..64 {
+                let mut batch = self.next_batch(Direction::Outbound);
+                spent += self.timed(Direction::Outbound, &mut batch);
+                self.empty();
+                packets += BATCH_MAX;
+            }
+        }
+        packets as f64 / spent.as_secs_f64()
     }
 
     fn check(&self, direction: Direction) {
@@ -300,17 +334,7 @@ impl Path {
             let told = Arc::clone(&stop);
             std::thread::spawn(move || publish(writer, per_s, &told))
         });
-        let begin = now();
-        let mut packets = 0;
-        while begin.elapsed() < Duration::from_millis(500) {
-            for _ in 0..64 {
-                let mut batch = self.next_batch(Direction::Outbound);
-                self.call(Direction::Outbound, &mut batch);
-                self.empty();
-                packets += BATCH_MAX;
-            }
-        }
-        let rate = packets as f64 / begin.elapsed().as_secs_f64();
+        let rate = self.rate(500);
         stop.store(true, Ordering::Relaxed);
         self.writer = publisher.map(|thread| thread.join().expect("publishing does not panic"));
         rate
@@ -334,6 +358,110 @@ fn publish(mut writer: Writer, per_s: u32, stop: &AtomicBool) -> Writer {
     writer
 }
 
+const FITS: &str = "a small packet of our own making";
+/// When flows begin.
+const BEGIN: Now = Now::from_s(1000);
+
+fn memory(error: &dyn std::fmt::Display) -> LabError {
+    LabError::Privilege(error.to_string())
+}
+
+fn endpoint(ip: [u8; 4]) -> Endpoint {
+    Endpoint {
+        ip: Ip::v4(ip),
+        port: TUNNEL_PORT,
+    }
+}
+
+fn hop(source: [u8; 4]) -> Hop {
+    Hop {
+        mac: TO,
+        source: Ip::v4(source),
+        mtu: 1500,
+    }
+}
+
+/// The flow of that number: callers take turns, and so do the called.
+fn known(index: usize) -> Known {
+    let callers = usize::from(CALLERS);
+    Known {
+        caller: u16::try_from(index % callers).unwrap_or_default(),
+        called: u8::try_from(index % usize::from(CALLED)).unwrap_or_default(),
+        port: u16::try_from(1024 + index / callers).unwrap_or_default(),
+    }
+}
+
+/// Enters the flows as their first packet and its answer would, without the packets, on two threads: 16 million of them
+/// take seconds.
+fn make(flows: &[Known], shared: &Shared, tables: &Tables) {
+    let pin = |ip: Ip| match tables.semantic(ip) {
+        Some(Meaning::Target(Target::Instance(slot))) => Pin {
+            slot,
+            epoch: tables.instance(slot).map_or(0, |row| row.epoch),
+        },
+        other => unreachable!("{ip} is an instance of these tables, not {other:?}"),
+    };
+    let callers: Vec<Pin> = (0..CALLERS).map(|number| pin(caller_ip(number))).collect();
+    let called: Vec<Pin> = (0..CALLED).map(|number| pin(called_ip(number))).collect();
+    let peer = tables.peers_at(Ip::v4(PEER)).first().copied();
+    let now_s = BEGIN.s();
+    let enter = |random: u64, known: &Known| {
+        let flow = Flow {
+            forward: FlowKey {
+                src: ns_ip(known.caller),
+                dst: Ip::v4(SERVICE),
+                src_port: known.port,
+                dst_port: PORT,
+                protocol: Protocol::Udp.key(),
+            },
+            remote_ip: InstanceIp::new(called_ip(known.called)),
+            wire_src_port: known.port,
+            wire_dst_port: PORT,
+            local: callers[usize::from(known.caller)],
+            remote: called[usize::from(known.called)],
+            service: None,
+            peer,
+            created_s: now_s,
+            state: State::new(Protocol::Udp, false, now_s),
+            index: 0,
+        };
+        loop {
+            match shared.flows().insert(&flow, random) {
+                Inserted::Created(flow) => {
+                    shared.flows().update(&flow, false, 0, now_s);
+                    break;
+                }
+                // The other thread was taken off its core in the middle of it.
+                Inserted::Busy => {}
+                other => panic!("the table takes every flow, but said {other:?}"),
+            }
+        }
+    };
+    let enter = &enter;
+    std::thread::scope(|scope| {
+        for half in flows.chunks(flows.len().div_ceil(2)) {
+            scope.spawn(move || {
+                (1..)
+                    .zip(half)
+                    .for_each(|(random, known)| enter(random, known));
+            });
+        }
+    });
+}
+
+/// An order without pattern (xorshift64*), the same in every run.
+fn shuffle(flows: &mut [Known]) {
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    for last in (1..flows.len()).rev() {
+        random ^= random >> 12;
+        random ^= random << 25;
+        random ^= random >> 27;
+        let number = random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        let other = usize::try_from(number).unwrap_or_default() % (last + 1);
+        flows.swap(last, other);
+    }
+}
+
 fn v4<T>(value: T) -> Dual<T> {
     Dual {
         v4: Some(value),
@@ -349,26 +477,31 @@ fn tables() -> Writer {
         "bench.sluice.called.perf",
         &[(Policy::RoundRobin, v4(ServiceIp::new(Ip::v4(SERVICE))))],
     );
-    let mut candidates = Vec::new();
-    for number in 0..u8::try_from(CALLERS.max(CALLED)).unwrap_or_default() {
-        let mut instance = |service, third, ns, placement| {
-            writer.upsert_instance(InstanceUpdate {
-                service,
-                number: number.into(),
-                instance_ip: v4(InstanceIp::new(instance_ip(third, number))),
-                ns_ip: v4(NsIp::new(ns)),
-                placement,
-                reach: Reach::Any,
-            })
-        };
-        instance(callers, 1, ns_ip(number), Placement::Local);
-        candidates.push(instance(
-            called,
-            2,
-            remote_ns_ip(number),
-            Placement::Peer(peer),
-        ));
+    let mut instance = |service, number: u16, ip, ns, placement| {
+        writer.upsert_instance(InstanceUpdate {
+            service,
+            number: number.into(),
+            instance_ip: v4(InstanceIp::new(ip)),
+            ns_ip: v4(NsIp::new(ns)),
+            placement,
+            reach: Reach::Any,
+        })
+    };
+    for number in 0..CALLERS {
+        instance(
+            callers,
+            number,
+            caller_ip(number),
+            ns_ip(number),
+            Placement::Local,
+        );
     }
+    let candidates: Vec<InstanceSlot> = (0..CALLED)
+        .map(|number| {
+            let (ip, ns) = (called_ip(number), remote_ns_ip(number));
+            instance(called, number.into(), ip, ns, Placement::Peer(peer))
+        })
+        .collect();
     writer.set_candidates(called, &candidates);
     for number in 0..OTHERS {
         unrelated(&mut writer, number, 0);
@@ -409,7 +542,7 @@ fn outbound(known: &Known) -> [u8; PACKET] {
 /// The answer, as the tunnel delivers it: from the called instance's InstanceIP to the caller's NsIP.
 fn inbound(known: &Known) -> [u8; PACKET] {
     packet(
-        instance_ip(2, known.called),
+        called_ip(known.called),
         ns_ip(known.caller),
         PORT,
         known.port,

@@ -3,7 +3,7 @@
 //! The program runs itself under callgrind twice, with few and with more packets; the difference is the cost of the
 //! packets, and a third run without the engine's call is what making packets costs.
 
-use super::bench::{Direction, Path};
+use super::bench::{Direction, Path, Underlay};
 use crate::lab::{LabError, tools};
 use std::process::Command;
 
@@ -20,7 +20,7 @@ pub fn spin(
     idle: bool,
     flows: usize,
 ) -> Result<(), LabError> {
-    let mut path = Path::new(flows)?;
+    let mut path = Path::new(flows, Underlay::Bare)?;
     if idle {
         path.only_make(direction, packets);
     } else {
