@@ -33,6 +33,7 @@ bench: build
 	@mkdir -p target/bench
 	target/release/sluice-perf tun --json target/bench/tun.json $(BENCH_ARGS)
 	target/release/sluice-perf engine --json target/bench/engine.json $(BENCH_ARGS)
+	target/release/sluice-perf fastpath --json target/bench/fastpath.json $(BENCH_ARGS)
 	target/release/sluice-perf footprint --json target/bench/footprint.json $(BENCH_ARGS)
 
 # As root, or with DESTDIR. Starts nothing: `systemctl enable --now sluice-gateway` does.

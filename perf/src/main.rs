@@ -24,6 +24,8 @@ enum Suite {
     Tun(Options),
     /// The path in memory: nanoseconds and instructions per packet
     Engine(Options),
+    /// Instructions of one packet in memory; fails above the budget
+    Budget(Options),
     /// The high-traffic path: in memory over Ethernet, and by AF_XDP beside the kernel
     Fastpath(Options),
     /// Memory and CPU time of an idle gateway, and the first packet to an unknown service
@@ -71,6 +73,8 @@ enum PerfError {
     Lab(#[from] LabError),
     #[error(transparent)]
     Report(#[from] ReportError),
+    #[error("a packet costs more instructions than its budget; see the table above")]
+    Budget,
 }
 
 fn main() -> ExitCode {
@@ -87,6 +91,7 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
     let (options, suite): (_, Run) = match &cli.suite {
         Suite::Tun(options) => (options, tun::run),
         Suite::Engine(options) => (options, engine::run),
+        Suite::Budget(options) => (options, engine::budget),
         Suite::Fastpath(options) => (options, fastpath::run),
         Suite::Footprint(options) => (options, footprint::run),
         Suite::Spin {
@@ -102,7 +107,7 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
             return Ok(engine::spin(direction, *packets, *idle, *flows)?);
         }
     };
-    let needs_namespaces = !matches!(cli.suite, Suite::Engine(_));
+    let needs_namespaces = !matches!(cli.suite, Suite::Engine(_) | Suite::Budget(_));
     if needs_namespaces {
         privilege::acquire()?;
     }
@@ -123,6 +128,9 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
     let _ = writeln!(std::io::stdout(), "\n{}", report.table());
     if let Some(path) = &options.json {
         report.write_json(path)?;
+    }
+    if matches!(cli.suite, Suite::Budget(_)) && report.missed().next().is_some() {
+        return Err(PerfError::Budget);
     }
     Ok(())
 }

@@ -433,7 +433,12 @@ fn make(flows: &[Known], shared: &Shared, tables: &Tables) {
                 }
                 // The other thread was taken off its core in the middle of it.
                 Inserted::Busy => {}
-                other => panic!("the table takes every flow, but said {other:?}"),
+                other @ (Inserted::ForwardTaken
+                | Inserted::ReverseTaken
+                | Inserted::Full
+                | Inserted::Quota) => {
+                    panic!("the table takes every flow, but said {other:?}")
+                }
             }
         }
     };
