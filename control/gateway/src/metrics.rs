@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 /// A term of the account with its name and its help text.
 type Term = (&'static str, &'static str, fn(&Account) -> &Counter);
 
-/// The counters of each worker.
+/// The counters of each worker, for each of its links and for the engine between them.
 const TERMS: [Term; 8] = [
     (
         "sluice_frames_received_total",
@@ -127,16 +127,19 @@ fn describe() {
     reason = "gauges are floating point in Prometheus; none of these reaches 2^53"
 )]
 fn refresh(view: &GatewayView) {
-    for (index, account) in view.accounts.iter().enumerate() {
+    for (index, accounts) in view.accounts.iter().enumerate() {
         let worker = index.to_string();
-        for (name, _, term) in TERMS {
-            counter!(name, "worker" => worker.clone()).absolute(term(account).value());
+        for (link, account) in accounts.places() {
+            for (name, _, term) in TERMS {
+                counter!(name, "worker" => worker.clone(), "link" => link)
+                    .absolute(term(account).value());
+            }
+            for &reason in DropReason::ALL {
+                counter!("sluice_drops_total", "worker" => worker.clone(), "link" => link, "reason" => reason.name())
+                    .absolute(account.dropped(reason));
+            }
         }
-        gauge!("sluice_frames_held", "worker" => worker.clone()).set(account.held.value() as f64);
-        for &reason in DropReason::ALL {
-            counter!("sluice_drops_total", "worker" => worker.clone(), "reason" => reason.name())
-                .absolute(account.dropped(reason));
-        }
+        gauge!("sluice_frames_held", "worker" => worker).set(accounts.engine.held.value() as f64);
     }
     let tables = view.publisher.snapshot();
     let (local, remote) = tables

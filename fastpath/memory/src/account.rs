@@ -40,7 +40,44 @@ impl Counter {
     }
 }
 
-/// One worker's account, over all its links. Links and the engine count into it, each at its own site.
+/// What one worker counts: each of its links for itself, and the engine what it decides between them. The identity
+/// holds for their sum, as a frame seldom leaves where it came in.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    /// The link towards local services.
+    pub service: Account,
+    /// The link towards other nodes.
+    pub underlay: Account,
+    pub engine: Account,
+}
+
+impl Accounts {
+    /// Each with its name for people.
+    #[must_use]
+    pub const fn places(&self) -> [(&'static str, &Account); 3] {
+        [
+            ("service", &self.service),
+            ("underlay", &self.underlay),
+            ("engine", &self.engine),
+        ]
+    }
+
+    /// The sum of one term.
+    pub fn total(&self, term: impl Fn(&Account) -> u64) -> u64 {
+        self.places().iter().map(|(_, account)| term(account)).sum()
+    }
+
+    /// Left and right side of the identity; equal when the worker is quiescent.
+    #[must_use]
+    pub fn balance(&self) -> (u64, u64) {
+        let sides = self.places().map(|(_, account)| account.balance());
+        sides
+            .into_iter()
+            .fold((0, 0), |sum, side| (sum.0 + side.0, sum.1 + side.1))
+    }
+}
+
+/// One account. Links and the engine count into it, each at its own site.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Account {

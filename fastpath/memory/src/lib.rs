@@ -7,7 +7,7 @@ pub mod buffer;
 pub mod frame;
 pub mod words;
 
-pub use account::{Account, Counter};
+pub use account::{Account, Accounts, Counter};
 pub use buffer::{Buffer, FRAME_LEN_MAX, HEADROOM, Pages, Pool, PoolError, Region, TAILROOM};
 pub use frame::{BATCH_MAX, Batch, Checksum, Endpoint, Frame, Gso, GsoKind, Train, append};
 pub use words::Words;

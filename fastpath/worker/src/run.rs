@@ -5,7 +5,7 @@ use crate::turn::{Ready, Worker};
 use sluice_engine::Now;
 use sluice_link::sys::{Event, monotonic_ns, wait_readable};
 use sluice_link::{Health, Link, LinkDown};
-use sluice_memory::Account;
+use sluice_memory::Accounts;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Handle<S, U> {
     shared: Arc<Shared>,
-    account: Arc<Account>,
+    accounts: Arc<Accounts>,
     service: Arc<Health>,
     underlay: Arc<Health>,
     core: Option<usize>,
@@ -97,8 +97,8 @@ impl<S: Link, U: Link> Handle<S, U> {
     }
 
     #[must_use]
-    pub const fn account(&self) -> &Arc<Account> {
-        &self.account
+    pub const fn accounts(&self) -> &Arc<Accounts> {
+        &self.accounts
     }
 
     #[must_use]
@@ -138,7 +138,7 @@ where
         stop: AtomicBool::new(false),
         wake: Event::new()?,
     });
-    let account = Arc::clone(&worker.account);
+    let accounts = Arc::clone(&worker.accounts);
     let (service, underlay) = (worker.service.health(), worker.underlay.health());
     let (pinned, is_pinned) = mpsc::sync_channel(1);
     let inside = Arc::clone(&shared);
@@ -161,7 +161,7 @@ where
         .map_err(|_| io::Error::other("the thread ended before it began"))??;
     Ok(Handle {
         shared,
-        account,
+        accounts,
         service,
         underlay,
         core: settings.core,

@@ -3,7 +3,7 @@
 use crate::Bell;
 use sluice_engine::{Engine, Now, Output};
 use sluice_link::{Arrival, Link, LinkDown};
-use sluice_memory::{Account, Batch, Pool};
+use sluice_memory::{Accounts, Batch, Pool};
 use sluice_tables::{Reader, Tables};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct Worker<S, U> {
     pub underlay: U,
     pub engine: Engine,
     pub pool: Pool,
-    pub account: Arc<Account>,
+    pub accounts: Arc<Accounts>,
     tables: Reader,
     bell: Arc<Bell>,
     /// Boxed: some 200 KiB that are not to be moved with the worker.
@@ -62,14 +62,14 @@ impl<S: Link, U: Link> Worker<S, U> {
         tables: Reader,
         bell: Arc<Bell>,
         pool: Pool,
-        account: Arc<Account>,
+        accounts: Arc<Accounts>,
     ) -> Self {
         Self {
             service,
             underlay,
             engine,
             pool,
-            account,
+            accounts,
             tables,
             bell,
             frames: Box::default(),
@@ -94,7 +94,7 @@ impl<S: Link, U: Link> Worker<S, U> {
             underlay,
             engine,
             pool,
-            account,
+            accounts,
             tables,
             bell,
             frames,
@@ -104,30 +104,30 @@ impl<S: Link, U: Link> Worker<S, U> {
         let tables: &Tables = tables.load();
         if tables.generation != *generation {
             *generation = tables.generation;
-            engine.release_held(tables, now, pool, account, output);
-            deliver(output, service, underlay, pool, account);
+            engine.release_held(tables, now, pool, &accounts.engine, output);
+            deliver(output, service, underlay, pool, accounts);
         }
         if ready.service {
-            let arrival = service.receive(pool, account, batch)?;
+            let arrival = service.receive(pool, &accounts.service, batch)?;
             turn.more.service = arrival == Arrival::More;
             turn.received += batch.len();
             if !batch.is_empty() {
-                engine.outbound(batch, tables, now, pool, account, output);
-                deliver(output, service, underlay, pool, account);
+                engine.outbound(batch, tables, now, pool, &accounts.engine, output);
+                deliver(output, service, underlay, pool, accounts);
             }
         }
         if ready.underlay {
-            let arrival = underlay.receive(pool, account, batch)?;
+            let arrival = underlay.receive(pool, &accounts.underlay, batch)?;
             turn.more.underlay = arrival == Arrival::More;
             turn.received += batch.len();
             if !batch.is_empty() {
-                engine.inbound(batch, tables, now, pool, account, output);
-                deliver(output, service, underlay, pool, account);
+                engine.inbound(batch, tables, now, pool, &accounts.engine, output);
+                deliver(output, service, underlay, pool, accounts);
             }
         }
         if engine.poll_timeout().is_some_and(|at| at <= now) {
-            engine.handle_timeout(tables, now, pool, account, output);
-            deliver(output, service, underlay, pool, account);
+            engine.handle_timeout(tables, now, pool, &accounts.engine, output);
+            deliver(output, service, underlay, pool, accounts);
         }
         bell.ring_if_needed();
         Ok(turn)
@@ -146,13 +146,13 @@ fn deliver<S: Link, U: Link>(
     service: &mut S,
     underlay: &mut U,
     pool: &mut Pool,
-    account: &Account,
+    accounts: &Accounts,
 ) {
     if !output.to_underlay.is_empty() {
-        underlay.transmit(&mut output.to_underlay, pool, account);
+        underlay.transmit(&mut output.to_underlay, pool, &accounts.underlay);
     }
     if !output.to_service.is_empty() {
-        service.transmit(&mut output.to_service, pool, account);
+        service.transmit(&mut output.to_service, pool, &accounts.service);
     }
     for frame in output.done.drain(..) {
         pool.release(frame.into_buffer());

@@ -2,7 +2,7 @@
 
 use super::view::{GatewayState, GatewayView};
 use serde_json::{Value, json};
-use sluice_memory::Account;
+use sluice_memory::{Account, Accounts, Counter};
 use sluice_tables::{
     Instance, InstanceState, Known, Placement, Policy, Reach, Tables, Target, TunnelFormat,
 };
@@ -48,33 +48,57 @@ pub(super) fn status(view: &GatewayView) -> Value {
     })
 }
 
-fn workers(state: &GatewayState, accounts: &[Arc<Account>]) -> Vec<Value> {
+fn workers(state: &GatewayState, accounts: &[Arc<Accounts>]) -> Vec<Value> {
     accounts
         .iter()
         .enumerate()
-        .map(|(index, account)| {
+        .map(|(index, accounts)| {
             let about = state.workers.get(index).cloned().unwrap_or_default();
-            let (left, right) = account.balance();
-            json!({
+            let (left, right) = accounts.balance();
+            let mut row = json!({
                 "worker": index,
                 "core": about.core,
                 "links": about.links,
-                "received": account.received.value(),
-                "received_bytes": account.received_bytes.value(),
-                "forwarded": account.forwarded.value(),
-                "forwarded_bytes": account.forwarded_bytes.value(),
-                "originated": account.originated.value(),
-                "split": account.split.value(),
-                "merged": account.merged.value(),
-                "held": account.held.value(),
-                "copied": account.copied.value(),
-                "dropped": DropReason::ALL.iter().map(|&reason| account.dropped(reason)).sum::<u64>(),
                 // Equal when nothing is on its way; see the identity in `sluice_memory::account`.
                 "account_left": left,
                 "account_right": right,
-            })
+            });
+            for (name, term) in TERMS {
+                row[name] = json!(accounts.total(|account| term(account).value()));
+            }
+            row["dropped"] = json!(accounts.total(dropped));
+            for (place, account) in accounts.places() {
+                let part = &mut row["per_link"][place];
+                for (name, term) in TERMS {
+                    part[name] = json!(term(account).value());
+                }
+                part["dropped"] = json!(dropped(account));
+            }
+            row
         })
         .collect()
+}
+
+/// A term of an account with its name.
+type Term = (&'static str, fn(&Account) -> &Counter);
+
+const TERMS: [Term; 9] = [
+    ("received", |account| &account.received),
+    ("received_bytes", |account| &account.received_bytes),
+    ("forwarded", |account| &account.forwarded),
+    ("forwarded_bytes", |account| &account.forwarded_bytes),
+    ("originated", |account| &account.originated),
+    ("split", |account| &account.split),
+    ("merged", |account| &account.merged),
+    ("held", |account| &account.held),
+    ("copied", |account| &account.copied),
+];
+
+fn dropped(account: &Account) -> u64 {
+    DropReason::ALL
+        .iter()
+        .map(|&reason| account.dropped(reason))
+        .sum()
 }
 
 /// `/v1/instances`: all that are not withdrawn, local ones first.
@@ -196,18 +220,24 @@ pub(super) fn tables(tables: &Tables, now_s: u32) -> Value {
 }
 
 /// `/v1/drops`: every reason, with the documentation.
-pub(super) fn drops(accounts: &[Arc<Account>]) -> Vec<Value> {
+pub(super) fn drops(accounts: &[Arc<Accounts>]) -> Vec<Value> {
     DropReason::ALL
         .iter()
         .map(|&reason| {
             let counts: Vec<u64> = accounts
                 .iter()
-                .map(|account| account.dropped(reason))
+                .map(|accounts| accounts.total(|account| account.dropped(reason)))
                 .collect();
+            let mut per_link = json!({});
+            for (place, account) in accounts.iter().flat_map(|accounts| accounts.places()) {
+                let before = per_link[place].as_u64().unwrap_or_default();
+                per_link[place] = json!(before + account.dropped(reason));
+            }
             json!({
                 "reason": reason.name(),
                 "count": counts.iter().sum::<u64>(),
                 "per_worker": counts,
+                "per_link": per_link,
                 "cause": reason.cause(),
                 "cure": reason.cure(),
             })

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::client::{Call, Client, ClientError, Endpoint, Role};
-use sluice_memory::Account;
+use sluice_memory::Accounts;
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{Placement, Policy, Reach, TunnelFormat, Writer};
 use sluice_wire::{AddressPlan, DropReason, Dual, InstanceIp, Ip, NsIp, ServiceIp};
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 /// A gateway with one service of two instances: number 0 here, number 1 on a peer.
 struct Gateway {
     client: Client,
-    accounts: Arc<[Arc<Account>]>,
+    accounts: Arc<[Arc<Accounts>]>,
     state: watch::Sender<GatewayState>,
     commands: mpsc::Receiver<Command>,
     _directory: Directory,
@@ -95,7 +95,7 @@ async fn gateway(name: &str) -> Gateway {
         ..GatewayState::default()
     });
     let (send_commands, commands) = mpsc::channel(4);
-    let accounts: Arc<[Arc<Account>]> = [Arc::default(), Arc::default()].into();
+    let accounts: Arc<[Arc<Accounts>]> = [Arc::default(), Arc::default()].into();
     let view = GatewayView {
         state: state_seen,
         publisher: writer().publisher(),
@@ -213,8 +213,8 @@ async fn health_and_readiness_differ() {
 #[tokio::test]
 async fn drops_and_metrics_follow_the_accounts() {
     let gateway = gateway("metrics").await;
-    gateway.accounts[1].drop_frame(DropReason::TooBig);
-    gateway.accounts[0].received.add(7);
+    gateway.accounts[1].engine.drop_frame(DropReason::TooBig);
+    gateway.accounts[0].underlay.received.add(7);
     let drops = gateway.client.json(Call::read("/v1/drops")).await.unwrap();
     let too_big = drops
         .as_array()
@@ -224,21 +224,28 @@ async fn drops_and_metrics_follow_the_accounts() {
         .unwrap();
     assert_eq!(too_big["count"], 1);
     assert_eq!(too_big["per_worker"], json!([0, 1]));
+    let per_link = json!({"service": 0, "underlay": 0, "engine": 1});
+    assert_eq!(too_big["per_link"], per_link);
     assert_eq!(too_big["cure"], DropReason::TooBig.cure());
     let shown = text(&gateway, "/metrics").await.unwrap();
     for line in [
-        "sluice_frames_received_total{worker=\"0\"} 7",
-        "sluice_drops_total{worker=\"1\",reason=\"too-big\"} 1",
+        "sluice_frames_received_total{worker=\"0\",link=\"underlay\"} 7",
+        "sluice_drops_total{worker=\"1\",link=\"engine\",reason=\"too-big\"} 1",
         "sluice_instances{placement=\"local\"} 1",
         "sluice_ready 0",
         "sluice_flows 5",
     ] {
         assert!(shown.contains(line), "{line} is missing in\n{shown}");
     }
-    gateway.accounts[0].received.add(1);
+    let status = gateway.client.json(Call::read("/v1/status")).await.unwrap();
+    let worker = &status["workers"][0];
+    assert_eq!(worker["received"], 7);
+    assert_eq!(worker["per_link"]["underlay"]["received"], 7);
+    assert_eq!(worker["per_link"]["service"]["received"], 0);
+    gateway.accounts[0].service.received.add(1);
     let shown = text(&gateway, "/metrics").await.unwrap();
     assert!(
-        shown.contains("sluice_frames_received_total{worker=\"0\"} 8"),
+        shown.contains("sluice_frames_received_total{worker=\"0\",link=\"service\"} 1"),
         "{shown}"
     );
 }

@@ -3,7 +3,7 @@
 use crate::command::Commands;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sluice_memory::Account;
+use sluice_memory::Accounts;
 use sluice_tables::Publisher;
 use sluice_wire::{Dual, Ip, Subnet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub struct GatewayView {
     pub state: watch::Receiver<GatewayState>,
     pub publisher: Publisher,
     /// One per worker, in worker order.
-    pub accounts: Arc<[Arc<Account>]>,
+    pub accounts: Arc<[Arc<Accounts>]>,
     pub commands: Commands,
     /// The workers' clock in whole seconds, the one that `Used` rows are stamped with.
     pub now_s: fn() -> u32,

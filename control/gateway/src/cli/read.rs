@@ -206,7 +206,8 @@ columns! {
         "INSTANCE" "/instance", "STATE" "/state", "IDLE (S)" "/idle_s";
     TABLES: "SERVICE" "/service/service", "POLICY" "/ip/policy", "SERVICE IP" "/ip/service_ip" "/ip/service_ip_v6",
         "CANDIDATES" "/service/candidates", "USED (S AGO)" "/service/used_s_ago";
-    DROPS: "REASON" "/reason", "COUNT" "/count", "CAUSE" "/cause", "CURE" "/cure";
+    DROPS: "REASON" "/reason", "COUNT" "/count", "SERVICE" "/per_link/service", "UNDERLAY" "/per_link/underlay",
+        "ENGINE" "/per_link/engine", "CAUSE" "/cause", "CURE" "/cure";
     PROFILES: "PROFILE" "/profile", "TITLE" "/title", "LINK" "/link", "VERIFIED" "/verified", "FROM" "/from";
     SETTINGS: "SETTING" "/setting", "WANTED" "/wanted", "ACTUAL" "/actual", "BEFORE" "/before", "BY" "/by",
         "WHY NOT" "/why";

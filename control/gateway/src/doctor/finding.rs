@@ -46,7 +46,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    fn new(severity: Severity, place: impl Into<String>, found: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        severity: Severity,
+        place: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
         Self {
             severity,
             place: place.into(),

@@ -10,6 +10,7 @@ use super::facts::managers::{Manager, PeerPath};
 use super::facts::network::InputChain;
 use super::facts::process::PortHolder;
 use super::finding::Severity::{self, Error, Note, Warning};
+use crate::config::LinkKind;
 use crate::node::devices::{LinkState, ListedAddress, ListedRoute};
 use crate::node::foreign::DroppingChain;
 use crate::node::legacy_iptables::LegacyForward;
@@ -84,8 +85,16 @@ const FAULTS: &[Fault] = &[
     ("kernel-version", Error, |facts| {
         facts.kernel.release = "4.19.0-27-amd64".to_owned()
     }),
+    ("kernel-version", Note, |facts| {
+        facts.kernel.release = "5.10.0".to_owned();
+    }),
     ("kernel-version", Warning, |facts| {
-        facts.kernel.release = "5.10.0".to_owned()
+        facts.kernel.release = "5.15.0".to_owned();
+        facts.config.fastpath.link = LinkKind::Auto;
+    }),
+    ("kernel-version", Error, |facts| {
+        facts.kernel.release = "5.15.0".to_owned();
+        facts.config.fastpath.link = LinkKind::AfXdp;
     }),
     ("kernel-version", Note, |facts| {
         facts.kernel.release = "6.1.0-18-arm64".to_owned()
@@ -97,10 +106,15 @@ const FAULTS: &[Fault] = &[
     ("kernel-options", Error, |facts| {
         unset(facts, "CONFIG_NFT_MASQ")
     }),
-    ("kernel-options", Warning, |facts| {
+    ("kernel-options", Note, |facts| {
         unset(facts, "CONFIG_XDP_SOCKETS")
     }),
+    ("kernel-options", Error, |facts| {
+        facts.config.fastpath.link = LinkKind::AfXdp;
+        unset(facts, "CONFIG_XDP_SOCKETS");
+    }),
     ("kernel-options", Warning, |facts| {
+        facts.config.fastpath.link = LinkKind::Auto;
         unset(facts, "CONFIG_NET_CLS_BPF")
     }),
     ("kernel-options", Note, |facts| facts.kernel.options = None),
@@ -117,7 +131,17 @@ const FAULTS: &[Fault] = &[
     ("capabilities", Error, |facts| drop_capability(facts, 21)),
     ("capabilities", Warning, |facts| drop_capability(facts, 13)),
     ("capabilities", Warning, |facts| drop_capability(facts, 19)),
+    ("capabilities", Error, |facts| {
+        facts.config.fastpath.link = LinkKind::AfXdp;
+        drop_capability(facts, 13);
+    }),
+    ("locked-memory", Error, |facts| {
+        facts.config.fastpath.link = LinkKind::AfXdp;
+        facts.process.locked_bytes_max = Some(8 << 20);
+        drop_capability(facts, 14);
+    }),
     ("locked-memory", Warning, |facts| {
+        facts.config.fastpath.link = LinkKind::Auto;
         facts.process.locked_bytes_max = Some(64 << 10);
         drop_capability(facts, 14);
     }),
@@ -175,9 +199,21 @@ const FAULTS: &[Fault] = &[
         facts.config.fastpath.spin_us = 50;
     }),
     ("queues", Warning, |facts| facts.config.fastpath.workers = 4),
+    ("queues", Error, |facts| {
+        // AF_XDP takes queues, not what RPS makes of them.
+        facts.config.fastpath.link = LinkKind::AfXdp;
+        facts.config.fastpath.workers = 4;
+        facts.card.as_mut().unwrap().spread = vec![true, true];
+    }),
     ("backlog", Warning, |facts| facts.cores.backlog_dropped = 17),
     ("huge-pages", Note, |facts| {
-        facts.memory.huge_pages = Some(0)
+        facts.config.fastpath.link = LinkKind::Auto;
+        facts.memory.huge_pages = Some(0);
+    }),
+    ("huge-pages", Error, |facts| {
+        facts.config.fastpath.link = LinkKind::AfXdp;
+        facts.config.fastpath.xdp.large_pages = true;
+        facts.memory.huge_pages = Some(0);
     }),
     ("transparent-huge-pages", Note, |facts| {
         facts.memory.transparent = Some("always".to_owned());
@@ -233,8 +269,19 @@ const FAULTS: &[Fault] = &[
         facts.card = None;
     }),
     ("underlay", Error, |facts| underlay(facts).up = false),
+    ("underlay", Error, |facts| {
+        facts.network.chosen = Some("eth7".to_owned());
+        facts.card = None;
+    }),
     ("underlay", Error, |facts| underlay(facts).carrier = false),
     ("underlay-driver", Note, |facts| {
+        facts.network.xdp = Some(XdpModes {
+            native: false,
+            zero_copy: false,
+        });
+    }),
+    ("underlay-driver", Warning, |facts| {
+        facts.config.fastpath.link = LinkKind::AfXdp;
         facts.network.xdp = Some(XdpModes {
             native: false,
             zero_copy: false,
@@ -394,6 +441,18 @@ const HARMLESS: &[Harmless] = &[
             facts.card = None;
         },
     ),
+    ("no TUN device where it is not used", |facts| {
+        facts.config.fastpath.link = LinkKind::AfXdp;
+        facts.kernel.tun_refused = Some("No such file or directory".to_owned());
+    }),
+    (
+        "no large pages and no locked memory where TUN is used",
+        |facts| {
+            facts.memory.huge_pages = Some(0);
+            facts.process.locked_bytes_max = Some(0);
+            drop_capability(facts, 14);
+        },
+    ),
     ("modules instead of built-in options", |facts| {
         for value in facts.kernel.options.as_mut().unwrap().values_mut() {
             *value = "m".to_owned();
@@ -505,14 +564,14 @@ fn every_complaint_says_where_what_it_costs_and_the_fix() {
 fn the_worst_comes_first() {
     let mut facts = healthy();
     facts.clock_synchronised = Some(false);
-    facts.memory.huge_pages = Some(0);
+    facts.memory.transparent = Some("always".to_owned());
     facts.settings.set(TRACKED, "262144");
     assert_eq!(
         complaints(&facts),
         [
             ("conntrack-table", Error),
             ("clock", Warning),
-            ("huge-pages", Note)
+            ("transparent-huge-pages", Note)
         ]
     );
 }

@@ -8,7 +8,7 @@ use crate::node::devices::LinkState;
 use sluice_engine::{Counters, Engine, Limits, Settings, Shared};
 use sluice_link::af_xdp::Mac;
 use sluice_link::{Link, LinksSettings, choose, sys};
-use sluice_memory::{Account, FRAME_LEN_MAX, Pool};
+use sluice_memory::{Accounts, FRAME_LEN_MAX, Pool};
 use sluice_tables::{Publisher, Upcalls};
 use sluice_wire::{Dual, Ip, Subnet};
 use sluice_worker::{Bell, Exit, Handle, Worker, spawn};
@@ -26,7 +26,7 @@ pub(crate) struct Plane {
     publisher: Publisher,
     shared: Arc<Shared>,
     /// One per worker, and the last one for the XDP programs.
-    accounts: Arc<[Arc<Account>]>,
+    accounts: Arc<[Arc<Accounts>]>,
     upcalls: Arc<Upcalls>,
     bell: Arc<Bell>,
     workers: Vec<Box<dyn Running>>,
@@ -213,8 +213,8 @@ impl Plane {
         let Some(xdp) = &mut self.xdp else { return };
         xdp.confirm();
         self.links = xdp.links();
-        if let Some(account) = self.accounts.last() {
-            xdp.count(account);
+        if let Some(accounts) = self.accounts.last() {
+            xdp.count(&accounts.underlay);
         }
     }
 
@@ -252,7 +252,7 @@ impl Plane {
         Arc::clone(&self.upcalls)
     }
 
-    pub(crate) fn accounts(&self) -> Arc<[Arc<Account>]> {
+    pub(crate) fn accounts(&self) -> Arc<[Arc<Accounts>]> {
         Arc::clone(&self.accounts)
     }
 

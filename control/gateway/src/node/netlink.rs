@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::nft::attribute::{read, text};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
@@ -133,6 +134,8 @@ pub(crate) fn generic(
     each: impl FnMut(&[u8]),
 ) -> Result<(), NetlinkError> {
     let socket = open(NETLINK_GENERIC)?;
+    // Drivers say in words what they refuse; a kernel that cannot is understood all the same.
+    let _ = socket.set_ext_ack(true);
     exchange(&socket, bytes, 1, each).map_err(|failure| failure.named(what.to_owned()))
 }
 
@@ -147,7 +150,8 @@ fn open(protocol: isize) -> Result<Socket, NetlinkError> {
 }
 
 enum Failure {
-    Errno(Errno),
+    /// With the kernel's own words, where it has any.
+    Errno(Errno, Option<String>),
     Io(io::Error),
     Garbled,
 }
@@ -155,7 +159,11 @@ enum Failure {
 impl Failure {
     fn named(self, what: String) -> NetlinkError {
         match self {
-            Self::Errno(errno) => NetlinkError::Refused { what, errno },
+            Self::Errno(errno, None) => NetlinkError::Refused { what, errno },
+            Self::Errno(errno, Some(said)) => NetlinkError::Refused {
+                what: format!("{what}: {said}"),
+                errno,
+            },
             Self::Io(source) => NetlinkError::Socket { what, source },
             Self::Garbled => NetlinkError::Answer { what },
         }
@@ -187,7 +195,8 @@ fn exchange(
                         .map(i32::from_ne_bytes)
                         .ok_or(Failure::Garbled)?;
                     if code != 0 {
-                        return Err(Failure::Errno(Errno::from_raw_os_error(-code)));
+                        let errno = Errno::from_raw_os_error(-code);
+                        return Err(Failure::Errno(errno, said(one)));
                     }
                     if header.sequence_number() == last {
                         return Ok(());
@@ -201,5 +210,61 @@ fn exchange(
                 .get(length.next_multiple_of(4) - length..)
                 .unwrap_or_default();
         }
+    }
+}
+
+/// The kernel's words in an error message (NLMSGERR_ATTR_MSG). They come after the request's header, and after all of the
+/// request unless the message is capped.
+fn said(error: &[u8]) -> Option<String> {
+    const CAPPED: u16 = 0x100;
+    const WITH_ATTRIBUTES: u16 = 0x200;
+    const MESSAGE: u16 = 1;
+    let number = |at: usize| {
+        let bytes = error.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_ne_bytes(bytes)).ok()
+    };
+    let flags = u16::from_ne_bytes(error.get(6..8)?.try_into().ok()?);
+    if flags & WITH_ATTRIBUTES == 0 {
+        return None;
+    }
+    let request = if flags & CAPPED == 0 { number(20)? } else { 16 };
+    let attributes = error.get(20_usize.checked_add(request.next_multiple_of(4))?..)?;
+    read(attributes)
+        .find(|(kind, _)| *kind == MESSAGE)
+        .and_then(|(_, words)| text(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::nft::attribute::Attributes;
+
+    /// An error message about a request of 24 bytes.
+    fn error(flags: u16, attributes: &[u8]) -> Vec<u8> {
+        let capped = flags & 0x100 != 0;
+        let mut bytes = vec![0; 20];
+        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        bytes.extend_from_slice(&24_u32.to_ne_bytes());
+        bytes.resize(20 + if capped { 16 } else { 24 }, 0);
+        bytes.extend_from_slice(attributes);
+        bytes
+    }
+
+    #[test]
+    fn the_kernels_words_are_found_behind_the_request() {
+        let words = Attributes::new().native_u32(2, 7).text(1, "no such ring");
+        for flags in [0x200, 0x300] {
+            let found = said(&error(flags, words.as_bytes()));
+            assert_eq!(found.as_deref(), Some("no such ring"), "{flags:#x}");
+        }
+        assert_eq!(
+            said(&error(0x100, words.as_bytes())),
+            None,
+            "no attributes are announced"
+        );
+        assert_eq!(said(&error(0x200, &[])), None);
+        let mut long = error(0x200, words.as_bytes());
+        long[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(said(&long), None, "a length beyond the message");
     }
 }

@@ -272,6 +272,7 @@ const FAULTS: &[Fault] = &[
         host.through = "setpriv --bounding-set -net_admin".to_owned();
     }),
     ("locked-memory", "warning", "may lock 0 MiB", |host| {
+        host.configure(|text| format!("{text}link = \"auto\"\n"));
         host.through = "prlimit --memlock=65536:65536 setpriv --bounding-set -ipc_lock".to_owned();
     }),
     ("open-files", "error", "256", |host| {
@@ -305,6 +306,12 @@ const FAULTS: &[Fault] = &[
     }),
     ("queues", "warning", "RPS is off", |host| {
         host.configure(|text| text.replace("workers = 1", "workers = 2"));
+    }),
+    ("queues", "error", "for 2 workers", |host| {
+        host.configure(|text| text.replace("workers = 1", "workers = 2\nlink = \"af_xdp\""));
+    }),
+    ("underlay", "error", "eth7", |host| {
+        host.configure(|text| format!("{text}underlay = \"eth7\"\n"));
     }),
     ("forwarding", "note", "0", |host| {
         host.set("ipv4/ip_forward", "0")

@@ -86,7 +86,7 @@ fn a_packet_goes_out_translated_and_its_reply_comes_back_as_dialled() {
                 (parsed.src, parsed.dst),
                 (service_ip(family), ns_ip(family, 1))
             );
-            assert_balanced(&worker.account);
+            assert_balanced(&worker.accounts);
             assert_eq!(worker.pool.outstanding(), 0);
         }
     }
@@ -96,7 +96,7 @@ fn a_packet_goes_out_translated_and_its_reply_comes_back_as_dialled() {
 fn an_unknown_address_rings_the_bell_and_the_answer_releases_what_was_held() {
     let mut site = Site::new(1);
     let (worker, links) = worker(&site, Memory::Own);
-    let account = std::sync::Arc::clone(&worker.account);
+    let accounts = std::sync::Arc::clone(&worker.accounts);
     let handle = spawn("worker-0".to_owned(), worker, Settings::default()).unwrap();
     site.learn(1, peer());
     handle.wake();
@@ -132,8 +132,8 @@ fn an_unknown_address_rings_the_bell_and_the_answer_releases_what_was_held() {
     let Ended { mut worker, result } = handle.join().unwrap();
     result.unwrap();
     worker.turn(Ready::BOTH, Now::from_s(100_000)).unwrap();
-    assert_eq!(account.held.value(), 0);
-    assert_balanced(&account);
+    assert_eq!(accounts.engine.held.value(), 0);
+    assert_balanced(&accounts);
     assert_eq!(worker.pool.outstanding(), 0);
 }
 
@@ -162,8 +162,13 @@ fn spinning_and_sleeping_workers_deliver_the_same_and_stop_at_once() {
         handle.stop();
         let Ended { worker, result } = handle.join().unwrap();
         result.unwrap();
-        assert_eq!(worker.account.forwarded.value(), 1000);
-        assert_balanced(&worker.account);
+        // Each link has its own account, and the engine's has neither end of a frame's way.
+        let accounts = &worker.accounts;
+        assert_eq!(accounts.service.received.value(), 1000);
+        assert_eq!(accounts.underlay.forwarded.value(), 1000);
+        assert_eq!(accounts.total(|account| account.received.value()), 1000);
+        assert_eq!(accounts.total(|account| account.forwarded.value()), 1000);
+        assert_balanced(&worker.accounts);
     }
 }
 

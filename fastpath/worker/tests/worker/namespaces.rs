@@ -185,11 +185,14 @@ fn finish(node: Node) -> (u64, u64) {
             break;
         }
     }
-    let account = &worker.account;
-    assert_balanced(account);
-    assert_eq!(account.held.value(), 0, "{:?}", drops(account));
+    let accounts = &worker.accounts;
+    assert_balanced(accounts);
+    assert_eq!(accounts.engine.held.value(), 0, "{:?}", drops(accounts));
     assert_eq!(worker.pool.outstanding(), 0);
-    (account.received.value(), account.forwarded_bytes.value())
+    (
+        accounts.total(|account| account.received.value()),
+        accounts.total(|account| account.forwarded_bytes.value()),
+    )
 }
 
 const TRANSFER: usize = 20_000_000;
@@ -404,8 +407,9 @@ fn damaged_packets_never_reach_an_application() {
     ];
     transfer(&lab, Family::V4, TRANSFER / 10);
     let [_, receiver] = &nodes;
-    let damaged = receiver.account().dropped(DropReason::BadChecksum);
-    assert!(damaged > 0, "{:?}", drops(receiver.account()));
+    let accounts = receiver.accounts();
+    let damaged = accounts.total(|account| account.dropped(DropReason::BadChecksum));
+    assert!(damaged > 0, "{:?}", drops(accounts));
     for node in nodes {
         finish(node);
     }
@@ -432,7 +436,7 @@ fn a_run_that_the_device_refuses_is_sent_as_datagrams_and_those_too_big_are_drop
         .unwrap();
     stream.write_all(&[7; 50_000]).unwrap();
     let [sender, _] = &nodes;
-    let (health, account) = (sender.underlay_health(), sender.account());
+    let (health, account) = (sender.underlay_health(), &sender.accounts().underlay);
     while health.gso_refused.value() == 0 || account.dropped(DropReason::TooBig) == 0 {
         assert!(!sender.is_finished());
         std::thread::yield_now();

@@ -2,7 +2,7 @@
 
 use sluice_engine::{Engine, Limits, Settings, Shared};
 use sluice_link::Link;
-use sluice_memory::{Account, Endpoint, FRAME_LEN_MAX, Pool};
+use sluice_memory::{Accounts, Endpoint, FRAME_LEN_MAX, Pool};
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{Placement, Policy, Reach, TunnelFormat, Upcalls, Writer};
 use sluice_wire::{AddressPlan, DropReason, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
@@ -105,21 +105,24 @@ impl Site {
             self.writer.publisher().reader(),
             Arc::clone(&self.bell),
             Pool::new(512, FRAME_LEN_MAX).unwrap(),
-            Arc::new(Account::default()),
+            Arc::new(Accounts::default()),
         )
     }
 }
 
 /// The account's identity, with everything it counted in the message.
-pub(crate) fn assert_balanced(account: &Account) {
-    let (left, right) = account.balance();
-    assert_eq!(left, right, "{account:?} {:?}", drops(account));
+pub(crate) fn assert_balanced(accounts: &Accounts) {
+    let (left, right) = accounts.balance();
+    assert_eq!(left, right, "{accounts:?} {:?}", drops(accounts));
 }
 
-pub(crate) fn drops(account: &Account) -> Vec<(&'static str, u64)> {
+pub(crate) fn drops(accounts: &Accounts) -> Vec<(&'static str, u64)> {
     DropReason::ALL
         .iter()
-        .map(|reason| (reason.name(), account.dropped(*reason)))
+        .map(|reason| {
+            let count = accounts.total(|account| account.dropped(*reason));
+            (reason.name(), count)
+        })
         .filter(|(_, count)| *count > 0)
         .collect()
 }

@@ -1,5 +1,6 @@
 //! Rules about cores, the card's place beside them, and memory.
 
+use crate::config::LinkKind;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Change, Verdict};
 use std::collections::BTreeSet;
@@ -209,8 +210,25 @@ pub(super) fn queues(facts: &Facts) -> Vec<Verdict> {
     };
     let (queues, workers) = (card.spread.len(), facts.config.fastpath.workers);
     let place = format!("{}, {queues} receive queues", underlay.name);
-    if queues >= workers || card.spread.iter().all(|&spread| spread) {
-        return vec![Verdict::ok(place, format!("for {workers} workers"))];
+    let spread = card.spread.iter().all(|&spread| spread);
+    let enough = Verdict::ok(&place, format!("for {workers} workers"));
+    if queues >= workers {
+        return vec![enough];
+    }
+    let more = format!("ethtool -L {} combined {workers}", underlay.name);
+    if facts.config.fastpath.link != LinkKind::Tun {
+        return vec![
+            Verdict::new(
+                facts.without_af_xdp(),
+                place,
+                format!("for {workers} workers"),
+            )
+            .costs("AF_XDP needs a queue for each worker and does not start")
+            .fix(format!("{more}, or set fastpath.workers = {queues}")),
+        ];
+    }
+    if spread {
+        return vec![enough];
     }
     let mut mask = 0_u64;
     for core in facts.cores.usable.iter().filter(|core| **core < 64) {
@@ -263,22 +281,27 @@ pub(super) fn backlog(facts: &Facts) -> Vec<Verdict> {
 }
 
 pub(super) fn huge_pages(facts: &Facts) -> Vec<Verdict> {
-    /// Of 2 MiB: one worker's packet memory.
-    const PAGES: u64 = 64;
-    let zero_copy = facts.network.xdp.is_some_and(|modes| modes.zero_copy);
+    const KEY: &str = "vm/nr_hugepages";
+    let fastpath = &facts.config.fastpath;
+    let fix = "sysctl -w vm.nr_hugepages=64 (takes 128 MiB for good)";
     match facts.memory.huge_pages {
-        Some(0) if zero_copy => vec![
-            Verdict::note("vm/nr_hugepages", "0")
-                .costs(
-                    "AF_XDP's packet memory is spread over thousands of small pages: \
-                     more TLB misses per packet",
-                )
-                .fix(format!(
-                    "sysctl -w vm.nr_hugepages={PAGES} (takes {} MiB for good)",
-                    PAGES * 2
-                )),
+        Some(0) if fastpath.link != LinkKind::Tun && fastpath.xdp.large_pages => vec![
+            Verdict::new(
+                facts.without_af_xdp(),
+                KEY,
+                "0, and fastpath.xdp.large_pages = true",
+            )
+            .costs("the frames cannot be mapped: AF_XDP does not start")
+            .fix(fix),
         ],
-        Some(pages) => vec![Verdict::ok("vm/nr_hugepages", pages.to_string())],
+        Some(0) if fastpath.link != LinkKind::Tun => vec![
+            Verdict::note(KEY, "0")
+                .costs(
+                    "frames are spread over thousands of small pages: more TLB misses per packet",
+                )
+                .fix(format!("{fix}, and fastpath.xdp.large_pages = true")),
+        ],
+        Some(pages) => vec![Verdict::ok(KEY, pages.to_string())],
         None => Vec::new(),
     }
 }

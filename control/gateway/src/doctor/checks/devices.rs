@@ -1,7 +1,7 @@
 //! Rules about the underlay's device and our own ones.
 
 use crate::doctor::facts::Facts;
-use crate::doctor::finding::{Change, Verdict};
+use crate::doctor::finding::{Change, Severity, Verdict};
 
 /// UDP and IP headers around an inner packet, in bytes.
 const OUTER_V4: u32 = 28;
@@ -9,16 +9,19 @@ const OUTER_V6: u32 = 48;
 
 pub(super) fn underlay(facts: &Facts) -> Vec<Verdict> {
     vec![match facts.network.underlay() {
-        None => Verdict::error(
-            "gateway.node_address",
-            "no device has it, and there is \
-             no default route",
-        )
-        .costs("no other node can be reached")
-        .fix(
-            "ip route add default via ROUTER, or set gateway.node_address to an \
-                 address of this host",
-        ),
+        None => match &facts.network.chosen {
+            Some(name) => Verdict::error("fastpath.underlay", format!("no device {name}"))
+                .fix("name a device of this host (ip link), or \"\" for the one with its address"),
+            None => Verdict::error(
+                "gateway.node_address",
+                "no device has it, and there is no default route",
+            )
+            .fix(
+                "ip route add default via ROUTER, or set gateway.node_address to an address of \
+                 this host",
+            ),
+        }
+        .costs("no other node can be reached"),
         Some(link) if !link.up => Verdict::error(&link.name, "is down")
             .costs("no other node can be reached")
             .fix(format!("ip link set dev {} up", link.name)),
@@ -61,12 +64,17 @@ pub(super) fn driver(facts: &Facts) -> Vec<Verdict> {
              AF_XDP with one copy",
             ),
         ),
-        Some(_) => Verdict::note(&link.name, found("no native XDP"))
-            .costs(
-                "AF_XDP runs in generic mode, behind the kernel's own receive path; \
-                 TUN is as fast there",
-            )
-            .fix("stay with TUN, or use a card of hw-profiles with native XDP"),
+        Some(_) => Verdict::new(
+            // The generic mode works; whoever insists on AF_XDP wants to know that it is this one.
+            facts.without_af_xdp().min(Severity::Warning),
+            &link.name,
+            found("no native XDP"),
+        )
+        .costs(
+            "AF_XDP runs in generic mode, behind the kernel's own receive path; TUN is as fast \
+             there",
+        )
+        .fix("stay with TUN, or use a card of hw-profiles with native XDP"),
         None => Verdict::note(
             &link.name,
             found("XDP modes unknown (the kernel tells since 6.3)"),

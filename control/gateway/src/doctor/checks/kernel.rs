@@ -1,5 +1,6 @@
 //! Rules about the kernel.
 
+use crate::config::LinkKind;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Change, Verdict};
 
@@ -16,13 +17,10 @@ pub(super) fn version(facts: &Facts) -> Vec<Verdict> {
         Verdict::error("kernel", release)
             .costs("no UDP receive offload and no bridge port isolation as the gateway uses it")
             .fix("boot a kernel of 5.15 or newer")
-    } else if version < (5, 15) {
-        Verdict::warning("kernel", release)
-            .costs(
-                "AF_XDP lacks need_wakeup and multi-buffer frames; TUN works, with \
-                     smaller batches",
-            )
-            .fix("boot a kernel of 5.15 or newer (6.2 for datagram super-frames on TUN)")
+    } else if version < (5, 18) && facts.config.fastpath.link != LinkKind::Tun {
+        Verdict::new(facts.without_af_xdp(), "kernel", release)
+            .costs("AF_XDP needs 5.18: without it, workers have TUN only")
+            .fix("boot a kernel of 5.18 or newer, or set fastpath.link = \"tun\"")
     } else if version < (6, 2) {
         Verdict::note("kernel", release)
             .costs("UDP super-frames are cut before the TUN device (USO comes with 6.2)")
@@ -32,7 +30,7 @@ pub(super) fn version(facts: &Facts) -> Vec<Verdict> {
     }]
 }
 
-/// An option, whether the gateway stops without it, and what it is for.
+/// An option, whether the gateway stops without it (or only AF_XDP and offloads do), and what it is for.
 const OPTIONS: [(&str, bool, &str); 11] = [
     ("CONFIG_TUN", true, "the service-side device"),
     ("CONFIG_VETH", true, "the cable of every instance"),
@@ -71,7 +69,8 @@ pub(super) fn options(facts: &Facts) -> Vec<Verdict> {
             Verdict::error(*option, "is not set")
                 .costs(format!("the gateway does not work: {purpose}"))
         } else {
-            Verdict::warning(*option, "is not set").costs(format!("TUN only, without {purpose}"))
+            Verdict::new(facts.without_af_xdp(), *option, "is not set")
+                .costs(format!("TUN only, without {purpose}"))
         };
         Some(verdict.fix(format!("boot a kernel built with {option}=y or m")))
     };
@@ -87,6 +86,9 @@ pub(super) fn options(facts: &Facts) -> Vec<Verdict> {
 }
 
 pub(super) fn tun_device(facts: &Facts) -> Vec<Verdict> {
+    if facts.config.fastpath.link == LinkKind::AfXdp {
+        return Vec::new();
+    }
     vec![match &facts.kernel.tun_refused {
         None => Verdict::ok("/dev/net/tun", "can be opened"),
         Some(why) => Verdict::error("/dev/net/tun", why)

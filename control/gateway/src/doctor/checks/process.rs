@@ -1,7 +1,8 @@
 //! Rules about the gateway's process: rights, limits, memory, and its port.
 
+use crate::config::LinkKind;
 use crate::doctor::facts::Facts;
-use crate::doctor::finding::{Change, Verdict};
+use crate::doctor::finding::{Change, Severity, Verdict};
 
 /// A capability, its bit, whether the gateway stops without it, and what it is for.
 const CAPABILITIES: [(&str, u32, bool, &str); 6] = [
@@ -42,6 +43,7 @@ const CAPABILITIES: [(&str, u32, bool, &str); 6] = [
         "no XDP and no offload of flows, unless CAP_SYS_ADMIN is there",
     ),
 ];
+const NET_RAW: u32 = 13;
 const SYS_ADMIN: u32 = 21;
 const BPF: u32 = 39;
 const NET_ADMIN: u32 = 12;
@@ -56,11 +58,19 @@ pub(super) fn capabilities(facts: &Facts) -> Vec<Verdict> {
     let lacking: Vec<Verdict> = CAPABILITIES
         .iter()
         .filter(|(_, bit, ..)| !(has(facts, *bit) || *bit == BPF && has(facts, SYS_ADMIN)))
-        .map(|(name, _, needed, cost)| {
+        .map(|(name, bit, needed, cost)| {
             let verdict = if *needed {
                 Verdict::error(who, format!("lacks {name}"))
             } else {
-                Verdict::warning(who, format!("lacks {name}"))
+                // Without AF_XDP, too, something is lost.
+                let severity = facts.without_af_xdp().max(Severity::Warning);
+                let only_xdp = matches!(*bit, NET_RAW | BPF);
+                let severity = if only_xdp {
+                    severity
+                } else {
+                    Severity::Warning
+                };
+                Verdict::new(severity, who, format!("lacks {name}"))
             };
             verdict.costs(*cost).fix(format!(
                 "run it as root, or add {name} to AmbientCapabilities= and \
@@ -76,18 +86,23 @@ pub(super) fn capabilities(facts: &Facts) -> Vec<Verdict> {
 }
 
 pub(super) fn locked_memory(facts: &Facts) -> Vec<Verdict> {
-    /// Bytes of one packet buffer.
-    const BUFFER: u64 = 64 << 10;
+    /// Bytes of a frame, and rings of each of a worker's two sides.
+    const FRAME: u64 = 2048;
+    const RINGS: u64 = 2 * 2;
     let fastpath = &facts.config.fastpath;
-    let needed = BUFFER * fastpath.buffers as u64 * fastpath.workers as u64;
     let who = &facts.process.who;
+    if fastpath.link == LinkKind::Tun {
+        return Vec::new();
+    }
+    let needed = FRAME * RINGS * u64::from(fastpath.xdp.ring) * fastpath.workers as u64;
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     vec![match facts.process.locked_bytes_max {
-        Some(max) if max < needed && !has(facts, IPC_LOCK) => Verdict::warning(
+        Some(max) if max < needed && !has(facts, IPC_LOCK) => Verdict::new(
+            facts.without_af_xdp(),
             who,
-            format!("may lock {}, packet memory has {}", mib(max), mib(needed)),
+            format!("may lock {}, frames take {} or more", mib(max), mib(needed)),
         )
-        .costs("AF_XDP cannot register its packet memory (ENOBUFS) and falls back to TUN")
+        .costs("AF_XDP cannot register its frames (ENOBUFS)")
         .fix("LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited"),
         Some(max) => Verdict::ok(who, format!("may lock {}", mib(max))),
         None => Verdict::ok(who, "may lock any amount of memory"),

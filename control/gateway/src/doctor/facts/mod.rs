@@ -11,8 +11,9 @@ pub(crate) mod files;
 pub(crate) mod managers;
 mod clock;
 
+use super::finding::Severity;
 use crate::client::{Client, Endpoint, Role};
-use crate::config::Config;
+use crate::config::{Config, LinkKind};
 use files::{Resolver, StateDir, TokenFile};
 use gateway::Gateway;
 use host::{Card, Cores, Memory};
@@ -92,6 +93,15 @@ impl Asked {
 }
 
 impl Facts {
+    /// How bad it is when AF_XDP does not work: nobody asked for it, it would be taken, or it must be.
+    pub(crate) const fn without_af_xdp(&self) -> Severity {
+        match self.config.fastpath.link {
+            LinkKind::Tun => Severity::Note,
+            LinkKind::Auto => Severity::Warning,
+            LinkKind::AfXdp => Severity::Error,
+        }
+    }
+
     /// Everything about the machine this command runs on.
     pub(crate) async fn gather(config_file: Option<&Path>) -> Self {
         let (config, config_error) = match Config::load(config_file) {

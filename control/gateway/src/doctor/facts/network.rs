@@ -14,6 +14,8 @@ pub(crate) struct Network {
     pub(crate) links: Vec<LinkState>,
     pub(crate) addresses: Vec<ListedAddress>,
     pub(crate) routes: Vec<ListedRoute>,
+    /// The device that the configuration names as the underlay, if it does.
+    pub(crate) chosen: Option<String>,
     /// The address other nodes know this one by, as configured or as the routes say.
     pub(crate) own_address: Option<Ip>,
     /// nf_tables chains that drop forwarded packets by policy.
@@ -43,6 +45,11 @@ impl Network {
     pub(crate) fn read(config: &Config, own_address: Option<Ip>) -> Self {
         let mut network = Self {
             own_address,
+            chosen: config
+                .fastpath
+                .underlay
+                .clone()
+                .or_else(|| config.hardware.interface.clone()),
             ..Self::default()
         };
         let mut unseen = Vec::new();
@@ -72,8 +79,11 @@ impl Network {
         network
     }
 
-    /// The device that carries tunnels: the one with our address, else that of a default route.
+    /// The device that carries tunnels: the one that is named, else the one with our address, else that of a default route.
     pub(crate) fn underlay(&self) -> Option<&LinkState> {
+        if let Some(name) = &self.chosen {
+            return self.link(name);
+        }
         let own = self
             .addresses
             .iter()

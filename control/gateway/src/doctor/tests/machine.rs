@@ -323,11 +323,6 @@ const SEEDED: &[Seeded] = &[
         &["cpu1", "powersave"],
     ),
     (
-        "huge-pages",
-        |m| m.write("proc/meminfo", "HugePages_Total:       0\n"),
-        &["nr_hugepages"],
-    ),
-    (
         "transparent-huge-pages",
         |m| {
             m.write(
