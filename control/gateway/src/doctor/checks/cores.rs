@@ -62,10 +62,7 @@ pub(super) fn siblings(facts: &Facts) -> Vec<Verdict> {
         .map(|(first, second)| {
             Verdict::note(
                 "fastpath.cores",
-                format!(
-                    "{first} and {second} are two \
-                 threads of one core"
-                ),
+                format!("{first} and {second} are two threads of one core"),
             )
             .costs(
                 "two workers share one core's units and caches: about 1.3 times \

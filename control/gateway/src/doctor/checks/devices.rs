@@ -50,20 +50,12 @@ pub(super) fn driver(facts: &Facts) -> Vec<Verdict> {
     });
     let found = |modes: &str| format!("driver {driver}, {modes}");
     vec![match facts.network.xdp {
-        Some(modes) if modes.zero_copy => Verdict::ok(
-            &link.name,
-            found(
-                "native XDP, \
-             AF_XDP without copying",
-            ),
-        ),
-        Some(modes) if modes.native => Verdict::ok(
-            &link.name,
-            found(
-                "native XDP, \
-             AF_XDP with one copy",
-            ),
-        ),
+        Some(modes) if modes.zero_copy => {
+            Verdict::ok(&link.name, found("native XDP, AF_XDP without copying"))
+        }
+        Some(modes) if modes.native => {
+            Verdict::ok(&link.name, found("native XDP, AF_XDP with one copy"))
+        }
         Some(_) => Verdict::new(
             // The generic mode works; whoever insists on AF_XDP wants to know that it is this one.
             facts.without_af_xdp().min(Severity::Warning),
@@ -92,18 +84,14 @@ pub(super) fn foreign_xdp(facts: &Facts) -> Vec<Verdict> {
         Some(id) if id != 0 && !facts.gateway.running => vec![
             Verdict::warning(
                 &link.name,
-                format!(
-                    "XDP program {id} is attached, and no \
-                 gateway runs"
-                ),
+                format!("XDP program {id} is attached, and no gateway runs"),
             )
             .costs(
                 "another program sees every packet first and may keep tunnel \
                      datagrams; AF_XDP cannot attach beside it",
             )
             .fix(format!(
-                "bpftool prog show id {id}; ip link set dev {} xdp off, if \
-                     nobody needs it",
+                "bpftool prog show id {id}; ip link set dev {} xdp off, if nobody needs it",
                 link.name
             )),
         ],
@@ -126,8 +114,7 @@ pub(super) fn underlay_mtu(facts: &Facts) -> Vec<Verdict> {
         Verdict::warning(
             &link.name,
             format!(
-                "MTU {}, room for inner packets of {room} \
-             bytes, not {inner}",
+                "MTU {}, room for inner packets of {room} bytes, not {inner}",
                 link.mtu
             ),
         )
@@ -164,10 +151,7 @@ pub(super) fn path_mtu(facts: &Facts) -> Vec<Verdict> {
                     path.mtu
                 ),
             )
-            .costs(
-                "every connection's first large packets to that node are refused \
-                 with `too big`",
-            )
+            .costs("every connection's first large packets to that node are refused with `too big`")
             .fix(format!(
                 "raise the MTU on the way (tracepath {}), or fastpath.inner_mtu = {} on \
                      every node",
@@ -297,10 +281,7 @@ pub(super) fn names(facts: &Facts) -> Vec<Verdict> {
                         place,
                         format!("{name} exists and is of kind {is}, not {kind}"),
                     )
-                    .costs(
-                        "the gateway touches no device that is not its own, and does \
-                         not start",
-                    )
+                    .costs("the gateway touches no device that is not its own, and does not start")
                     .fix(format!(
                         "ip link delete {name}, or set {key} to another name"
                     ))

@@ -39,8 +39,7 @@ pub(super) fn forward_policy(facts: &Facts) -> Vec<Verdict> {
             found.push(
                 Verdict::error(
                     format!("{tool} chain FORWARD"),
-                    "policy DROP, and no \
-                     rule accepts our devices",
+                    "policy DROP, and no rule accepts our devices",
                 )
                 .costs(COST)
                 .fix(format!(

@@ -4,46 +4,55 @@ use crate::config::LinkKind;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Change, Severity, Verdict};
 
-/// A capability, its bit, whether the gateway stops without it, and what it is for.
-const CAPABILITIES: [(&str, u32, bool, &str); 6] = [
+/// What a capability is needed for.
+#[derive(Clone, Copy, Debug)]
+enum Need {
+    /// The gateway does not work without.
+    Gateway,
+    AfXdp,
+    /// Some workloads cannot be attached without.
+    Attaching,
+}
+
+/// A capability, its bit, and what is lost without it.
+const CAPABILITIES: [(&str, u32, Need, &str); 6] = [
     (
         "CAP_NET_ADMIN",
-        12,
-        true,
+        NET_ADMIN,
+        Need::Gateway,
         "devices, routes, firewall and TUN cannot be made",
     ),
     (
         "CAP_SYS_ADMIN",
-        21,
-        true,
+        SYS_ADMIN,
+        Need::Gateway,
         "the namespaces of workloads cannot be entered",
     ),
     (
         "CAP_NET_RAW",
         13,
-        false,
+        Need::AfXdp,
         "no AF_XDP, and sockets cannot be bound to devices",
+    ),
+    (
+        "CAP_BPF",
+        BPF,
+        Need::AfXdp,
+        "no XDP and no offload of flows, unless CAP_SYS_ADMIN is there",
     ),
     (
         "CAP_SYS_PTRACE",
         19,
-        false,
+        Need::Attaching,
         "workloads of other users cannot be attached by process id",
     ),
     (
         "CAP_DAC_OVERRIDE",
         1,
-        false,
+        Need::Attaching,
         "containers cannot be attached by name",
     ),
-    (
-        "CAP_BPF",
-        39,
-        false,
-        "no XDP and no offload of flows, unless CAP_SYS_ADMIN is there",
-    ),
 ];
-const NET_RAW: u32 = 13;
 const SYS_ADMIN: u32 = 21;
 const BPF: u32 = 39;
 const NET_ADMIN: u32 = 12;
@@ -58,20 +67,13 @@ pub(super) fn capabilities(facts: &Facts) -> Vec<Verdict> {
     let lacking: Vec<Verdict> = CAPABILITIES
         .iter()
         .filter(|(_, bit, ..)| !(has(facts, *bit) || *bit == BPF && has(facts, SYS_ADMIN)))
-        .map(|(name, bit, needed, cost)| {
-            let verdict = if *needed {
-                Verdict::error(who, format!("lacks {name}"))
-            } else {
-                // Without AF_XDP, too, something is lost.
-                let severity = facts.without_af_xdp().max(Severity::Warning);
-                let only_xdp = matches!(*bit, NET_RAW | BPF);
-                let severity = if only_xdp {
-                    severity
-                } else {
-                    Severity::Warning
-                };
-                Verdict::new(severity, who, format!("lacks {name}"))
+        .map(|(name, _, need, cost)| {
+            let severity = match need {
+                Need::Gateway => Severity::Error,
+                Need::AfXdp => facts.without_af_xdp().max(Severity::Warning),
+                Need::Attaching => Severity::Warning,
             };
+            let verdict = Verdict::new(severity, who, format!("lacks {name}"));
             verdict.costs(*cost).fix(format!(
                 "run it as root, or add {name} to AmbientCapabilities= and \
                      CapabilityBoundingSet= of its unit"

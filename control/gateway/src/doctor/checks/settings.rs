@@ -171,8 +171,7 @@ pub(super) fn bridge_netfilter(facts: &Facts) -> Vec<Verdict> {
                          rules twice, once on the bridge",
                     )
                     .fix(format!(
-                        "sysctl -w {key}=0, where neither Kubernetes nor \
-                         Docker swarm needs it"
+                        "sysctl -w {key}=0, where neither Kubernetes nor Docker swarm needs it"
                     ))
             })
         })

@@ -45,10 +45,7 @@ pub(super) fn state_dir(facts: &Facts) -> Vec<Verdict> {
             ))
     } else if directory.free_bytes < ENOUGH {
         Verdict::warning(place, format!("{free_mib} MiB free"))
-            .costs(
-                "leases and routes cannot be written down; a restart would have \
-                 forgotten them",
-            )
+            .costs("leases and routes cannot be written down; a restart would have forgotten them")
             .fix(format!("make room: df -h {path}"))
     } else if directory.in_memory {
         Verdict::warning(place, "a file system in memory")
