@@ -11,7 +11,7 @@ mod sysfs;
 pub use apply::ApplyError;
 pub use memory::MemoryError;
 
-use crate::config::{Config, ProfileChoice};
+use crate::config::{Config, LinkKind, ProfileChoice};
 use crate::node::netlink::NetlinkError;
 use apply::{Applied, Wanted};
 use device::Device;
@@ -168,7 +168,6 @@ impl Choice {
 #[derive(Debug)]
 pub struct Hardware {
     state_dir: PathBuf,
-    link: Link,
     found: Result<Found, String>,
 }
 
@@ -176,11 +175,13 @@ pub struct Hardware {
 struct Found {
     device: Device,
     choice: Choice,
+    link: Link,
     applied: Applied,
 }
 
 impl Hardware {
-    /// Chooses the profile and makes its settings. What an interface or kernel refuses is a warning in the log and in
+    /// Chooses the profile and makes its settings for that link; with `fastpath.link` "auto" for the one that the
+    /// machine allows. What an interface or kernel refuses is a warning in the log and in
     /// status; the gateway runs without it.
     ///
     /// # Errors
@@ -198,7 +199,6 @@ impl Hardware {
         };
         Ok(Self {
             state_dir: config.gateway.state_dir.clone(),
-            link,
             found,
         })
     }
@@ -209,6 +209,11 @@ impl Hardware {
         named(config, &catalog)?;
         let device = look(config, None)?;
         let choice = chosen(config, device.facts.clone())?;
+        // A machine that cannot run AF_XDP must not be set up for it.
+        let link = match config.fastpath.link {
+            LinkKind::Auto => choice.link.link,
+            LinkKind::AfXdp | LinkKind::Tun => link,
+        };
         let wanted: Vec<Wanted> = choice
             .settings(config, link)
             .entries()
@@ -230,6 +235,7 @@ impl Hardware {
         Ok(Found {
             device,
             choice,
+            link,
             applied,
         })
     }
@@ -242,7 +248,7 @@ impl Hardware {
             Err(error) => return json!({ "error": error }),
         };
         let mut answer = found.choice.json();
-        answer["link"] = self.link.name().into();
+        answer["link"] = found.link.name().into();
         match self.read_back(found) {
             Ok(rows) => answer["settings"] = rows.into(),
             Err(error) => answer["error"] = error.to_string().into(),
