@@ -5,7 +5,7 @@
 //!  echo a ──┘
 //! ```
 
-use crate::world::{World, again, connect, one_site, ping, service_ip, tcp, udp, udp_socket};
+use crate::world::{PORT, World, again, connect, one_site, ping, service_ip, tcp, udp, udp_socket};
 use sluice_perf::lab::clock::wait_for;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -171,7 +171,7 @@ fn closed_ports_refuse() {
             let refused = connect(&caller.namespace, to).map(drop).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{to}");
             let socket = udp_socket(&caller.namespace, family, 0);
-            socket.connect((to, crate::world::PORT)).unwrap();
+            socket.connect((to, PORT)).unwrap();
             socket.send(b"?").unwrap();
             let refused = socket.recv(&mut [0; 10]).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{to}");
@@ -193,9 +193,7 @@ fn large_datagrams_come_whole() {
         for to in [a.ip(family), b.ip(family), service_ip(family)] {
             let socket = udp_socket(&caller.namespace, family, 0);
             for size in [1393, 1500, 3000, 60_000] {
-                socket
-                    .send_to(&sent[..size], (to, crate::world::PORT))
-                    .unwrap();
+                socket.send_to(&sent[..size], (to, PORT)).unwrap();
                 let mut back = vec![0; 65_536];
                 let (len, from) = socket
                     .recv_from(&mut back)
@@ -266,4 +264,40 @@ fn forget_route_mtu(namespace: &sluice_perf::lab::NetNs) {
             namespace.succeed(&change).unwrap();
         }
     }
+}
+
+/// Nodes that reach each other over IPv6 only: services of both families go through.
+#[test]
+#[ignore = "needs root"]
+fn an_underlay_of_ipv6_alone_carries_both_families() {
+    let mut world = World::built("underlay-v6", &one_site());
+    for gateway in &world.sites.gateways {
+        let [v4, v6] = gateway.address;
+        let host = gateway.namespace();
+        host.ip(&format!("address del {v4}/24 dev eth0")).unwrap();
+        let address = |ip| format!("node_address = \"{ip}\"");
+        let configured = |text: String| text.replace(&address(v4), &address(v6));
+        gateway.role.configure(configured).unwrap();
+    }
+    world.start();
+    let (caller, a, b) = (world.caller(0), world.echo(0, "a"), world.echo(1, "b"));
+    for family in [0, 1] {
+        for (to, name) in [(a.ip(family), "a"), (b.ip(family), "b")] {
+            let answer = tcp(&caller.namespace, to).unwrap();
+            assert_eq!(
+                (answer.name.as_str(), answer.peer),
+                (name, caller.ip(family))
+            );
+        }
+        // Cut where it does not fit, and answered by the far side.
+        let socket = udp_socket(&caller.namespace, family, 0);
+        let sent = vec![7; 3000];
+        socket.send_to(&sent, (b.ip(family), PORT)).unwrap();
+        let mut back = vec![0; 65_536];
+        let (len, _) = socket.recv_from(&mut back).unwrap();
+        assert_eq!(back[..len], sent);
+        let said = ping(&caller.namespace, b.ip(family), &[]);
+        assert!(said.contains("5 received"), "{said}");
+    }
+    world.check();
 }
