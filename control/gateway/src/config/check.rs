@@ -404,13 +404,17 @@ impl Check<'_> {
         };
         let node_address = match raw.node_address.as_str() {
             "" => None,
-            address => Some(address.parse::<Ip>().map_err(|_| {
-                self.value(
-                    "gateway.node_address",
-                    quoted(address),
-                    "an IPv4 or IPv6 address, or \"\" for the source address of the default route",
-                )
-            })?),
+            address => {
+                let reachable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast();
+                let ip = address.parse::<IpAddr>().ok().filter(reachable);
+                Some(ip.map(Ip::from).ok_or_else(|| {
+                    self.value(
+                        "gateway.node_address",
+                        quoted(address),
+                        "an IPv4 or IPv6 address of one host, or \"\" for the source address of the default route",
+                    )
+                })?)
+            }
         };
         let exposed_port = match raw.exposed_port {
             0 => self.number("fastpath.tunnel_port", tunnel_port, 1..=u16::MAX)?,

@@ -90,6 +90,11 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:2: `gateway.node_id` = \"12\": expected 24 hexadecimal digits, or \"\" to derive it from /etc/machine-id",
         ),
         (
+            "[gateway]\nnode_address = \"0.0.0.0\"\n",
+            "f.toml:2: `gateway.node_address` = \"0.0.0.0\": expected an IPv4 or IPv6 address of one host, or \"\" for the \
+             source address of the default route",
+        ),
+        (
             "[gateway]\ntun = \"sluice0\"\n",
             "f.toml:2: `gateway.tun` = \"sluice0\": expected another name than `gateway.uplink` has",
         ),
