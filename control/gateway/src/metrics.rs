@@ -127,7 +127,7 @@ fn describe() {
     reason = "gauges are floating point in Prometheus; none of these reaches 2^53"
 )]
 fn refresh(view: &GatewayView) {
-    for (index, accounts) in view.accounts.iter().enumerate() {
+    for (index, accounts) in view.running().iter().enumerate() {
         let worker = index.to_string();
         for (link, account) in accounts.places() {
             for (name, _, term) in TERMS {

@@ -58,7 +58,7 @@ pub fn router(view: GatewayView) -> Router {
         .route("/v1/tables", get(tables))
         .route(
             "/v1/drops",
-            get(async |State(view): View| Json(rows::drops(&view.accounts))),
+            get(async |State(view): View| Json(rows::drops(&view.running()))),
         )
         .route("/v1/trace", post(trace))
         .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))

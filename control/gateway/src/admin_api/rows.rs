@@ -44,7 +44,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "tunnels": state.tunnels,
         "flows": flows,
         "hardware": (view.hardware)(),
-        "workers": workers(&state, &view.accounts),
+        "workers": workers(&state, &view.running()),
     })
 }
 

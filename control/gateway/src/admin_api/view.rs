@@ -16,6 +16,8 @@ pub struct GatewayView {
     pub publisher: Publisher,
     /// One per worker, in worker order.
     pub accounts: Arc<[Arc<Accounts>]>,
+    /// What XDP programs dropped before any worker.
+    pub early: Arc<Accounts>,
     pub commands: Commands,
     /// The workers' clock in whole seconds, the one that `Used` rows are stamped with.
     pub now_s: fn() -> u32,
@@ -26,6 +28,18 @@ pub struct GatewayView {
     /// Begins a trace; it ends when the receiver is dropped.
     pub trace:
         Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>,
+}
+
+impl GatewayView {
+    /// The accounts of what runs here: the workers', and that of the XDP programs while some are attached.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<Accounts>> {
+        let mut accounts = self.accounts.to_vec();
+        if self.state.borrow().workers.len() > accounts.len() {
+            accounts.push(Arc::clone(&self.early));
+        }
+        accounts
+    }
 }
 
 impl std::fmt::Debug for GatewayView {
@@ -50,7 +64,7 @@ pub struct GatewayState {
     pub questions_open: usize,
     /// Tunnels that are active now.
     pub tunnels: usize,
-    /// One per worker.
+    /// One per worker, and one more while XDP programs are attached.
     pub workers: Vec<WorkerState>,
     /// Why the gateway cannot serve yet, in words; empty when it can.
     pub not_ready: String,

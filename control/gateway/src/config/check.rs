@@ -550,7 +550,6 @@ impl Check<'_> {
                     ));
                 }
             },
-            underlay: (!raw.underlay.is_empty()).then(|| raw.underlay.clone()),
             xdp: self.xdp(&raw.xdp)?,
         })
     }
@@ -564,21 +563,8 @@ impl Check<'_> {
                 return Err(self.value("fastpath.xdp.mode", quoted(other), expected));
             }
         };
-        let ring: u32 = self.number("fastpath.xdp.ring", raw.ring, 64..=16_384)?;
-        if !ring.is_power_of_two() {
-            let expected = "a power of two from 64 to 16384";
-            return Err(self.value("fastpath.xdp.ring", ring.to_string(), expected));
-        }
         Ok(Xdp {
             native,
-            zero_copy: raw.zero_copy,
-            ring,
-            busy_poll_us: self.number(
-                "fastpath.xdp.busy_poll_us",
-                raw.busy_poll_us,
-                0..=1_000_000,
-            )?,
-            large_pages: raw.large_pages,
             blocked_sources: self.subnets("fastpath.xdp.blocked_sources", &raw.blocked_sources)?,
             source_rate: self.number(
                 "fastpath.xdp.source_rate",

@@ -138,8 +138,6 @@ pub struct Fastpath {
     pub udp_gso: bool,
     pub one_packet_per_syscall: bool,
     pub link: LinkKind,
-    /// The NIC towards other nodes; `None` is the one that has the node's address.
-    pub underlay: Option<String>,
     pub xdp: Xdp,
 }
 
@@ -165,17 +163,11 @@ impl LinkKind {
     }
 }
 
-/// How AF_XDP is used.
+/// What the XDP programs do. How the sockets are made is in [`Hardware`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Xdp {
     /// Try the driver's own XDP first.
     pub native: bool,
-    pub zero_copy: bool,
-    /// Entries of each ring, a power of two.
-    pub ring: u32,
-    /// Microseconds; 0 leaves receiving to interrupts.
-    pub busy_poll_us: u32,
-    pub large_pages: bool,
     pub blocked_sources: Vec<Subnet>,
     /// Tunnel datagrams per second and source prefix; 0 is no limit.
     pub source_rate: u32,

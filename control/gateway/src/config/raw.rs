@@ -112,7 +112,6 @@ pub struct RawFastpath {
     pub udp_gso: bool,
     pub one_packet_per_syscall: bool,
     pub link: String,
-    pub underlay: String,
     pub xdp: RawXdp,
 }
 
@@ -121,10 +120,6 @@ pub struct RawFastpath {
 #[serde(deny_unknown_fields, default)]
 pub struct RawXdp {
     pub mode: String,
-    pub zero_copy: bool,
-    pub ring: i64,
-    pub busy_poll_us: i64,
-    pub large_pages: bool,
     pub blocked_sources: Vec<String>,
     pub source_rate: i64,
     pub source_burst: i64,
@@ -252,7 +247,6 @@ impl Default for RawFastpath {
             one_packet_per_syscall: false,
             // Runs everywhere, and keeps super-frames whole.
             link: "tun".into(),
-            underlay: String::new(),
             xdp: RawXdp::default(),
         }
     }
@@ -262,11 +256,6 @@ impl Default for RawXdp {
     fn default() -> Self {
         Self {
             mode: "auto".into(),
-            zero_copy: true,
-            // 2 ms of a million packets per second.
-            ring: 2048,
-            busy_poll_us: 0,
-            large_pages: false,
             blocked_sources: Vec::new(),
             source_rate: 0,
             source_burst: 64,

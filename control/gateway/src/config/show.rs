@@ -167,20 +167,9 @@ impl Rows {
             fastpath.one_packet_per_syscall,
         );
         self.add("fastpath.link", fastpath.link.name());
-        self.add(
-            "fastpath.underlay",
-            fastpath
-                .underlay
-                .as_deref()
-                .unwrap_or("(the device of the node's address)"),
-        );
         let xdp = &fastpath.xdp;
         let mode = if xdp.native { "auto" } else { "generic" };
         self.add("fastpath.xdp.mode", mode);
-        self.put("fastpath.xdp.zero_copy", xdp.zero_copy);
-        self.put("fastpath.xdp.ring", xdp.ring);
-        self.put("fastpath.xdp.busy_poll_us", xdp.busy_poll_us);
-        self.put("fastpath.xdp.large_pages", xdp.large_pages);
         self.list("fastpath.xdp.blocked_sources", &xdp.blocked_sources);
         self.put("fastpath.xdp.source_rate", xdp.source_rate);
         self.put("fastpath.xdp.source_burst", xdp.source_burst);

@@ -210,11 +210,6 @@ const FAULTS: &[Fault] = &[
         facts.config.fastpath.link = LinkKind::Auto;
         facts.memory.huge_pages = Some(0);
     }),
-    ("huge-pages", Error, |facts| {
-        facts.config.fastpath.link = LinkKind::AfXdp;
-        facts.config.fastpath.xdp.large_pages = true;
-        facts.memory.huge_pages = Some(0);
-    }),
     ("transparent-huge-pages", Note, |facts| {
         facts.memory.transparent = Some("always".to_owned());
     }),

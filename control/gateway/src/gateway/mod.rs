@@ -78,9 +78,9 @@ pub enum Error {
     Links(#[from] LinksError),
     #[error(transparent)]
     Xdp(#[from] sluice_link::af_xdp::XskError),
-    #[error("{0} is down, or no Ethernet device; name another as `fastpath.underlay`")]
+    #[error("{0} is down, or no Ethernet device; name another as `hardware.interface`")]
     NoEthernet(String),
-    #[error("no device {}; set `fastpath.underlay` to the NIC towards other nodes", underlay_text(.name.as_ref(), *.own))]
+    #[error("no device {}; set `hardware.interface` to the NIC towards other nodes", underlay_text(.name.as_ref(), *.own))]
     NoUnderlay { name: Option<String>, own: Ip },
     #[error(transparent)]
     Engine(#[from] sluice_engine::SharedError),
@@ -119,7 +119,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (file, state) = StateFile::open(&config.gateway.state_dir)?;
     let state = (StateWriter::start(file)?, state);
     // Before the links open: a NIC may stop for a moment while its queues or rings change.
-    let hardware = Arc::new(Hardware::start(&config, Link::Tun)?);
+    let hardware = Arc::new(Hardware::start(
+        &config,
+        match config.fastpath.link {
+            LinkKind::Tun => Link::Tun,
+            LinkKind::AfXdp | LinkKind::Auto => Link::AfXdp,
+        },
+    )?);
     let writer = Writer::new(config.plan, Dual::default());
     let publisher = writer.publisher();
     let plane = Plane::new(&config.fastpath, &config.gateway.tun, publisher.clone())?;
@@ -138,11 +144,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (mqtt_events, mut mqtt_queue) = mpsc::channel(MESSAGES_MAX);
     let (found, mut found_queue) = mpsc::channel(COMMANDS_MAX);
     let (watch, mut gone) = Watch::start()?;
-    let (view_state, shown) = watch::channel(GatewayState::default());
+    let (view_state, shown) = watch::channel(GatewayState {
+        not_ready: "starting".to_owned(),
+        ..GatewayState::default()
+    });
     let view = GatewayView {
         state: shown,
         publisher,
         accounts: plane.accounts(),
+        early: plane.early(),
         commands: commands.clone(),
         now_s: || u32::try_from(now().as_secs()).unwrap_or(u32::MAX),
         flows: flows::lister(plane.shared(), plane.publisher().clone()),

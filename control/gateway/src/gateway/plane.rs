@@ -25,8 +25,9 @@ pub(crate) struct Plane {
     tun: String,
     publisher: Publisher,
     shared: Arc<Shared>,
-    /// One per worker, and the last one for the XDP programs.
     accounts: Arc<[Arc<Accounts>]>,
+    /// What XDP programs dropped before any worker.
+    early: Arc<Accounts>,
     upcalls: Arc<Upcalls>,
     bell: Arc<Bell>,
     workers: Vec<Box<dyn Running>>,
@@ -83,7 +84,8 @@ impl Plane {
             tun: tun.to_owned(),
             publisher,
             shared: Shared::new(&limits)?,
-            accounts: (0..=config.workers).map(|_| Arc::default()).collect(),
+            accounts: (0..config.workers).map(|_| Arc::default()).collect(),
+            early: Arc::default(),
             bell: Arc::new(Bell::new(Arc::clone(&upcalls))?),
             upcalls,
             workers: Vec::new(),
@@ -127,8 +129,8 @@ impl Plane {
         Ok(())
     }
 
-    /// Opens AF_XDP sockets on the uplink and on the underlay's device and starts the workers; does nothing when workers
-    /// run.
+    /// Opens AF_XDP sockets on the uplink and on the underlay's device, made as `sockets` says, and starts the workers;
+    /// does nothing when workers run.
     ///
     /// # Errors
     /// Names the device and what it, the kernel or our privileges lack.
@@ -137,11 +139,13 @@ impl Plane {
         service: LinkState,
         service_ranges: Dual<Subnet>,
         underlay: LinkState,
+        sockets: &sluice_hw_profiles::Settings,
     ) -> Result<(), Error> {
         if !self.workers.is_empty() {
             return Ok(());
         }
-        let (side, pairs) = XdpSide::open(&self.config, service, service_ranges, underlay)?;
+        let (side, pairs) =
+            XdpSide::open(&self.config, service, service_ranges, underlay, sockets)?;
         self.links = side.links();
         self.xdp = Some(side);
         for pair in pairs {
@@ -213,9 +217,7 @@ impl Plane {
         let Some(xdp) = &mut self.xdp else { return };
         xdp.confirm();
         self.links = xdp.links();
-        if let Some(accounts) = self.accounts.last() {
-            xdp.count(&accounts.underlay);
-        }
+        xdp.count(&self.early.underlay);
     }
 
     /// Makes the workers look at new tables.
@@ -256,6 +258,10 @@ impl Plane {
         Arc::clone(&self.accounts)
     }
 
+    pub(crate) fn early(&self) -> Arc<Accounts> {
+        Arc::clone(&self.early)
+    }
+
     pub(crate) const fn publisher(&self) -> &Publisher {
         &self.publisher
     }
@@ -278,13 +284,15 @@ impl Plane {
     }
 
     pub(crate) fn workers(&self) -> Vec<WorkerState> {
-        self.workers
-            .iter()
-            .map(|worker| WorkerState {
-                core: worker.core(),
-                links: self.links.clone(),
-            })
-            .collect()
+        let workers = self.workers.iter().map(|worker| WorkerState {
+            core: worker.core(),
+            links: self.links.clone(),
+        });
+        let programs = self.xdp.iter().map(|_| WorkerState {
+            core: None,
+            links: vec!["XDP programs".to_owned()],
+        });
+        workers.chain(programs).collect()
     }
 }
 

@@ -5,8 +5,9 @@ use crate::config::Fastpath;
 use crate::node::devices::LinkState;
 use crate::node::hops::{Hops, Way};
 use crate::node::netlink::NetlinkError;
+use sluice_hw_profiles::Settings;
 use sluice_link::af_xdp::{
-    self, Device, Mac, Pair, QueueSettings, XdpControl, XdpLinks, XdpSettings,
+    self, BusyPoll, Device, Mac, Pair, QueueSettings, XdpControl, XdpLinks, XdpSettings,
 };
 use sluice_link::bpf::{SourceLimit, TALLIES};
 use sluice_memory::{Account, Pages};
@@ -16,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The source prefixes that share one limit: an IPv4 address, and the network an IPv6 host can choose addresses from.
 const LIMIT_LENGTH_V4: u8 = 32;
 const LIMIT_LENGTH_V6: u8 = 64;
+/// Frames one busy-polling call takes from the device, when nothing else is said.
+const BUSY_POLL_BUDGET: u32 = 64;
 /// Next hops are confirmed every so many seconds.
 const CONFIRM_S: u32 = 5;
 
@@ -33,6 +36,7 @@ impl XdpSide {
         service: LinkState,
         service_ranges: Dual<Subnet>,
         underlay: LinkState,
+        sockets: &Settings,
     ) -> Result<(Self, Vec<Pair>), Error> {
         let xdp = &config.xdp;
         let XdpLinks { pairs, control } = af_xdp::open(&XdpSettings {
@@ -41,13 +45,9 @@ impl XdpSide {
             service_ranges,
             tunnel_port: config.tunnel_port,
             workers: config.workers,
-            queue: QueueSettings {
-                ring_entries: xdp.ring,
-                zero_copy: xdp.zero_copy,
-                busy_poll_us: xdp.busy_poll_us,
-            },
+            queue: queue_settings(sockets),
             native: xdp.native,
-            pages: if xdp.large_pages {
+            pages: if sockets.xsk_hugepages == Some(true) {
                 Pages::Large
             } else {
                 Pages::Small
@@ -143,6 +143,25 @@ impl XdpSide {
             account.set_dropped(reason, frames);
         }
         account.received.set(tallies.iter().sum());
+    }
+}
+
+/// What the hardware profile and the configuration say about the sockets.
+fn queue_settings(sockets: &Settings) -> QueueSettings {
+    let usual = QueueSettings::default();
+    let microseconds = sockets.busy_poll_us.map_or(0, |it| it.get());
+    QueueSettings {
+        ring_entries: sockets.xsk_ring.map_or(usual.ring_entries, |it| it.get()),
+        zero_copy: sockets.xsk_zero_copy.unwrap_or(usual.zero_copy),
+        busy_poll: (microseconds > 0 && sockets.prefer_busy_poll == Some(true)).then(|| BusyPoll {
+            microseconds,
+            budget: sockets
+                .busy_poll_budget
+                .map_or(BUSY_POLL_BUDGET, |it| it.get()),
+        }),
+        batch: sockets
+            .xsk_batch
+            .map_or(usual.batch, |it| it.get() as usize),
     }
 }
 

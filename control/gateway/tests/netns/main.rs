@@ -14,3 +14,4 @@ mod outliving;
 mod neighbours;
 mod doctor;
 mod hardware;
+mod af_xdp;

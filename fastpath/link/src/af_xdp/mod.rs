@@ -25,7 +25,7 @@ use crate::sys::xsk::{Binding, Missed, XskSocket};
 use crate::udp::{self, UdpError, UdpSettings};
 use port::Port;
 use queue::Queue;
-use sluice_memory::{HEADROOM, Pages, Pool, PoolError, TAILROOM};
+use sluice_memory::{BATCH_MAX, HEADROOM, Pages, Pool, PoolError, TAILROOM};
 use sluice_wire::{Dual, Subnet};
 use std::fmt;
 use std::io;
@@ -63,8 +63,29 @@ pub struct QueueSettings {
     pub ring_entries: u32,
     /// Zero-copy where the driver can.
     pub zero_copy: bool,
-    /// Microseconds one call looks for frames in the driver; 0 leaves it to interrupts.
-    pub busy_poll_us: u32,
+    /// Look for frames in the driver instead of leaving them to interrupts.
+    pub busy_poll: Option<BusyPoll>,
+    /// Frames per call of a link, 1..=64.
+    pub batch: usize,
+}
+
+/// How long one call looks, and for how many frames.
+#[derive(Clone, Copy, Debug)]
+pub struct BusyPoll {
+    pub microseconds: u32,
+    pub budget: u32,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            // 2 ms of a million packets per second.
+            ring_entries: 2048,
+            zero_copy: true,
+            busy_poll: None,
+            batch: BATCH_MAX,
+        }
+    }
 }
 
 /// What a gateway wants of its AF_XDP links.
@@ -79,6 +100,7 @@ pub struct XdpSettings {
     pub queue: QueueSettings,
     /// Try the driver's own XDP before the generic one.
     pub native: bool,
+    /// Large ones are used as far as there are any.
     pub pages: Pages,
     /// Sources whose tunnel datagrams are dropped.
     pub blocked: Vec<Subnet>,
@@ -127,7 +149,7 @@ const fn hint_of(errno: i32) -> &'static str {
         libc::EPERM | libc::EACCES => {
             "; it needs CAP_NET_RAW, and CAP_IPC_LOCK or a higher RLIMIT_MEMLOCK"
         }
-        libc::ENOBUFS => "; raise RLIMIT_MEMLOCK, or lower `fastpath.xdp.ring`",
+        libc::ENOBUFS => "; raise RLIMIT_MEMLOCK, or lower `hardware.set.xsk_ring`",
         libc::EAFNOSUPPORT => "; this kernel is built without AF_XDP (CONFIG_XDP_SOCKETS)",
         _ => "",
     }
@@ -254,7 +276,13 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         let entries = settings.queue.ring_entries as usize;
         // Each queue may hold a full fill ring and a full transmit ring.
         let buffers = (2 * queues * entries + BUFFERS_BESIDE).min(65_536);
-        let pool = Pool::of_chunks(buffers, chunk, settings.pages)?;
+        let pool = match Pool::of_chunks(buffers, chunk, settings.pages) {
+            // Large pages are better, and usually not there.
+            Err(PoolError::Map { .. }) if settings.pages == Pages::Large => {
+                Pool::of_chunks(buffers, chunk, Pages::Small)?
+            }
+            result => result?,
+        };
         let mut opened = |side: Side, state: &mut SideState| {
             let mut queues = Vec::new();
             for number in mine(state.queues) {
@@ -269,9 +297,10 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         let [service_side, underlay_side] = &mut sides;
         let service = opened(Side::Service, service_side)?;
         let underlay = opened(Side::Underlay, underlay_side)?;
-        let service = Port::new(settings.service.name.clone(), service, None)?;
+        let batch = settings.queue.batch;
+        let service = Port::new(settings.service.name.clone(), service, batch, None)?;
         let beside = crate::Link::fd(&socket);
-        let underlay = Port::new(settings.underlay.name.clone(), underlay, beside)?;
+        let underlay = Port::new(settings.underlay.name.clone(), underlay, batch, beside)?;
         pairs.push(Pair {
             service: XdpServiceLink::new(service, settings.service.mac, neighbours.reader()),
             underlay: XdpUnderlayLink::new(

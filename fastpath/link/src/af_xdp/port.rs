@@ -14,6 +14,8 @@ pub(super) struct Port {
     name: String,
     /// At least one. All receive; the first one sends, so that no flow is reordered.
     queues: Vec<Queue>,
+    /// Frames per receive.
+    burst: usize,
     health: Arc<Health>,
     /// All descriptors that announce frames.
     readable: Epoll,
@@ -23,16 +25,18 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// `beside` is another descriptor whose readiness makes the port readable.
+    /// Receives at most `burst` frames at once. `beside` is another descriptor whose readiness makes the port readable.
     pub(super) fn new(
         name: String,
         queues: Vec<Queue>,
+        burst: usize,
         beside: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
         let readable = Epoll::new(queues.iter().map(Queue::as_fd).chain(beside))?;
         Ok(Self {
             name,
             queues,
+            burst: burst.max(1),
             health: Arc::default(),
             readable,
             turn: 0,
@@ -87,7 +91,7 @@ impl Port {
                 judge(error, &self.health, &mut self.down);
             }
             loop {
-                if batch.is_full() {
+                if batch.is_full() || batch.len() >= self.burst {
                     arrival = Arrival::More;
                     break;
                 }

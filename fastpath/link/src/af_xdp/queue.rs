@@ -2,7 +2,7 @@
 
 use super::lent::Lent;
 use super::ring::{Consumer, Producer};
-use super::{Device, QueueSettings, XskError};
+use super::{BusyPoll, Device, QueueSettings, XskError};
 use crate::sys::while_busy;
 use crate::sys::xsk::{Binding, Descriptor, Which, XskSocket};
 use sluice_memory::{Account, Buffer, Frame, Pool, Region};
@@ -12,8 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// One call sends at most so many frames in copy mode (`TX_BATCH_SIZE` of net/xdp/xsk.c).
 const SENT_PER_KICK: u32 = 32;
-/// Frames one busy-polling call takes from the device.
-const BUSY_POLL_BUDGET: u32 = 64;
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -64,10 +62,13 @@ impl Queue {
         };
         let (socket, rings) = Self::bound(device, number, &region, settings, binding)
             .map_err(|(what, source)| failed(what)(source))?;
-        let busy_poll = settings.busy_poll_us > 0;
-        if busy_poll {
+        if let Some(BusyPoll {
+            microseconds,
+            budget,
+        }) = settings.busy_poll
+        {
             socket
-                .prefer_busy_poll(settings.busy_poll_us, BUSY_POLL_BUDGET)
+                .prefer_busy_poll(microseconds, budget)
                 .map_err(failed("busy polling"))?;
         }
         Ok(Self {
@@ -79,7 +80,7 @@ impl Queue {
             lent: Lent::new(region),
             filled: 0,
             fill_target: settings.ring_entries,
-            busy_poll,
+            busy_poll: settings.busy_poll.is_some(),
         })
     }
 

@@ -26,8 +26,7 @@ fn settings(lab: &Lab, workers: usize) -> XdpSettings {
         workers,
         queue: QueueSettings {
             ring_entries: 256,
-            zero_copy: true,
-            busy_poll_us: 0,
+            ..QueueSettings::default()
         },
         native: true,
         pages: Pages::Small,

@@ -282,21 +282,12 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Verdict> {
     let fastpath = &facts.config.fastpath;
     let fix = "sysctl -w vm.nr_hugepages=64 (takes 128 MiB for good)";
     match facts.memory.huge_pages {
-        Some(0) if fastpath.link != LinkKind::Tun && fastpath.xdp.large_pages => vec![
-            Verdict::new(
-                facts.without_af_xdp(),
-                KEY,
-                "0, and fastpath.xdp.large_pages = true",
-            )
-            .costs("the frames cannot be mapped: AF_XDP does not start")
-            .fix(fix),
-        ],
         Some(0) if fastpath.link != LinkKind::Tun => vec![
             Verdict::note(KEY, "0")
                 .costs(
                     "frames are spread over thousands of small pages: more TLB misses per packet",
                 )
-                .fix(format!("{fix}, and fastpath.xdp.large_pages = true")),
+                .fix(format!("{fix}, and hardware.set.xsk_hugepages = true")),
         ],
         Some(pages) => vec![Verdict::ok(KEY, pages.to_string())],
         None => Vec::new(),

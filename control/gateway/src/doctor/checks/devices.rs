@@ -10,7 +10,7 @@ const OUTER_V6: u32 = 48;
 pub(super) fn underlay(facts: &Facts) -> Vec<Verdict> {
     vec![match facts.network.underlay() {
         None => match &facts.network.chosen {
-            Some(name) => Verdict::error("fastpath.underlay", format!("no device {name}"))
+            Some(name) => Verdict::error("hardware.interface", format!("no device {name}"))
                 .fix("name a device of this host (ip link), or \"\" for the one with its address"),
             None => Verdict::error(
                 "gateway.node_address",

@@ -3,6 +3,7 @@
 use crate::config::LinkKind;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Change, Severity, Verdict};
+use sluice_link::af_xdp::QueueSettings;
 
 /// What a capability is needed for.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +97,14 @@ pub(super) fn locked_memory(facts: &Facts) -> Vec<Verdict> {
     if fastpath.link == LinkKind::Tun {
         return Vec::new();
     }
-    let needed = FRAME * RINGS * u64::from(fastpath.xdp.ring) * fastpath.workers as u64;
+    let usual = QueueSettings::default().ring_entries;
+    let ring = facts
+        .config
+        .hardware
+        .set
+        .xsk_ring
+        .map_or(usual, |it| it.get());
+    let needed = FRAME * RINGS * u64::from(ring) * fastpath.workers as u64;
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     vec![match facts.process.locked_bytes_max {
         Some(max) if max < needed && !has(facts, IPC_LOCK) => Verdict::new(

@@ -45,11 +45,7 @@ impl Network {
     pub(crate) fn read(config: &Config, own_address: Option<Ip>) -> Self {
         let mut network = Self {
             own_address,
-            chosen: config
-                .fastpath
-                .underlay
-                .clone()
-                .or_else(|| config.hardware.interface.clone()),
+            chosen: config.hardware.interface.clone(),
             ..Self::default()
         };
         let mut unseen = Vec::new();

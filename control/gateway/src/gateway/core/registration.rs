@@ -6,9 +6,11 @@ use crate::config::LinkKind;
 use crate::gateway::mqtt::{Mqtt, MqttConfig};
 use crate::gateway::state::Registration;
 use crate::gateway::{self, Error};
+use crate::hardware;
 use crate::node::devices::LinkState;
 use crate::node::thread::{Node, since_1970};
 use crate::node::{NodeError, NodeNet, hops};
+use sluice_hw_profiles::Link;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{NodeId, SubnetRequest, SubnetResult, Verb};
 use sluice_wire::{Dual, Ip, Subnet};
@@ -182,7 +184,9 @@ impl Core {
         }
         let started = self.find_underlay().and_then(|underlay| {
             let ranges = self.config.plan.semantic;
-            self.plane.start_xdp(uplink, ranges, underlay)
+            let sockets = hardware::choose(&self.config, Some(&underlay.name))?
+                .settings(&self.config, Link::AfXdp);
+            self.plane.start_xdp(uplink, ranges, underlay, &sockets)
         });
         match started {
             Ok(()) => Ok(true),
@@ -196,7 +200,7 @@ impl Core {
 
     /// The device towards other nodes.
     fn find_underlay(&self) -> Result<LinkState, Error> {
-        let name = self.config.fastpath.underlay.clone();
+        let name = self.config.hardware.interface.clone();
         let own = self.own_ip.unwrap_or(Ip::UNSPECIFIED);
         hops::underlay(name.as_deref(), own)
             .map_err(NodeError::from)?
