@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// One object per source; the headers beside them are included.
-const SOURCES: [&str; 1] = ["xdp.c"];
+const SOURCES: [&str; 2] = ["xdp.c", "offload.c"];
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");

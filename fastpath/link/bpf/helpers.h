@@ -2,7 +2,7 @@
 /* What a BPF program needs of the kernel beside its headers: sections, map definitions, the helpers we call.
  *
  * Written out here so that a build needs clang and the kernel's uapi headers only, not libbpf. The helper numbers are
- * ABI (enum bpf_func_id of linux/bpf.h), and none of the helpers is reserved for GPL programs.
+ * ABI (enum bpf_func_id of linux/bpf.h). Of those we call, bpf_fib_lookup is reserved for GPL programs.
  */
 #ifndef SLUICE_HELPERS_H
 #define SLUICE_HELPERS_H
@@ -37,6 +37,24 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 	(void *)BPF_FUNC_map_update_elem;
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
+static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+static long (*const bpf_xdp_adjust_head)(struct xdp_md *context, int delta) = (void *)BPF_FUNC_xdp_adjust_head;
+static long (*const bpf_xdp_adjust_meta)(struct xdp_md *context, int delta) = (void *)BPF_FUNC_xdp_adjust_meta;
+static __s64 (*const bpf_csum_diff)(const void *from, __u32 from_length, const void *to, __u32 to_length, __u32 seed) =
+	(void *)BPF_FUNC_csum_diff;
+static long (*const bpf_l3_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to, __u64 size) =
+	(void *)BPF_FUNC_l3_csum_replace;
+static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to, __u64 flags) =
+	(void *)BPF_FUNC_l4_csum_replace;
+static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 length,
+					 __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 difference, __u32 mode, __u64 flags) =
+	(void *)BPF_FUNC_skb_adjust_room;
+static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *parameters, int length, __u32 flags) =
+	(void *)BPF_FUNC_fib_lookup;
+static long (*const bpf_redirect)(__u32 device, __u64 flags) = (void *)BPF_FUNC_redirect;
+static long (*const bpf_redirect_neigh)(__u32 device, struct bpf_redir_neigh *parameters, int length, __u64 flags) =
+	(void *)BPF_FUNC_redirect_neigh;
 /* Linux 5.18. */
 static __u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *context) = (void *)BPF_FUNC_xdp_get_buff_len;
 

@@ -11,6 +11,7 @@ pub mod tun;
 pub mod udp;
 pub mod bpf;
 pub mod af_xdp;
+pub mod offload;
 pub mod choose;
 pub mod pcap;
 pub mod fault;

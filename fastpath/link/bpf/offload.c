@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+/* Established flows without the worker: outbound at the uplink of the node's bridge, inbound at the underlay's device.
+ *
+ *   instance -> bridge -> uplink: `sluice_outbound` (tc) translates, wraps, and sends out of the underlay's device
+ *   underlay: `sluice_decap` (XDP) unwraps -> GRO joins segments -> `sluice_inbound` (tc) translates, and delivers
+ *
+ * The outbound program sees super-frames whole and leaves them whole: the kernel cuts them after the device's queue. The
+ * inbound side is in two parts because segments can only be joined after they were unwrapped: XDP runs before GRO, and
+ * tc after it, where the checksum's state is known. Whatever is not an established flow's is left as it is, for the worker.
+ *
+ * The outer UDP checksum is zero (RFC 768: none was made): inside are checksums of its own. For the licence see xdp.c.
+ */
+#include "flow.h"
+#include <linux/pkt_cls.h>
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Sizes and offsets of flow.h for the test of `src/offload/abi.rs`; never loaded. */
+const __u32 abi_layout[] SEC("abi") = { FLOW_LAYOUT };
+
+/* Fixed when the programs are loaded. */
+const volatile struct offload_settings offload_settings;
+
+/* Between XDP and tc a frame carries this in front of it. Nothing that comes over a wire can have it. */
+struct handed_over {
+	__u32 magic;
+	__u32 zero;
+};
+
+#define MAGIC 0x536c7563
+
+/* For the program behind ours in line, or for the kernel. */
+#define NOT_OURS TC_ACT_UNSPEC
+
+static __always_inline struct frame frame_of_skb(struct __sk_buff *skb)
+{
+	return (struct frame){ .at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end };
+}
+
+/* Makes the packet after the Ethernet header the one the binding says. Checksums that the stack has left unfinished stay
+ * so: the helpers know. */
+static __always_inline int translate(struct __sk_buff *skb, struct flow_packet *packet, struct binding *binding, int is_v4)
+{
+	__u32 layer_3 = sizeof(struct ethhdr);
+	__u32 layer_4 = layer_3 + (is_v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	int is_tcp = packet->key.protocol == IPPROTO_TCP;
+	__u32 check = layer_4 + (is_tcp ? __builtin_offsetof(struct tcphdr, check) : __builtin_offsetof(struct udphdr, check));
+	/* RFC 768: a UDP checksum of zero is none, and stays none. */
+	__u64 flags = is_tcp ? 0 : BPF_F_MARK_MANGLED_0;
+	/* Source and destination are neighbours in both; what mapped IPv4 addresses have in front of them adds nothing. */
+	__s64 change = bpf_csum_diff(&packet->key.source, 2 * sizeof(struct address), &binding->source,
+				     2 * sizeof(struct address), 0);
+	/* The ports, too, and they are no part of the pseudo-header. */
+	__be32 ports_before = (__u32)packet->key.source_port | (__u32)packet->key.destination_port << 16;
+	__be32 ports = (__u32)binding->source_port | (__u32)binding->destination_port << 16;
+
+	if (change < 0 || bpf_l4_csum_replace(skb, check, 0, change, flags | BPF_F_PSEUDO_HDR))
+		return 0;
+	if (ports != ports_before && (bpf_l4_csum_replace(skb, check, ports_before, ports, flags | sizeof(ports)) ||
+				      bpf_skb_store_bytes(skb, layer_4, &ports, sizeof(ports), 0)))
+		return 0;
+	if (!is_v4)
+		return !bpf_skb_store_bytes(skb, layer_3 + __builtin_offsetof(struct ipv6hdr, saddr), &binding->source,
+					    2 * sizeof(struct address), 0);
+	__be32 addresses[2];
+
+	__builtin_memcpy(&addresses[0], &binding->source.octets[12], 4);
+	__builtin_memcpy(&addresses[1], &binding->destination.octets[12], 4);
+	return !bpf_l3_csum_replace(skb, layer_3 + __builtin_offsetof(struct iphdr, check), 0, change, 0) &&
+	       !bpf_skb_store_bytes(skb, layer_3 + __builtin_offsetof(struct iphdr, saddr), addresses,
+				    sizeof(addresses), 0);
+}
+
+struct outer_v4 {
+	struct ethhdr ethernet;
+	struct iphdr ip;
+	struct udphdr udp;
+} __attribute__((packed));
+
+#define OUTER_V4 (sizeof(struct iphdr) + sizeof(struct udphdr))
+
+/* RFC 1071. */
+static __always_inline __sum16 header_checksum(const struct iphdr *ip)
+{
+	const __u16 *words = (const void *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int at = 0; at < 10; at++)
+		sum += words[at];
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16));
+}
+
+/* Local instances: parse, flow, locate, translate, encap. */
+SEC("classifier")
+int sluice_outbound(struct __sk_buff *skb)
+{
+	struct frame frame = frame_of_skb(skb);
+	struct flow_packet packet;
+	struct bpf_fib_lookup route = { .family = 2 /* AF_INET */, .l4_protocol = IPPROTO_UDP };
+	struct outer_v4 outer = {};
+	struct iphdr ip = {};
+	struct binding *binding;
+	struct ethhdr *ethernet;
+	struct peer *peer;
+	__u32 longest;
+	int is_v4;
+
+	/* Frames that the bridge floods are not for us. */
+	if (skb->pkt_type != 0 /* PACKET_HOST */ || !TAKE(&frame, ethernet))
+		return NOT_OURS;
+	is_v4 = ethernet->h_proto == bpf_htons(ETH_P_IP);
+	if ((!is_v4 && ethernet->h_proto != bpf_htons(ETH_P_IPV6)) || !parse_flow(&frame, is_v4, 0, &packet) ||
+	    packet.length != skb->len - sizeof(*ethernet))
+		return NOT_OURS;
+	binding = find_flow(&packet, &peer);
+	if (!binding)
+		return NOT_OURS;
+	/* A datagram super-frame would be cut into fragments of one, not into datagrams. */
+	if (skb->gso_size && packet.key.protocol != IPPROTO_TCP)
+		return NOT_OURS;
+	longest = skb->gso_size ? packet.header_length + skb->gso_size : packet.length;
+	if (longest > peer->mtu)
+		return NOT_OURS;
+
+	/* The kernel's own tables say where the peer is now, and what the path takes. Without an answer, or when the path has
+	 * become narrower, the worker's socket knows what to do. */
+	__builtin_memcpy(&route.ipv4_src, &peer->local.octets[12], 4);
+	__builtin_memcpy(&route.ipv4_dst, &peer->ip.octets[12], 4);
+	route.sport = peer->local_port;
+	route.dport = peer->port;
+	route.tot_len = longest + OUTER_V4;
+	route.ifindex = skb->ifindex;
+	if (bpf_fib_lookup(skb, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_SUCCESS || route.ifindex != peer->device)
+		return NOT_OURS;
+
+	count(FLOW_RECEIVED, 1);
+	count(FLOW_RECEIVED_BYTES, packet.length);
+	/* FIXED_GSO: the segments fit as they are, which was checked above. */
+	if (!translate(skb, &packet, binding, is_v4) ||
+	    bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO))
+		goto broken;
+	__builtin_memcpy(outer.ethernet.h_dest, route.dmac, 6);
+	__builtin_memcpy(outer.ethernet.h_source, route.smac, 6);
+	outer.ethernet.h_proto = bpf_htons(ETH_P_IP);
+	ip.version = 4;
+	ip.ihl = 5;
+	ip.tot_len = bpf_htons(packet.length + OUTER_V4);
+	ip.frag_off = bpf_htons(0x4000); /* don't fragment */
+	ip.ttl = 64;
+	ip.protocol = IPPROTO_UDP;
+	ip.saddr = route.ipv4_src;
+	ip.daddr = route.ipv4_dst;
+	ip.check = header_checksum(&ip);
+	outer.ip = ip;
+	outer.udp.source = peer->local_port;
+	outer.udp.dest = peer->port;
+	outer.udp.len = bpf_htons(packet.length + sizeof(outer.udp));
+	if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
+		goto broken;
+	count(FLOW_FORWARDED, 1);
+	count(FLOW_FORWARDED_BYTES, packet.length);
+	return bpf_redirect(route.ifindex, 0);
+broken:
+	/* Half translated, it can go nowhere. */
+	count(FLOW_DROPPED, 1);
+	return TC_ACT_SHOT;
+}
+
+/* Other nodes: is it the tunnelled packet of an established flow, from the node its instance is on? Then decap. */
+SEC("xdp.frags")
+int sluice_decap(struct xdp_md *context)
+{
+	struct frame frame = frame_of(context);
+	struct address source, destination;
+	struct handed_over *note;
+	struct flow_packet packet;
+	struct ethhdr *ethernet, kept;
+	struct udphdr *udp;
+	struct peer *peer;
+	__u32 payload, outer;
+	int is_v4;
+
+	if (!TAKE(&frame, ethernet))
+		return XDP_PASS;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr *v4;
+
+		if (!TAKE(&frame, v4) || v4->version != 4 || v4->ihl != 5 || v4->protocol != IPPROTO_UDP ||
+		    v4->frag_off & IP_FRAGMENT_MASK)
+			return XDP_PASS;
+		outer = OUTER_V4;
+		payload = bpf_ntohs(v4->tot_len) - sizeof(*v4);
+		source = mapped(v4->saddr);
+		destination = mapped(v4->daddr);
+	} else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *v6;
+
+		if (!TAKE(&frame, v6) || v6->version != 6 || v6->nexthdr != IPPROTO_UDP)
+			return XDP_PASS;
+		outer = sizeof(*v6) + sizeof(*udp);
+		payload = bpf_ntohs(v6->payload_len);
+		source = full(&v6->saddr);
+		destination = full(&v6->daddr);
+	} else {
+		return XDP_PASS;
+	}
+	if (!TAKE(&frame, udp) || udp->dest != offload_settings.tunnel_port || bpf_ntohs(udp->len) != payload ||
+	    frame.at + 1 > frame.end)
+		return XDP_PASS;
+	is_v4 = *(__u8 *)frame.at >> 4 == 4;
+	if (!parse_flow(&frame, is_v4, 1, &packet) || packet.length != payload - sizeof(*udp))
+		return XDP_PASS;
+	if (!find_flow(&packet, &peer) || !same_address(&source, &peer->ip) || !same_address(&destination, &peer->local))
+		return XDP_PASS;
+
+	kept = *ethernet;
+	kept.h_proto = is_v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	/* A driver that has no room for the note leaves the frame to the worker. */
+	if (bpf_xdp_adjust_meta(context, -(int)sizeof(*note)))
+		return XDP_PASS;
+	if (bpf_xdp_adjust_head(context, outer))
+		return XDP_ABORTED;
+	frame = frame_of(context);
+	note = (void *)(long)context->data_meta;
+	if (!TAKE(&frame, ethernet) || (void *)(note + 1) > (void *)(long)context->data)
+		return XDP_ABORTED;
+	*ethernet = kept;
+	note->magic = MAGIC;
+	note->zero = 0;
+	return XDP_PASS;
+}
+
+/* What `sluice_decap` unwrapped and GRO joined: flow, translate, deliver. */
+SEC("classifier")
+int sluice_inbound(struct __sk_buff *skb)
+{
+	struct handed_over *note = (void *)(long)skb->data_meta;
+	struct frame frame = frame_of_skb(skb);
+	struct flow_packet packet;
+	struct binding *binding;
+	struct ethhdr *ethernet;
+	struct peer *peer;
+	int is_v4;
+
+	if ((void *)(note + 1) > (void *)(long)skb->data || note->magic != MAGIC)
+		return NOT_OURS;
+	count(FLOW_RECEIVED, 1);
+	count(FLOW_RECEIVED_BYTES, skb->len - sizeof(*ethernet));
+	if (!TAKE(&frame, ethernet))
+		goto lost;
+	is_v4 = ethernet->h_proto == bpf_htons(ETH_P_IP);
+	if (!parse_flow(&frame, is_v4, 1, &packet) || packet.length > skb->len - sizeof(*ethernet))
+		goto lost;
+	binding = find_flow(&packet, &peer);
+	if (!binding || !translate(skb, &packet, binding, is_v4))
+		goto lost;
+	count(FLOW_FORWARDED, 1);
+	count(FLOW_FORWARDED_BYTES, skb->len - sizeof(*ethernet));
+	return bpf_redirect_neigh(offload_settings.uplink, 0, 0, 0);
+lost:
+	/* Taken out since it was unwrapped, a moment ago: there is no way back to the worker. */
+	count(FLOW_DROPPED, 1);
+	return TC_ACT_SHOT;
+}

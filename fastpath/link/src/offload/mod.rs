@@ -1,0 +1,372 @@
+//! The established-flow offload: the programs of `bpf/offload.c` attached, their maps written and read.
+//!
+//! Programs are attached by bpf_link: the kernel detaches them when this process is gone. What each map means is said in
+//! `bpf/flow.h`; which flows are put there, and when they are taken out, is decided by control.
+
+pub mod abi;
+
+use crate::bpf::{BpfError, Verdict};
+use abi::{Binding, FlowKey, FlowState, Grounds, Lease, Peer, Settings};
+use aya::maps::{Array, HashMap, MapError, PerCpuArray};
+use aya::programs::links::FdLink;
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRunOptions, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader, Pod, TestRun as _};
+use sluice_wire as wire;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/offload.o"));
+
+const OUTBOUND: &str = "sluice_outbound";
+const DECAP: &str = "sluice_decap";
+const INBOUND: &str = "sluice_inbound";
+
+/// `enum flow_counter`.
+const COUNTERS: usize = 5;
+
+/// What the programs are told when they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct OffloadSettings {
+    pub tunnel_port: u16,
+    /// The index of the device behind which local instances are.
+    pub uplink: u32,
+    /// 1 or more.
+    pub flows_max: u32,
+}
+
+/// Frames and layer-3 bytes since the programs were loaded.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counted {
+    pub received: u64,
+    pub received_bytes: u64,
+    pub forwarded: u64,
+    pub forwarded_bytes: u64,
+    /// Of flows that were taken out between the two halves of the inbound side.
+    pub dropped: u64,
+}
+
+/// One flow as the programs need it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    pub id: u32,
+    pub generation: u32,
+    outbound: (FlowKey, Binding),
+    inbound: (FlowKey, Binding),
+}
+
+impl Entry {
+    /// A flow whose outbound packets come as `forward` and leave as `sent`, and whose inbound ones come as `reverse` and are
+    /// delivered as `forward` reversed, as long as `grounds` hold.
+    #[must_use]
+    pub fn new(
+        forward: &wire::FlowKey,
+        sent: &wire::FlowKey,
+        reverse: &wire::FlowKey,
+        grounds: &Grounds,
+    ) -> Self {
+        Self {
+            id: grounds.id,
+            generation: grounds.generation,
+            outbound: (FlowKey::outbound(forward), Binding::new(sent, grounds)),
+            inbound: (
+                FlowKey::inbound(reverse),
+                Binding::new(&forward.reversed(), grounds),
+            ),
+        }
+    }
+
+    /// What it rests on.
+    #[must_use]
+    pub const fn grounds(&self) -> &Grounds {
+        self.outbound.1.grounds()
+    }
+}
+
+/// The loaded programs and their maps. Dropping it detaches them.
+#[derive(Debug)]
+pub struct Offload {
+    ebpf: Ebpf,
+    links: Vec<FdLink>,
+}
+
+impl Offload {
+    /// Loads the programs; nothing is attached, and nothing believed before [`Offload::set_lease`].
+    ///
+    /// # Errors
+    /// Without privilege, or on a kernel that refuses them.
+    pub fn load(settings: &OffloadSettings) -> Result<Self, BpfError> {
+        let globals = Settings::new(settings.tunnel_port, settings.uplink);
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("offload_settings", &globals, true)
+            .map_max_entries("flow_bindings", settings.flows_max.saturating_mul(2))
+            .map_max_entries("flow_states", settings.flows_max);
+        let mut offload = Self {
+            ebpf: loader.load(OBJECT)?,
+            links: Vec::new(),
+        };
+        for program in [OUTBOUND, INBOUND] {
+            let refused = |source| BpfError::Verify { program, source };
+            offload.classifier(program)?.load().map_err(refused)?;
+        }
+        let refused = |source| BpfError::Verify {
+            program: DECAP,
+            source,
+        };
+        offload.xdp()?.load().map_err(refused)?;
+        Ok(offload)
+    }
+
+    /// Takes up what comes in on the uplink, whose name and index are `device`.
+    ///
+    /// # Errors
+    /// On Linux before 6.6, which cannot attach by bpf_link there.
+    pub fn attach_uplink(&mut self, device: (&str, u32)) -> Result<(), BpfError> {
+        self.attach_classifier(OUTBOUND, device)
+    }
+
+    /// Takes up what comes in on an underlay device.
+    ///
+    /// # Errors
+    /// When its driver has no XDP, another XDP program is there, or as for [`Offload::attach_uplink`].
+    pub fn attach_underlay(&mut self, device: (&str, u32)) -> Result<(), BpfError> {
+        // In this order nothing is unwrapped that nobody takes further.
+        self.attach_classifier(INBOUND, device)?;
+        let failed = |source| BpfError::Attach {
+            program: DECAP,
+            device: device.1,
+            source,
+        };
+        let program = self.xdp()?;
+        let link = program
+            .attach_to_if_index(device.1, XdpMode::Driver)
+            .and_then(|id| program.take_link(id))
+            .map_err(failed)
+            .and_then(|link| FdLink::try_from(link).map_err(|_| BpfError::NoLink));
+        match link {
+            // Dropped in the other order: XDP first.
+            Ok(link) => self.links.insert(0, link),
+            Err(error) => {
+                self.links.pop();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_classifier(
+        &mut self,
+        name: &'static str,
+        (device, index): (&str, u32),
+    ) -> Result<(), BpfError> {
+        let failed = |source| BpfError::Attach {
+            program: name,
+            device: index,
+            source,
+        };
+        let program = self.classifier(name)?;
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program
+            .attach_with_options(device, TcAttachType::Ingress, first)
+            .map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        self.links
+            .push(FdLink::try_from(link).map_err(|_| BpfError::NoLink)?);
+        Ok(())
+    }
+
+    /// Entries are believed until then; while `paused`, none is.
+    ///
+    /// # Errors
+    /// When the kernel refuses the write, which it has no reason to.
+    pub fn set_lease(&mut self, until_ns: u64, paused: bool) -> Result<(), BpfError> {
+        self.set("flow_lease", 0, Lease::new(until_ns, paused))
+    }
+
+    /// Entries made with another version of the instance are not believed from now on.
+    ///
+    /// # Errors
+    /// When the slot is not below [`abi::INSTANCES_MAX`].
+    pub fn set_instance_version(&mut self, slot: u32, version: u32) -> Result<(), BpfError> {
+        self.set("instance_versions", slot, version)
+    }
+
+    /// Writes a peer's row. Entries with its version must not exist yet: a row is not written at one stroke.
+    ///
+    /// # Errors
+    /// When the slot is not below [`abi::PEERS_MAX`].
+    pub fn set_peer(&mut self, slot: u32, peer: Peer) -> Result<(), BpfError> {
+        self.set("flow_peers", slot, peer)
+    }
+
+    /// Installs a flow, or installs it anew.
+    ///
+    /// # Errors
+    /// When there are `flows_max` already.
+    pub fn insert(&mut self, entry: &Entry) -> Result<(), BpfError> {
+        self.set("flow_states", entry.id, FlowState::new(entry.generation))?;
+        let mut bindings = self.bindings()?;
+        for (key, binding) in [entry.outbound, entry.inbound] {
+            bindings
+                .insert(key, binding, 0)
+                .map_err(|source| BpfError::Map {
+                    map: "flow_bindings",
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a flow out: first both directions at once, by its state, then what is left of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the flow is taken out all the same.
+    pub fn remove(&mut self, entry: &Entry) -> Result<(), BpfError> {
+        self.set("flow_states", entry.id, FlowState::default())?;
+        let mut bindings = self.bindings()?;
+        for (key, _) in [entry.outbound, entry.inbound] {
+            match bindings.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(source) => {
+                    return Err(BpfError::Map {
+                        map: "flow_bindings",
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of a flow.
+    ///
+    /// # Errors
+    /// When `id` is not below `flows_max`.
+    pub fn state(&self, id: u32) -> Result<FlowState, BpfError> {
+        const MAP: &str = "flow_states";
+        let failed = |source| BpfError::Map { map: MAP, source };
+        let map = self.ebpf.map(MAP).ok_or(BpfError::Missing(MAP))?;
+        let states: Array<_, FlowState> = Array::try_from(map).map_err(failed)?;
+        states.get(&id, 0).map_err(failed)
+    }
+
+    /// # Errors
+    /// When the kernel refuses to read the counters.
+    pub fn counted(&self) -> Result<Counted, BpfError> {
+        const MAP: &str = "flow_counters";
+        let failed = |source| BpfError::Map { map: MAP, source };
+        let map = self.ebpf.map(MAP).ok_or(BpfError::Missing(MAP))?;
+        let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(failed)?;
+        let mut sums = [0; COUNTERS];
+        for (index, sum) in (0..).zip(&mut sums) {
+            *sum = counters.get(&index, 0).map_err(failed)?.iter().sum();
+        }
+        let [
+            received,
+            received_bytes,
+            forwarded,
+            forwarded_bytes,
+            dropped,
+        ] = sums;
+        Ok(Counted {
+            received,
+            received_bytes,
+            forwarded,
+            forwarded_bytes,
+            dropped,
+        })
+    }
+
+    /// Runs the outbound program once on a frame that came in on the uplink (BPF_PROG_TEST_RUN), and returns what became of
+    /// both. Nothing is sent: this is for tests.
+    ///
+    /// # Errors
+    /// When the kernel refuses the frame.
+    pub fn test_outbound(
+        &mut self,
+        frame: &[u8],
+        uplink: u32,
+    ) -> Result<(Verdict, Vec<u8>), BpfError> {
+        // `struct __sk_buff`, of which only `ifindex` may be said.
+        let mut context = [0; 192];
+        context[40..44].copy_from_slice(&uplink.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self
+            .classifier(OUTBOUND)?
+            .test_run(options)
+            .map_err(|source| BpfError::Verify {
+                program: OUTBOUND,
+                source,
+            })?;
+        out.truncate(result.data_size_out as usize);
+        // `TC_ACT_*` of linux/pkt_cls.h.
+        let verdict = match result.return_value.cast_signed() {
+            -1 | 0 => Verdict::Pass,
+            2 => Verdict::Drop,
+            7 => Verdict::Redirect,
+            _ => Verdict::Aborted,
+        };
+        Ok((verdict, out))
+    }
+
+    /// Runs the unwrapping program once on a frame of the underlay, and returns what became of both; in front of an
+    /// unwrapped frame is the note for its other half, of 8 bytes. Nothing is delivered: this is for tests.
+    ///
+    /// # Errors
+    /// When the kernel refuses the frame.
+    pub fn test_decap(&mut self, frame: &[u8]) -> Result<(Verdict, Vec<u8>), BpfError> {
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        };
+        let result = self
+            .xdp()?
+            .test_run(options)
+            .map_err(|source| BpfError::Verify {
+                program: DECAP,
+                source,
+            })?;
+        out.truncate(result.data_size_out as usize);
+        // `enum xdp_action`.
+        let verdict = match result.return_value {
+            1 => Verdict::Drop,
+            2 => Verdict::Pass,
+            _ => Verdict::Aborted,
+        };
+        Ok((verdict, out))
+    }
+
+    fn set<T: Pod>(&mut self, map: &'static str, index: u32, value: T) -> Result<(), BpfError> {
+        let failed = |source| BpfError::Map { map, source };
+        let inner = self.ebpf.map_mut(map).ok_or(BpfError::Missing(map))?;
+        let mut array: Array<_, T> = Array::try_from(inner).map_err(failed)?;
+        array.set(index, value, 0).map_err(failed)
+    }
+
+    fn bindings(&mut self) -> Result<HashMap<&mut aya::maps::MapData, FlowKey, Binding>, BpfError> {
+        const MAP: &str = "flow_bindings";
+        let map = self.ebpf.map_mut(MAP).ok_or(BpfError::Missing(MAP))?;
+        HashMap::try_from(map).map_err(|source| BpfError::Map { map: MAP, source })
+    }
+
+    fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
+        self.ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(BpfError::Missing(name))
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, BpfError> {
+        self.ebpf
+            .program_mut(DECAP)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(BpfError::Missing(DECAP))
+    }
+}
