@@ -44,6 +44,8 @@ pub struct Settings {
     pub questions_per_s: u32,
     pub tunnels_max: usize,
     pub tunnel_idle_s: u32,
+    /// Control is told which established flows are worth being offloaded.
+    pub offload: bool,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             questions_per_s: 16,
             tunnels_max: 1024,
             tunnel_idle_s: 300,
+            offload: false,
         }
     }
 }

@@ -79,7 +79,7 @@ impl Engine {
             }
             Placement::Nowhere => return None,
         };
-        self.see(&hit, turn)?;
+        self.see(&hit, frame, turn)?;
         let [src_high, src_low] = local.instance_ip.halves();
         let [dst_high, dst_low] = remote.ns_ip.halves();
         let rest = key[4] >> 32 << 32 | ports;
@@ -115,7 +115,7 @@ impl Engine {
             (Placement::Peer(slot), Some(outer)) if turn.tables.peer(slot)?.ip == outer.ip => {}
             (Placement::Local | Placement::Peer(_) | Placement::Nowhere, _) => return None,
         }
-        self.see(&hit, turn)?;
+        self.see(&hit, frame, turn)?;
         // What was dialled answers the port that dialled it.
         let rest = key[4] >> 32 << 32 | (ports & 0xffff) << 16 | ports >> 16 & 0xffff;
         let to = [src_high, src_low, key[2], key[3], rest];
@@ -125,10 +125,17 @@ impl Engine {
         Some(())
     }
 
-    /// Notes once a second that the flow is used; `None` when it changed meanwhile.
+    /// Notes once a second that the flow is used; `None` when it changed meanwhile, or may be worth being offloaded.
     #[inline(always)]
-    fn see(&self, hit: &Hit<'_>, turn: &Turn<'_>) -> Option<()> {
-        if hit.is_seen(turn.now_s) {
+    fn see(&self, hit: &Hit<'_>, frame: &Frame, turn: &Turn<'_>) -> Option<()> {
+        let is_seen = hit.is_seen(turn.now_s);
+        if is_seen && frame.gso.is_none() {
+            return Some(());
+        }
+        if self.settings.offload && hit.may_be_offloaded() {
+            return None;
+        }
+        if is_seen {
             return Some(());
         }
         see_now(hit, turn)

@@ -30,6 +30,11 @@ pub enum Upcall {
         epoch: u32,
         why: Suspicion,
     },
+    /// An established flow is worth being offloaded: entry and generation of the flow table.
+    Offload {
+        flow: u32,
+        generation: u16,
+    },
 }
 
 /// The queue. Full means that the caller counts and goes on: a question is asked again by the next packet.

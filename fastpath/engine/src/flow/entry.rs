@@ -227,7 +227,20 @@ const UDP: u64 = 1 << 7;
 const ICMP: u64 = 1 << 8;
 const RESET_IN: u64 = 1 << 9;
 const RESET: u64 = RESET_OUT | RESET_IN;
+/// Control has been asked to offload it.
+const OFFLOAD_ASKED: u64 = 1 << 10;
+/// It is offloaded: the kernel forwards its packets.
+const OFFLOADED: u64 = 1 << 11;
 const FLAGS: u64 = 0xffff;
+
+/// How far a flow's offload has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Offloading {
+    /// Not asked for; the next packet worth it asks.
+    No,
+    Asked,
+    Done,
+}
 
 impl State {
     /// A flow that begins now; not yet in an entry.
@@ -242,7 +255,9 @@ impl State {
         Self(u64::from(now_s) << 32 | LIVE | kind | passive)
     }
 
-    pub(crate) const fn generation(self) -> u16 {
+    /// Which of the flows that had this entry it is.
+    #[must_use]
+    pub const fn generation(self) -> u16 {
         port(self.0 >> 16)
     }
 
@@ -288,6 +303,27 @@ impl State {
     #[must_use]
     pub const fn is_closed(self) -> bool {
         self.0 & RESET != 0 || self.0 & (FIN_IN | FIN_OUT) == FIN_IN | FIN_OUT
+    }
+
+    #[must_use]
+    pub const fn is_offloaded(self) -> bool {
+        self.0 & OFFLOADED != 0
+    }
+
+    /// Its packets only go to and fro, and nobody has asked for its offload yet.
+    #[must_use]
+    pub const fn may_be_offloaded(self) -> bool {
+        const ASIDE: u64 = FIN_OUT | FIN_IN | RESET | ICMP | OFFLOAD_ASKED;
+        self.0 & (ESTABLISHED | ASIDE) == ESTABLISHED
+    }
+
+    pub(crate) const fn with_offloading(self, offloading: Offloading) -> Self {
+        let flags = match offloading {
+            Offloading::No => 0,
+            Offloading::Asked => OFFLOAD_ASKED,
+            Offloading::Done => OFFLOAD_ASKED | OFFLOADED,
+        };
+        Self(self.0 & !(OFFLOAD_ASKED | OFFLOADED) | flags)
     }
 
     /// A name for people.

@@ -83,6 +83,12 @@ impl Hit<'_> {
         now_s <= self.state.last_s()
     }
 
+    /// Nobody has asked for its offload yet.
+    #[inline(always)]
+    pub(crate) const fn may_be_offloaded(&self) -> bool {
+        self.state.may_be_offloaded()
+    }
+
     /// Notes a use in this second; false when the flow changed meanwhile.
     pub(crate) fn see(&self, now_s: u32) -> bool {
         self.state

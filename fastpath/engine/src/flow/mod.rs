@@ -6,7 +6,7 @@ pub(crate) mod index;
 pub(crate) mod quota;
 pub mod table;
 
-pub use entry::{Flow, Pin, State, Timeouts};
+pub use entry::{Flow, Offloading, Pin, State, Timeouts};
 pub(crate) use hit::Hit;
 pub use table::{Inserted, Limits, SharedError, Table};
 
@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::parse;
 use crate::trace::Decision;
 use sluice_memory::Frame;
-use sluice_tables::{Instance, Placement, Tables};
+use sluice_tables::{Instance, Placement, Tables, Upcall};
 use sluice_wire::tcp_flag::{ACK, FIN, RST, SYN};
 use sluice_wire::{DropReason, NsIp, Parsed, Protocol};
 
@@ -96,20 +96,37 @@ impl Engine {
                 self.shared.flows.remove(flow);
                 return false;
             }
-            if after != flow.state {
-                self.change(flow, outbound, flags, turn);
+            // A super-frame is the sign of a transfer, which should not wait for the next second.
+            if after != flow.state || (frame.gso.is_some() && flow.state.may_be_offloaded()) {
+                self.change(frame, flow, outbound, flags, turn);
             }
         }
         self.note(frame, Decision::Known(flow.index));
         true
     }
 
-    fn change(&self, flow: &Flow, outbound: bool, tcp_flags: u8, turn: &Turn<'_>) {
-        self.shared
-            .flows
-            .update(flow, outbound, tcp_flags, turn.now_s);
+    fn change(&self, frame: &Frame, flow: &Flow, outbound: bool, tcp_flags: u8, turn: &Turn<'_>) {
+        let flows = &self.shared.flows;
+        flows.update(flow, outbound, tcp_flags, turn.now_s);
         if flow.state.last_s() < turn.now_s {
             touch(flow, turn);
+        }
+        let is_worth_it = frame.gso.is_some() || flow.created_s < turn.now_s;
+        if self.settings.offload
+            && is_worth_it
+            && frame.trace == 0
+            && flow.state.may_be_offloaded()
+            && flow.state.after(outbound, tcp_flags, turn.now_s).may_be_offloaded()
+            && flows.set_offloading(flow, Offloading::Asked)
+            // What began on one node stays with the worker.
+            && flow.peer.is_some()
+        {
+            let generation = flow.state.generation();
+            // When the queue is full the flow stays with the worker.
+            self.tell(Upcall::Offload {
+                flow: flow.index,
+                generation,
+            });
         }
     }
 }

@@ -9,7 +9,7 @@
 //! keys, so that forward and reverse key appear together and only if both are absent.
 
 use super::entry::{
-    ENTRY_WORDS, Flow, LINK, STATE, State, Timeouts, matches_forward, matches_reverse,
+    ENTRY_WORDS, Flow, LINK, Offloading, STATE, State, Timeouts, matches_forward, matches_reverse,
 };
 use super::index::{BUCKET_SLOTS, BUCKET_WORDS, Bucket, HashKeys, Held, Place};
 use super::quota::{Charge, Quotas};
@@ -280,7 +280,8 @@ impl Table {
     }
 
     /// The flow in entry `index`, if it is still the one of that generation.
-    pub(crate) fn at(&self, index: u32, generation: u16) -> Option<Flow> {
+    #[must_use]
+    pub fn at(&self, index: u32, generation: u16) -> Option<Flow> {
         self.read(index, |_| true)
             .filter(|flow| flow.state.generation() == generation)
     }
@@ -360,6 +361,38 @@ impl Table {
                     }
                     return;
                 }
+                Err(changed) => state = changed,
+            }
+        }
+    }
+
+    /// Notes how far the flow's offload has come. Returns whether the flow is still there.
+    pub fn set_offloading(&self, flow: &Flow, offloading: Offloading) -> bool {
+        let Some(entry) = self.entry(flow.index) else {
+            return false;
+        };
+        let mut state = State::read(&entry[STATE]);
+        while state.is_live() && state.generation() == flow.state.generation() {
+            match state.swap(&entry[STATE], state.with_offloading(offloading)) {
+                Ok(()) => return true,
+                Err(changed) => state = changed,
+            }
+        }
+        false
+    }
+
+    /// Notes that packets of an offloaded flow went by, the last of them in second `last_s`.
+    pub fn seen(&self, flow: &Flow, last_s: u32) {
+        let Some(entry) = self.entry(flow.index) else {
+            return;
+        };
+        let mut state = State::read(&entry[STATE]);
+        while state.is_live()
+            && state.generation() == flow.state.generation()
+            && state.last_s() < last_s
+        {
+            match state.swap(&entry[STATE], state.seen(last_s)) {
+                Ok(()) => return,
                 Err(changed) => state = changed,
             }
         }
