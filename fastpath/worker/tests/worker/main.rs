@@ -6,3 +6,5 @@ mod memory;
 mod namespaces;
 #[cfg(test)]
 mod site;
+#[cfg(test)]
+mod offload;

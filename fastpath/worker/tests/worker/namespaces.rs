@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Runs `ip` and fails with what it says.
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()
@@ -30,12 +30,12 @@ fn ip(arguments: &str) {
 }
 
 /// Two joined namespaces, removed at the end.
-struct Lab {
-    names: [String; 2],
+pub(crate) struct Lab {
+    pub(crate) names: [String; 2],
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let lab = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = |node| format!("sluice-w{}-{lab}-{node}", std::process::id());
@@ -58,7 +58,7 @@ impl Lab {
     }
 
     /// Calls `inside` on a thread in namespace `node` and returns what it returns.
-    fn inside<T: Send + 'static>(
+    pub(crate) fn inside<T: Send + 'static>(
         &self,
         node: u8,
         inside: impl FnOnce() -> T + Send + 'static,

@@ -1,0 +1,485 @@
+//! Golden packets: what the engine makes of a packet, the offload's programs make of it too, byte for byte.
+//!
+//! The kernel runs the programs once for each packet (BPF_PROG_TEST_RUN), in a namespace with this node's devices:
+//!
+//! ```text
+//!   uplink 52:1:... ── node 1 ── wire 192.0.2.1 ==== 192.0.2.2
+//! ```
+
+use crate::namespaces::{Lab, ip};
+use crate::site::{Site, TUNNEL_PORT, instance_ip, ns_ip, service_ip};
+use etherparse::{Ethernet2Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use sluice_engine::{Engine, Limits, Now, Output, Settings, Shared};
+use sluice_link::bpf::Verdict;
+use sluice_link::offload::abi::{Grounds, Peer, Versioned};
+use sluice_link::offload::{Entry, Offload, OffloadSettings};
+use sluice_memory::{Account, Batch, Endpoint, Frame, Pool};
+use sluice_tables::Tables;
+use sluice_wire::{Family, FlowKey, Ip};
+use std::net::IpAddr;
+use std::process::Command;
+use std::sync::Arc;
+
+const UPLINK_MAC: [u8; 6] = [0x52, 1, 10, 18, 1, 1];
+const WIRE_MAC: [u8; 6] = [0x52, 9, 0, 0, 0, 1];
+const FAR_MAC: [u8; 6] = [0x52, 9, 0, 0, 0, 2];
+const CALLER_MAC: [u8; 6] = [0x52, 3, 10, 18, 1, 2];
+const CALLER_PORT: u16 = 4000;
+const PORT: u16 = 80;
+const PEER_MTU: u16 = 1420;
+const FOREVER_NS: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Layer4 {
+    Tcp,
+    Udp,
+}
+
+const CASES: [(Family, Layer4); 4] = [
+    (Family::V4, Layer4::Tcp),
+    (Family::V4, Layer4::Udp),
+    (Family::V6, Layer4::Tcp),
+    (Family::V6, Layer4::Udp),
+];
+
+/// An IP packet with checksums, `len` bytes of payload, made by somebody else's code.
+fn packet(from: (Ip, u16), to: (Ip, u16), layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
+    let builder = match (from.0.into(), to.0.into()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 63),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 63),
+        mixed => panic!("{mixed:?}"),
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "any bytes will do")]
+    let payload: Vec<u8> = (0..len).map(|at| (at * 7) as u8).collect();
+    let mut bytes = Vec::new();
+    match layer_4 {
+        Layer4::Udp => builder.udp(from.1, to.1).write(&mut bytes, &payload),
+        Layer4::Tcp => {
+            let mut builder = builder.tcp(from.1, to.1, 1_000_000, 5000);
+            if flags != "S" {
+                builder = builder.ack(77);
+            }
+            for flag in flags.chars() {
+                builder = match flag {
+                    'S' => builder.syn(),
+                    'F' => builder.fin(),
+                    'R' => builder.rst(),
+                    'P' => builder.psh(),
+                    other => panic!("{other}"),
+                };
+            }
+            builder.write(&mut bytes, &payload)
+        }
+    }
+    .unwrap();
+    bytes
+}
+
+fn ethernet(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
+    let header = Ethernet2Header {
+        destination: to,
+        source: from,
+        ether_type: if packet[0] >> 4 == 4 {
+            etherparse::EtherType::IPV4
+        } else {
+            etherparse::EtherType::IPV6
+        },
+    };
+    [&header.to_bytes()[..], packet].concat()
+}
+
+/// What comes from the caller on node 1.
+fn sent(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
+    packet(
+        (ns_ip(family, 1), CALLER_PORT),
+        (service_ip(family), PORT),
+        layer_4,
+        flags,
+        len,
+    )
+}
+
+/// What comes from the instance on node 2, as it is in the tunnel.
+fn tunnelled(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
+    packet(
+        (instance_ip(family, 2), PORT),
+        (ns_ip(family, 1), CALLER_PORT),
+        layer_4,
+        flags,
+        len,
+    )
+}
+
+/// A frame of the underlay.
+fn wrapped(from: [u8; 4], to: [u8; 4], port: u16, inner: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(FAR_MAC, WIRE_MAC)
+        .ipv4(from, to, 64)
+        .udp(40_000, port)
+        .write(&mut bytes, inner)
+        .unwrap();
+    bytes
+}
+
+/// Node 1 in user space.
+struct Node {
+    engine: Engine,
+    tables: Arc<Tables>,
+    pool: Pool,
+    account: Account,
+    output: Output,
+}
+
+fn peer() -> Endpoint {
+    Endpoint {
+        ip: Ip::v4([192, 0, 2, 2]),
+        port: TUNNEL_PORT,
+    }
+}
+
+impl Node {
+    fn new() -> Self {
+        let mut site = Site::new(1);
+        site.learn(1, peer());
+        let limits = Limits {
+            flows_max: 1024,
+            ..Limits::default()
+        };
+        let shared = Shared::new(&limits).unwrap();
+        Self {
+            engine: Engine::new(shared, Arc::clone(&site.upcalls), &Settings::default(), 7),
+            tables: site.writer.publisher().snapshot(),
+            pool: Pool::new(64, 65_535).unwrap(),
+            account: Account::default(),
+            output: Output::default(),
+        }
+    }
+
+    /// What the engine makes of a packet of the caller, or with `from` of one out of the tunnel.
+    fn carry(&mut self, packet: &[u8], from: Option<Endpoint>) -> Vec<u8> {
+        let mut frame = Frame::new(self.pool.take().unwrap());
+        frame.fill(packet);
+        frame.outer = from;
+        let mut batch = Batch::new();
+        batch.push(frame);
+        let now = Now::from_s(1000);
+        let (engine, tables) = (&mut self.engine, &self.tables);
+        let (pool, account, output) = (&mut self.pool, &self.account, &mut self.output);
+        let frames = if from.is_some() {
+            engine.inbound(&mut batch, tables, now, pool, account, output);
+            &mut output.to_service
+        } else {
+            engine.outbound(&mut batch, tables, now, pool, account, output);
+            &mut output.to_underlay
+        };
+        let frame = frames.pop().expect("the engine forwards it");
+        let bytes = frame.bytes().to_vec();
+        self.pool.release(frame.into_buffer());
+        bytes
+    }
+}
+
+/// The programs with one flow of each case in them.
+struct Bench {
+    offload: Offload,
+    uplink: u32,
+}
+
+impl Bench {
+    /// In the namespace of this thread, where [`devices`] made the devices.
+    fn new() -> Self {
+        let index = |device: &str| -> u32 {
+            // sysfs shows the namespace it was mounted in, which is another one.
+            let output = Command::new("ip")
+                .args(["-o", "link", "show", device])
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            text.split(':').next().unwrap_or_default().parse().unwrap()
+        };
+        let (uplink, wire) = (index("uplink"), index("wire"));
+        let mut offload = Offload::load(&OffloadSettings {
+            tunnel_port: TUNNEL_PORT,
+            uplink,
+            flows_max: 16,
+        })
+        .unwrap();
+        let peer = Peer::new(
+            (peer().ip, peer().port),
+            (Ip::v4([192, 0, 2, 1]), TUNNEL_PORT),
+            wire,
+            PEER_MTU,
+        );
+        offload.set_peer(0, peer.with_version(1)).unwrap();
+        let mut bench = Self { offload, uplink };
+        bench.restore();
+        bench
+    }
+
+    /// Everything is believed again.
+    fn restore(&mut self) {
+        self.offload.set_lease(FOREVER_NS, false).unwrap();
+        for slot in [0, 1] {
+            self.offload.set_instance_version(slot, 5).unwrap();
+        }
+        for (id, (family, layer_4)) in (0..).zip(CASES) {
+            self.offload.insert(&entry(id, family, layer_4)).unwrap();
+        }
+    }
+
+    fn outbound(&mut self, packet: &[u8]) -> (Verdict, Vec<u8>) {
+        let frame = ethernet(UPLINK_MAC, CALLER_MAC, packet);
+        self.offload.test_outbound(&frame, self.uplink).unwrap()
+    }
+
+    /// Fails unless the packet is left to the worker as it is.
+    fn leaves(&mut self, what: &str, packet: &[u8]) {
+        let frame = ethernet(UPLINK_MAC, CALLER_MAC, packet);
+        assert_eq!(self.outbound(packet), (Verdict::Pass, frame), "{what}");
+    }
+
+    /// The same for a frame of the underlay.
+    fn leaves_wrapped(&mut self, what: &str, frame: &[u8]) {
+        let after = self.offload.test_decap(frame).unwrap();
+        assert_eq!(after, (Verdict::Pass, frame.to_vec()), "{what}");
+    }
+}
+
+fn entry(id: u32, family: Family, layer_4: Layer4) -> Entry {
+    let protocol = match layer_4 {
+        Layer4::Tcp => 6,
+        Layer4::Udp => 17,
+    };
+    let key = |src, src_port, dst, dst_port| FlowKey {
+        src,
+        dst,
+        src_port,
+        dst_port,
+        protocol,
+    };
+    let pin = |slot| Versioned { slot, version: 5 };
+    Entry::new(
+        &key(ns_ip(family, 1), CALLER_PORT, service_ip(family), PORT),
+        &key(instance_ip(family, 1), CALLER_PORT, ns_ip(family, 2), PORT),
+        &key(instance_ip(family, 2), PORT, ns_ip(family, 1), CALLER_PORT),
+        &Grounds {
+            id,
+            generation: 9,
+            local: pin(0),
+            remote: pin(1),
+            peer: Versioned {
+                slot: 0,
+                version: 1,
+            },
+        },
+    )
+}
+
+/// Runs `test` on a thread in node 1's namespace.
+fn on_node(test: impl FnOnce(&mut Bench) + Send + 'static) {
+    let lab = Lab::new();
+    let [node, _] = &lab.names;
+    for command in [
+        format!("-n {node} link set wire address 52:09:00:00:00:01"),
+        format!("-n {node} neigh add 192.0.2.2 lladdr 52:09:00:00:00:02 dev wire nud permanent"),
+        format!("-n {node} link add uplink address 52:01:0a:12:01:01 type veth peer name port"),
+        format!("-n {node} link set uplink up"),
+        format!("-n {node} link set port up"),
+    ] {
+        ip(&command);
+    }
+    let result = lab
+        .inside(1, || {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            test(&mut Bench::new());
+        })
+        .join();
+    drop(lab);
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn outbound_packets_become_what_the_engine_makes_of_them() {
+    on_node(|bench| {
+        let mut node = Node::new();
+        for (family, layer_4) in CASES {
+            // The flow begins in user space.
+            node.carry(&sent(family, layer_4, "S", 0), None);
+            for len in [0, 1, 700, 1340] {
+                let what = format!("{family:?} {layer_4:?} {len}");
+                let packet = sent(family, layer_4, "P", len);
+                let (verdict, frame) = bench.outbound(&packet);
+                assert_eq!(verdict, Verdict::Redirect, "{what}");
+                let outer = SlicedPacket::from_ethernet(&frame).unwrap();
+                let Some(etherparse::LinkSlice::Ethernet2(link)) = &outer.link else {
+                    panic!("{what}: {outer:?}");
+                };
+                assert_eq!(
+                    (link.destination(), link.source()),
+                    (FAR_MAC, WIRE_MAC),
+                    "{what}"
+                );
+                let Some(NetSlice::Ipv4(ip)) = &outer.net else {
+                    panic!("{what}: {outer:?}");
+                };
+                let header = ip.header().to_header();
+                assert_eq!(header.header_checksum, header.calc_header_checksum());
+                assert_eq!(header.source, [192, 0, 2, 1]);
+                assert_eq!(header.destination, [192, 0, 2, 2]);
+                assert!(header.dont_fragment);
+                let Some(TransportSlice::Udp(udp)) = &outer.transport else {
+                    panic!("{what}: {outer:?}");
+                };
+                assert_eq!(
+                    (udp.source_port(), udp.destination_port()),
+                    (TUNNEL_PORT, TUNNEL_PORT)
+                );
+                assert_eq!(usize::from(udp.length()), packet.len() + 8);
+                assert_eq!(udp.payload(), node.carry(&packet, None), "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_no_established_flows_is_left_to_the_worker() {
+    on_node(|bench| {
+        for (family, layer_4) in CASES {
+            let good = sent(family, layer_4, "P", 100);
+            let l3 = if family == Family::V4 { 20 } else { 40 };
+            let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+                let mut packet = good.clone();
+                change(&mut packet);
+                packet
+            };
+            for (what, packet) in [
+                ("another source port", changed(&|p| p[l3] ^= 1)),
+                ("another port", changed(&|p| p[l3 + 3] ^= 1)),
+                ("another source", changed(&|p| p[l3 - 1] ^= 1)),
+                ("a byte more than it says", changed(&|p| p.push(0))),
+                (
+                    "a byte less than it says",
+                    changed(&|p| p.truncate(p.len() - 1)),
+                ),
+                ("cut in layer 4", changed(&|p| p.truncate(l3 + 6))),
+                (
+                    "its last hop",
+                    changed(&|p| p[if l3 == 20 { 8 } else { 7 }] = 1),
+                ),
+                (
+                    "too big for the peer",
+                    sent(family, layer_4, "P", usize::from(PEER_MTU) - l3),
+                ),
+                (
+                    "another protocol",
+                    changed(&|p| p[if l3 == 20 { 9 } else { 6 }] = 132),
+                ),
+            ] {
+                bench.leaves(&format!("{family:?} {layer_4:?}: {what}"), &packet);
+            }
+            if family == Family::V4 {
+                bench.leaves("a fragment", &changed(&|p| p[6] |= 0x20));
+                bench.leaves("a later fragment", &changed(&|p| p[7] = 9));
+                bench.leaves("options", &changed(&|p| p[0] = 0x46));
+            }
+            assert_eq!(bench.outbound(&good).0, Verdict::Redirect);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_entry_is_believed_only_while_everything_it_rests_on_stands() {
+    on_node(|bench| {
+        let (out, inn) = (
+            sent(Family::V4, Layer4::Tcp, "P", 10),
+            tunnelled(Family::V4, Layer4::Tcp, "P", 10),
+        );
+        let inn = wrapped([192, 0, 2, 2], [192, 0, 2, 1], TUNNEL_PORT, &inn);
+        type Change = fn(&mut Bench);
+        let changes: [(&str, Change); 6] = [
+            ("the lease ran out", |bench| {
+                bench.offload.set_lease(1, false).unwrap();
+            }),
+            ("a trace runs", |bench| {
+                bench.offload.set_lease(FOREVER_NS, true).unwrap();
+            }),
+            ("the local instance changed", |bench| {
+                bench.offload.set_instance_version(0, 6).unwrap();
+            }),
+            ("the remote instance changed", |bench| {
+                bench.offload.set_instance_version(1, 6).unwrap();
+            }),
+            ("the flow was taken out", |bench| {
+                bench
+                    .offload
+                    .remove(&entry(0, Family::V4, Layer4::Tcp))
+                    .unwrap();
+            }),
+            ("a packet took it out", |bench| {
+                let fin = sent(Family::V4, Layer4::Tcp, "F", 0);
+                bench.leaves("FIN", &fin);
+            }),
+        ];
+        for (what, change) in changes {
+            assert_eq!(bench.outbound(&out).0, Verdict::Redirect, "before {what}");
+            change(bench);
+            bench.leaves(what, &out);
+            bench.leaves_wrapped(what, &inn);
+            bench.restore();
+        }
+        for flags in ["S", "F", "R"] {
+            let changing = tunnelled(Family::V4, Layer4::Tcp, flags, 0);
+            let frame = wrapped([192, 0, 2, 2], [192, 0, 2, 1], TUNNEL_PORT, &changing);
+            bench.leaves_wrapped(flags, &frame);
+            bench.leaves("after it", &out);
+            bench.restore();
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn only_the_peers_tunnelled_packets_are_unwrapped() {
+    on_node(|bench| {
+        let (far, here) = ([192, 0, 2, 2], [192, 0, 2, 1]);
+        for (family, layer_4) in CASES {
+            let inner = tunnelled(family, layer_4, "P", 900);
+            let what = format!("{family:?} {layer_4:?}");
+            let (verdict, frame) = bench
+                .offload
+                .test_decap(&wrapped(far, here, TUNNEL_PORT, &inner))
+                .unwrap();
+            assert_eq!(verdict, Verdict::Pass, "{what}");
+            // The note, then the frame as if it had come without a tunnel.
+            assert_eq!(frame[8..], ethernet(WIRE_MAC, FAR_MAC, &inner), "{what}");
+
+            let mut other = inner.clone();
+            let l3 = if family == Family::V4 { 20 } else { 40 };
+            other[l3 + 3] ^= 1;
+            for (why, frame) in [
+                (
+                    "another node",
+                    wrapped([192, 0, 2, 3], here, TUNNEL_PORT, &inner),
+                ),
+                (
+                    "not to us",
+                    wrapped(far, [192, 0, 2, 9], TUNNEL_PORT, &inner),
+                ),
+                ("another port", wrapped(far, here, TUNNEL_PORT + 1, &inner)),
+                ("another flow", wrapped(far, here, TUNNEL_PORT, &other)),
+                (
+                    "a byte too few",
+                    wrapped(far, here, TUNNEL_PORT, &inner[..inner.len() - 1]),
+                ),
+                ("no packet", wrapped(far, here, TUNNEL_PORT, &[0x45])),
+            ] {
+                bench.leaves_wrapped(&format!("{what}: {why}"), &frame);
+            }
+        }
+    });
+}
