@@ -5,7 +5,8 @@
 //! client ── the same namespace ══ the same veth ══ the same namespace ── server   nft DNAT + VXLAN
 //! ```
 //! Both contestants' devices exist all the time; only one carries traffic at a time, and the first of a round
-//! changes from round to round.
+//! changes from round to round. While the peer is measured the gateways run without the offload: its XDP program makes
+//! the kernel copy every frame that a veth receives, whomever it is for.
 
 use super::{Settings, environment};
 use crate::lab::scratch::Scratch;
@@ -20,6 +21,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const PEER: &str = "vxlan_dnat";
+/// Ourselves, all packets carried by workers.
+const WORKER: &str = "without_offload";
 const CLIENT: &str = "bench.sluice.client.perf";
 const SINK: &str = "bench.sluice.sink.perf";
 const SINK_IP: [&str; 2] = ["10.30.90.1", "fdff:2000::90"];
@@ -29,6 +32,7 @@ const DATAGRAMS_PORT: u16 = 7001;
 const GAP: Duration = Duration::from_millis(1);
 /// Longer than [`GAP`], so that a worker spins from one request to the next.
 const SPIN: &str = "spin_us = 3000";
+const WITHOUT_OFFLOAD: &str = "offload = false";
 const ONE_PACKET: &str = "one_packet_per_syscall = true";
 
 /// How long and how often.
@@ -91,6 +95,10 @@ struct Rounds {
     p50: Vec<(f64, f64)>,
     p99: Vec<(f64, f64)>,
     one_packet: Vec<(f64, f64)>,
+    /// With the offload and without, both ours.
+    tcp_1_offload: Vec<(f64, f64)>,
+    cpu_offload: Vec<(f64, f64)>,
+    p50_offload: Vec<(f64, f64)>,
     p50_spin: Vec<(f64, f64)>,
     frame_bytes: Vec<f64>,
 }
@@ -127,10 +135,23 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     let mut rounds = Rounds::default();
     for round in 0..pace.rounds {
         (settings.say)(&format!("round {} of {}", round + 1, pace.rounds));
-        beside(&mut rounds, &sites, &ours, &peer, &pace, round % 2 == 0)?;
+        let (own, other) = if round % 2 == 0 {
+            let own = measure(&ours, &sites, &pace)?;
+            restart(&mut sites, WITHOUT_OFFLOAD)?;
+            (own, measure(&peer, &sites, &pace)?)
+        } else {
+            restart(&mut sites, WITHOUT_OFFLOAD)?;
+            let other = measure(&peer, &sites, &pace)?;
+            restart(&mut sites, "")?;
+            let own = measure(&ours, &sites, &pace)?;
+            restart(&mut sites, WITHOUT_OFFLOAD)?;
+            (own, other)
+        };
+        let worker = (ours.transfer(1, &pace)?, ours.latency(&pace)?.p50_us);
+        rounds.push(&own, &other, &worker);
         restart(&mut sites, ONE_PACKET)?;
         let slow = ours.transfer(1, &pace)?;
-        rounds.one_packet.push((rounds.tcp_1[round].0, slow.gbit_s));
+        rounds.one_packet.push((own.tcp_1.gbit_s, slow.gbit_s));
         restart(&mut sites, SPIN)?;
         rounds
             .p50_spin
@@ -141,50 +162,47 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     Ok(report)
 }
 
-/// One round of both contestants, ours first when `first`.
-fn beside(
-    rounds: &mut Rounds,
-    sites: &Sites,
-    ours: &Track,
-    peer: &Track,
-    pace: &Pace,
-    first: bool,
-) -> Result<(), LabError> {
-    let wire = || carried(sites.gateways[1].namespace(), "eth0");
-    let before = wire()?;
-    let one = pair(ours, peer, first, |track| track.transfer(1, pace))?;
-    let moved = wire()?.since(&before);
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
-    rounds
-        .frame_bytes
-        .push(moved.received_bytes as f64 / moved.received_frames.max(1) as f64);
-    rounds.tcp_1.push((one.0.gbit_s, one.1.gbit_s));
-    rounds
-        .cpu
-        .push((one.0.cpu_s_per_gb(), one.1.cpu_s_per_gb()));
-    let four = pair(ours, peer, first, |track| track.transfer(4, pace))?;
-    rounds.tcp_4.push((four.0.gbit_s, four.1.gbit_s));
-    rounds
-        .udp
-        .push(pair(ours, peer, first, |track| track.blast(pace))?);
-    let latency = pair(ours, peer, first, |track| track.latency(pace))?;
-    rounds.p50.push((latency.0.p50_us, latency.1.p50_us));
-    rounds.p99.push((latency.0.p99_us, latency.1.p99_us));
-    Ok(())
+/// One contestant's figures of one round.
+struct Figures {
+    tcp_1: tcp::Transfer,
+    tcp_4: f64,
+    udp: f64,
+    latency: Latency,
+    /// The mean frame on the cable.
+    frame_bytes: f64,
 }
 
-fn pair<T>(
-    ours: &Track,
-    peer: &Track,
-    first: bool,
-    measure: impl Fn(&Track) -> Result<T, LabError>,
-) -> Result<(T, T), LabError> {
-    if first {
-        let own = measure(ours)?;
-        Ok((own, measure(peer)?))
-    } else {
-        let other = measure(peer)?;
-        Ok((measure(ours)?, other))
+fn measure(track: &Track, sites: &Sites, pace: &Pace) -> Result<Figures, LabError> {
+    let wire = || carried(sites.gateways[1].namespace(), "eth0");
+    let before = wire()?;
+    let tcp_1 = track.transfer(1, pace)?;
+    let moved = wire()?.since(&before);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+    let frame_bytes = moved.received_bytes as f64 / moved.received_frames.max(1) as f64;
+    Ok(Figures {
+        tcp_1,
+        tcp_4: track.transfer(4, pace)?.gbit_s,
+        udp: track.blast(pace)?,
+        latency: track.latency(pace)?,
+        frame_bytes,
+    })
+}
+
+impl Rounds {
+    /// `worker` is a transfer and a latency of ours without the offload.
+    fn push(&mut self, own: &Figures, other: &Figures, worker: &(tcp::Transfer, f64)) {
+        let cpu = |figures: &Figures| figures.tcp_1.cpu_s_per_gb();
+        self.tcp_1.push((own.tcp_1.gbit_s, other.tcp_1.gbit_s));
+        self.cpu.push((cpu(own), cpu(other)));
+        self.tcp_4.push((own.tcp_4, other.tcp_4));
+        self.udp.push((own.udp, other.udp));
+        self.p50.push((own.latency.p50_us, other.latency.p50_us));
+        self.p99.push((own.latency.p99_us, other.latency.p99_us));
+        self.tcp_1_offload.push((own.tcp_1.gbit_s, worker.0.gbit_s));
+        self.cpu_offload.push((cpu(own), worker.0.cpu_s_per_gb()));
+        self.p50_offload.push((own.latency.p50_us, worker.1));
+        self.frame_bytes
+            .extend([own.frame_bytes, other.frame_bytes]);
     }
 }
 
@@ -292,6 +310,9 @@ fn rows(report: &mut Report, rounds: &Rounds) {
             &rounds.p50_spin,
             Goal::RatioAtMost(1.0),
         ),
+        Row::beside("tcp_1", "Gbit/s", WORKER, &rounds.tcp_1_offload),
+        Row::beside("cpu_s_per_gb", "s/GB", WORKER, &rounds.cpu_offload),
+        Row::beside("latency_p50", "us", WORKER, &rounds.p50_offload),
         row(
             "tcp_1",
             "Gbit/s",
