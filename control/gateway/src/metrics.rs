@@ -108,6 +108,10 @@ fn describe() {
         "Messages of the cluster that are not what their topic wants"
     );
     describe_gauge!("sluice_flows", "Flows");
+    describe_gauge!(
+        "sluice_flows_offloaded",
+        "Flows the kernel forwards by itself"
+    );
     describe_gauge!("sluice_tunnels", "Active tunnels");
     describe_gauge!("sluice_instances", "Instances known, by placement");
     describe_gauge!("sluice_tables_generation", "Publishes of the tables so far");
@@ -157,6 +161,7 @@ fn refresh(view: &GatewayView) {
     let (_, flows) = (view.flows)(0);
     gauge!("sluice_flows").set(flows as f64);
     let state = view.state.borrow();
+    gauge!("sluice_flows_offloaded").set(state.flows_offloaded as f64);
     gauge!("sluice_tunnels").set(state.tunnels as f64);
     gauge!("sluice_questions_open").set(state.questions_open as f64);
     gauge!("sluice_cluster_connected").set(u8::from(state.cluster_connected));

@@ -44,6 +44,8 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "tunnels": state.tunnels,
         "flows": flows,
         "hardware": (view.hardware)(),
+        "flows_offloaded": state.flows_offloaded,
+        "offload": state.offload,
         "workers": workers(&state, &view.running()),
     })
 }

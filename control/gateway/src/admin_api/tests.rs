@@ -111,6 +111,7 @@ async fn gateway(name: &str) -> Gateway {
                 dialled: "10.30.1.0:80".into(),
                 instance: "10.30.0.2".into(),
                 state: "open".into(),
+                offloaded: false,
                 idle_s: 3,
             };
             (vec![row; limit.min(5)], 5)

@@ -16,7 +16,7 @@ pub struct GatewayView {
     pub publisher: Publisher,
     /// One per worker, in worker order.
     pub accounts: Arc<[Arc<Accounts>]>,
-    /// What XDP programs dropped before any worker.
+    /// What BPF programs forwarded or dropped before any worker.
     pub early: Arc<Accounts>,
     pub commands: Commands,
     /// The workers' clock in whole seconds, the one that `Used` rows are stamped with.
@@ -31,7 +31,7 @@ pub struct GatewayView {
 }
 
 impl GatewayView {
-    /// The accounts of what runs here: the workers', and that of the XDP programs while some are attached.
+    /// The accounts of what runs here: the workers', and that of the BPF programs while some are attached.
     #[must_use]
     pub fn running(&self) -> Vec<Arc<Accounts>> {
         let mut accounts = self.accounts.to_vec();
@@ -64,8 +64,11 @@ pub struct GatewayState {
     pub questions_open: usize,
     /// Tunnels that are active now.
     pub tunnels: usize,
-    /// One per worker, and one more while XDP programs are attached.
+    /// One per worker, and one more while BPF programs are attached.
     pub workers: Vec<WorkerState>,
+    /// Where established flows are offloaded to the kernel, or why they are not.
+    pub offload: String,
+    pub flows_offloaded: usize,
     /// Why the gateway cannot serve yet, in words; empty when it can.
     pub not_ready: String,
 }
@@ -94,6 +97,9 @@ pub struct FlowRow {
     pub instance: String,
     /// `opening`, `open` or `closing`.
     pub state: String,
+    /// The kernel forwards it; `idle_s` is then known to the second before the last.
+    #[serde(default)]
+    pub offloaded: bool,
     pub idle_s: u32,
 }
 

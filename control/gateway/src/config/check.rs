@@ -538,6 +538,12 @@ impl Check<'_> {
             tun_offload: raw.tun_offload,
             udp_gso: raw.udp_gso,
             one_packet_per_syscall: raw.one_packet_per_syscall,
+            offload: raw.offload,
+            offload_flows_max: self.number(
+                "fastpath.offload_flows_max",
+                raw.offload_flows_max,
+                1..=1 << 20,
+            )?,
             link: match raw.link.as_str() {
                 "tun" => LinkKind::Tun,
                 "af_xdp" => LinkKind::AfXdp,

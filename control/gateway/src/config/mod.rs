@@ -137,6 +137,10 @@ pub struct Fastpath {
     pub tun_offload: bool,
     pub udp_gso: bool,
     pub one_packet_per_syscall: bool,
+    /// The kernel forwards established flows by itself.
+    pub offload: bool,
+    /// 1..=1048576.
+    pub offload_flows_max: usize,
     pub link: LinkKind,
     pub xdp: Xdp,
 }

@@ -111,6 +111,8 @@ pub struct RawFastpath {
     pub tun_offload: bool,
     pub udp_gso: bool,
     pub one_packet_per_syscall: bool,
+    pub offload: bool,
+    pub offload_flows_max: i64,
     pub link: String,
     pub xdp: RawXdp,
 }
@@ -245,6 +247,9 @@ impl Default for RawFastpath {
             tun_offload: true,
             udp_gso: true,
             one_packet_per_syscall: false,
+            offload: true,
+            // 350 bytes of kernel memory each while used.
+            offload_flows_max: 65_536,
             // Runs everywhere, and keeps super-frames whole.
             link: "tun".into(),
             xdp: RawXdp::default(),

@@ -166,6 +166,8 @@ impl Rows {
             "fastpath.one_packet_per_syscall",
             fastpath.one_packet_per_syscall,
         );
+        self.put("fastpath.offload", fastpath.offload);
+        self.put("fastpath.offload_flows_max", fastpath.offload_flows_max);
         self.add("fastpath.link", fastpath.link.name());
         let xdp = &fastpath.xdp;
         let mode = if xdp.native { "auto" } else { "generic" };

@@ -45,6 +45,7 @@ fn row(flow: &Flow, tables: &Tables, now_s: u32) -> FlowRow {
         dialled: if passive { local.clone() } else { dialled },
         instance: if passive { local } else { remote },
         state: flow.state.name().to_owned(),
+        offloaded: flow.state.is_offloaded(),
         idle_s: now_s.saturating_sub(flow.state.last_s()),
     }
 }

@@ -6,6 +6,7 @@
 mod core;
 mod flows;
 mod mqtt;
+mod offload;
 pub(crate) mod path_mtu;
 mod plane;
 mod routes;
@@ -160,7 +161,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             let hardware = Arc::clone(&hardware);
             Arc::new(move || hardware.status())
         },
-        trace: trace::follower(plane.shared()),
+        trace: trace::follower(plane.shared(), plane.offloader().clone()),
     };
     let admin = AdminSocket::bind(&config.gateway.admin_socket).await?;
     // Aborted at the end; nothing is left unfinished by that.

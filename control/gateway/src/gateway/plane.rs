@@ -1,6 +1,7 @@
 //! The workers and their links, as control holds them: opened once this node has a name, woken when tables changed.
 
 use super::Error;
+use super::offload::{Offloader, Setup};
 use super::xdp::XdpSide;
 use crate::admin_api::WorkerState;
 use crate::config::Fastpath;
@@ -26,7 +27,7 @@ pub(crate) struct Plane {
     publisher: Publisher,
     shared: Arc<Shared>,
     accounts: Arc<[Arc<Accounts>]>,
-    /// What XDP programs dropped before any worker.
+    /// What BPF programs forwarded or dropped before any worker: those of AF_XDP or of the offload.
     early: Arc<Accounts>,
     upcalls: Arc<Upcalls>,
     bell: Arc<Bell>,
@@ -34,6 +35,7 @@ pub(crate) struct Plane {
     links: Vec<String>,
     xdp: Option<XdpSide>,
     counters: Vec<Arc<Counters>>,
+    offloader: Offloader,
     seed: u64,
 }
 
@@ -79,13 +81,30 @@ impl Plane {
             ..Limits::default()
         };
         let upcalls = Arc::new(Upcalls::new(UPCALLS_MAX));
+        let shared = Shared::new(&limits)?;
+        let accounts = (0..config.workers).map(|_| Arc::default()).collect();
+        let early = Arc::<Accounts>::default();
+        let wanted = match (config.offload, config.one_packet_per_syscall) {
+            (false, _) => Err("`fastpath.offload` is false".to_owned()),
+            (true, true) => Err("`fastpath.one_packet_per_syscall` is true".to_owned()),
+            (true, false) => Ok(()),
+        };
+        let offloader = Offloader::new(Setup {
+            wanted,
+            flows_max: u32::try_from(config.offload_flows_max).unwrap_or(u32::MAX),
+            tunnel_port: config.tunnel_port,
+            shared: Arc::clone(&shared),
+            publisher: publisher.clone(),
+            accounts: Arc::clone(&early),
+        });
         Ok(Self {
             config: config.clone(),
             tun: tun.to_owned(),
             publisher,
-            shared: Shared::new(&limits)?,
-            accounts: (0..config.workers).map(|_| Arc::default()).collect(),
-            early: Arc::default(),
+            shared,
+            accounts,
+            offloader,
+            early,
             bell: Arc::new(Bell::new(Arc::clone(&upcalls))?),
             upcalls,
             workers: Vec::new(),
@@ -166,6 +185,7 @@ impl Plane {
             inner_mtu: config.inner_mtu,
             tunnels_max: config.tunnels_max,
             tunnel_idle_s: config.tunnel_idle_s,
+            offload: config.offload && !config.one_packet_per_syscall && self.xdp.is_none(),
             ..Settings::default()
         };
         let engine = Engine::new(
@@ -246,6 +266,18 @@ impl Plane {
         Some(ended.map_or_else(Error::from, |()| Error::WorkerEnded(index)))
     }
 
+    /// Lets the kernel forward established flows that come in on the uplink, where the links leave it to the kernel.
+    pub(crate) fn offload(&self, uplink: &str) {
+        match self.xdp {
+            None => self.offloader.start(uplink),
+            Some(_) => self.offloader.decline("AF_XDP links take the frames first"),
+        }
+    }
+
+    pub(crate) const fn offloader(&self) -> &Offloader {
+        &self.offloader
+    }
+
     pub(crate) fn bell(&self) -> Arc<Bell> {
         Arc::clone(&self.bell)
     }
@@ -288,9 +320,16 @@ impl Plane {
             core: worker.core(),
             links: self.links.clone(),
         });
-        let programs = self.xdp.iter().map(|_| WorkerState {
+        let programs = match self.xdp {
+            Some(_) => Some("XDP programs"),
+            None => self
+                .offloader
+                .is_running()
+                .then_some("established flows in the kernel"),
+        };
+        let programs = programs.map(|name| WorkerState {
             core: None,
-            links: vec!["XDP programs".to_owned()],
+            links: vec![name.to_owned()],
         });
         workers.chain(programs).collect()
     }

@@ -1,5 +1,6 @@
 //! From the engine's trace records to those of the admin socket.
 
+use super::offload::Offloader;
 use super::plane::now;
 use crate::admin_api::{TraceFilter, TraceRecord};
 use sluice_engine::Shared;
@@ -22,7 +23,7 @@ type Follower =
     Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>;
 
 /// Begins traces, one at a time.
-pub(crate) fn follower(shared: Arc<Shared>) -> Follower {
+pub(crate) fn follower(shared: Arc<Shared>, offloader: Offloader) -> Follower {
     let busy = Arc::new(AtomicBool::new(false));
     Arc::new(move |filter| {
         if busy.swap(true, Ordering::AcqRel) {
@@ -31,6 +32,7 @@ pub(crate) fn follower(shared: Arc<Shared>) -> Follower {
         let (records, reader) = mpsc::channel(RECORDS_MAX);
         tokio::spawn(follow(
             Arc::clone(&shared),
+            offloader.clone(),
             filter,
             records,
             Arc::clone(&busy),
@@ -49,11 +51,14 @@ fn protocol(number: u8) -> Protocol {
 
 async fn follow(
     shared: Arc<Shared>,
+    offloader: Offloader,
     filter: TraceFilter,
     records: mpsc::Sender<TraceRecord>,
     busy: Arc<AtomicBool>,
 ) {
     let tracer = shared.tracer();
+    // Only workers record.
+    offloader.pause(true);
     while tracer.pop().is_some() {}
     tracer.start(Filter {
         src: filter.src,
@@ -96,5 +101,6 @@ async fn follow(
         }
     }
     tracer.stop();
+    offloader.pause(false);
     busy.store(false, Ordering::Release);
 }

@@ -86,6 +86,15 @@ pub(crate) struct Route {
     pub(crate) mtu: Option<u32>,
 }
 
+/// Where packets to a destination leave this host.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Outlet {
+    /// Its index.
+    pub(crate) device: u32,
+    /// Their source address.
+    pub(crate) source: Ip,
+}
+
 /// The verbs, bound to the namespace the thread was in at `open`.
 pub(crate) struct Devices {
     socket: RouteSocket,
@@ -343,6 +352,37 @@ impl Devices {
                 format!("removing {route}")
             });
         tolerate(result, &[Errno::SRCH])
+    }
+
+    /// The kernel's way to an address, as a socket would take it; `None` when there is none.
+    pub(crate) fn outlet(&mut self, to: Ip) -> Result<Option<Outlet>, NetlinkError> {
+        let mut ask = RouteMessage::default();
+        ask.header.address_family = family(to.family());
+        ask.header.destination_prefix_length = if to.is_v4() { 32 } else { 128 };
+        ask.attributes
+            .push(RouteAttribute::Destination(route_address(to)));
+        let found = self.socket.ask(RouteNetlinkMessage::GetRoute(ask), || {
+            format!("the route to {to}")
+        })?;
+        Ok(found.iter().find_map(|message| {
+            let RouteNetlinkMessage::NewRoute(route) = message else {
+                return None;
+            };
+            let (mut device, mut source) = (None, None);
+            for attribute in &route.attributes {
+                if let RouteAttribute::Oif(index) = attribute {
+                    device = Some(*index);
+                } else if let RouteAttribute::PrefSource(RouteAddress::Inet(ip)) = attribute {
+                    source = Some(IpAddr::V4(*ip));
+                } else if let RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) = attribute {
+                    source = Some(IpAddr::V6(*ip));
+                }
+            }
+            Some(Outlet {
+                device: device?,
+                source: source?.into(),
+            })
+        }))
     }
 
     /// Whether a default route of this family exists through another device than `except`.

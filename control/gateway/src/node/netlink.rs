@@ -74,6 +74,15 @@ impl RouteSocket {
         self.request(message, flags | NLM_F_ACK, what).map(drop)
     }
 
+    /// The answer to a question about one thing.
+    pub(crate) fn ask(
+        &mut self,
+        message: RouteNetlinkMessage,
+        what: impl FnOnce() -> String,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.request(message, NLM_F_ACK, what)
+    }
+
     /// Everything of a kind. A reply this library cannot decode is left out: new kernels add attributes.
     pub(crate) fn dump(
         &mut self,

@@ -15,3 +15,4 @@ mod neighbours;
 mod doctor;
 mod hardware;
 mod af_xdp;
+mod offload;

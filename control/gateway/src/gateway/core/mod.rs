@@ -223,6 +223,7 @@ impl Core {
         }
         self.look_at_own_address();
         self.routes_changed |= self.routes.look_at_paths();
+        self.plane.offloader().tick();
         self.suspects.retain(|slot, until| {
             let keep = *until > now;
             if !keep {
@@ -313,6 +314,9 @@ impl Core {
             Upcall::Ask(Question::Dialled(ip) | Question::InnerSource { source: ip, .. }) => {
                 self.asker.handle_question(&Key::Address(ip), now);
             }
+            Upcall::Offload { flow, generation } => {
+                self.plane.offloader().install(flow, generation)
+            }
             Upcall::Suspect {
                 instance,
                 epoch,
@@ -382,8 +386,10 @@ impl Core {
         self.show();
     }
 
-    /// Makes the tables visible to workers, and what Ethernet links need for them before.
-    fn publish(&mut self) {
+    /// Makes all edits of the routes visible to the workers. The kernel stops believing in what they replace first.
+    /// Ethernet links learn before what they need for them.
+    pub(super) fn publish(&mut self) {
+        self.plane.offloader().revoke(self.routes.tables());
         if self.plane.follows() {
             self.plane.set_neighbours(self.routes.neighbours());
             self.ways_changed = true;
@@ -394,6 +400,7 @@ impl Core {
     /// Writes the state file a last time. The wiring stays: a restart adopts it.
     pub(crate) fn stop(&mut self, now: Duration) {
         self.remember(now);
+        self.plane.offloader().stop();
         self.plane.stop();
     }
 

@@ -154,6 +154,7 @@ impl Core {
             node.wire_tun().await?;
         }
         self.node = Some(node);
+        self.plane.offload(&self.config.gateway.uplink);
         self.subnet_asked_at = None;
         let remembered = std::mem::take(&mut self.remembered);
         for attachment in attachments {

@@ -53,6 +53,7 @@ impl Core {
         };
         let subnet = registration.and_then(|known| known.subnet.as_ref());
         let plan = &self.config.plan;
+        let (offload, flows_offloaded) = self.plane.offloader().status();
         let state = GatewayState {
             node_id: registration
                 .map(|known| known.node_id.clone())
@@ -71,6 +72,8 @@ impl Core {
             questions_open: self.asker.queries(),
             tunnels: self.plane.tunnels(),
             workers: self.plane.workers(),
+            offload,
+            flows_offloaded,
             not_ready: not_ready.to_owned(),
         };
         self.view.send_replace(state);

@@ -1,0 +1,571 @@
+//! Which established flows the kernel forwards by itself: installed when a worker says one is worth it, taken out before
+//! the tables it was made from change, and read back into the flow table every second.
+//!
+//! Three things take a flow out: a packet that begins or ends a connection (the program does that itself, before the worker
+//! sees the packet), a changed row ([`Offloader::revoke`], before publishing), and silence of this process (the lease).
+
+use super::plane::now;
+use crate::node::devices::{Devices, Outlet};
+use sluice_engine::flow::Offloading;
+use sluice_engine::{Flow, Shared};
+use sluice_link::offload::abi::{Grounds, INSTANCES_MAX, PEERS_MAX, Peer as PeerRow, Versioned};
+use sluice_link::offload::{Counted, Entry, Offload, OffloadSettings};
+use sluice_memory::{Account, Accounts};
+use sluice_tables::slots::Slot;
+use sluice_tables::{
+    Instance, InstanceSlot, InstanceState, PeerSlot, Placement, Publisher, Tables,
+};
+use sluice_wire::{DropReason, Dual, InstanceIp, Ip, NsIp};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long the programs go on without hearing from this process. It is renewed every second.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// The offload, as the core, the routes and the traces share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Offloader(Arc<Mutex<Held>>);
+
+/// What it needs of the gateway.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// `None` when it is switched off, with the reason.
+    pub(crate) wanted: Result<(), String>,
+    pub(crate) flows_max: u32,
+    pub(crate) tunnel_port: u16,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) publisher: Publisher,
+    pub(crate) accounts: Arc<Accounts>,
+}
+
+#[derive(Debug)]
+struct Held {
+    setup: Setup,
+    running: Option<Running>,
+    /// Why it does not run, in words.
+    idle: String,
+}
+
+/// The programs are attached to the uplink.
+#[derive(Debug)]
+struct Running {
+    programs: Offload,
+    uplink: String,
+    paused: bool,
+    /// Underlay devices that were tried: the name, and why its packets are left to the worker, if they are.
+    underlays: BTreeMap<u32, (String, Option<String>)>,
+    flows: BTreeMap<(u32, u16), (Flow, Entry)>,
+    /// Numbers of states, and the next one that was never used.
+    free: Vec<u32>,
+    fresh: u32,
+    generation: u32,
+    instances: BTreeMap<InstanceSlot, (u32, Option<Row>)>,
+    peers: BTreeMap<PeerSlot, Peer>,
+    counted: Counted,
+}
+
+/// All that an entry takes from an instance's row.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Row {
+    epoch: u32,
+    placement: Placement,
+    instance_ip: Dual<InstanceIp>,
+    ns_ip: Dual<NsIp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    version: u32,
+    /// All that an entry takes from the peer's row, and the kernel's way to it. `None` when it is to be looked up anew.
+    known: Option<(PeerFacts, Outlet)>,
+    row: PeerRow,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct PeerFacts {
+    epoch: u32,
+    ip: Ip,
+    port: u16,
+    mtu: u16,
+}
+
+/// Why a flow stays with the worker.
+type Refused = &'static str;
+
+impl Offloader {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let idle = setup.wanted.clone().err().unwrap_or_default();
+        Self(Arc::new(Mutex::new(Held {
+            setup,
+            running: None,
+            idle,
+        })))
+    }
+
+    /// Attaches to the uplink, once it is there. What stands in the way is logged: everything works without.
+    pub(crate) fn start(&self, uplink: &str) {
+        let mut held = self.held();
+        if held.setup.wanted.is_err() || held.running.is_some() {
+            return;
+        }
+        match Running::start(&held.setup, uplink) {
+            Ok(running) => {
+                tracing::info!(uplink, "established flows are offloaded to the kernel");
+                held.idle.clear();
+                held.running = Some(running);
+            }
+            Err(reason) => {
+                tracing::warn!(
+                    reason,
+                    "no offload of established flows: workers carry them"
+                );
+                held.idle = reason;
+            }
+        }
+    }
+
+    /// It cannot be here, for that reason.
+    pub(crate) fn decline(&self, reason: &str) {
+        let mut held = self.held();
+        if held.setup.wanted.is_ok() {
+            reason.clone_into(&mut held.idle);
+        }
+    }
+
+    /// Takes the programs away. Flows go on with the workers.
+    pub(crate) fn stop(&self) {
+        let mut held = self.held();
+        let Held { setup, running, .. } = &mut *held;
+        if let Some(mut running) = running.take() {
+            running.read_back(setup);
+            for (flow, _) in running.flows.values() {
+                setup.shared.flows().set_offloading(flow, Offloading::No);
+            }
+        }
+    }
+
+    /// A worker says that a flow is worth it.
+    pub(crate) fn install(&self, index: u32, generation: u16) {
+        let mut held = self.held();
+        let Held { setup, running, .. } = &mut *held;
+        let flows = setup.shared.flows();
+        let (Some(running), Some(flow)) = (running, flows.at(index, generation)) else {
+            return;
+        };
+        match running.install(&flow, setup) {
+            Ok(()) => {
+                // It may have ended while it was installed.
+                let still = flows.at(index, generation);
+                if !still.is_some_and(|flow| flow.state.is_established() && !flow.state.is_closed())
+                    || !flows.set_offloading(&flow, Offloading::Done)
+                {
+                    running.take_out((index, generation));
+                }
+            }
+            Err(reason) => tracing::debug!(?flow, reason, "a flow stays with the worker"),
+        }
+    }
+
+    /// Takes out the flows that `next` says something new about. To be called before workers see it.
+    pub(crate) fn revoke(&self, next: &Tables) {
+        if let Some(running) = &mut self.held().running {
+            running.revoke(next);
+        }
+    }
+
+    /// While paused, workers see every packet.
+    pub(crate) fn pause(&self, paused: bool) {
+        if let Some(running) = &mut self.held().running {
+            running.paused = paused;
+            running.renew();
+        }
+    }
+
+    /// To be called every second: renews the lease, follows the kernel's routes, and reads back what went by.
+    pub(crate) fn tick(&self) {
+        let mut held = self.held();
+        let Held { setup, running, .. } = &mut *held;
+        if let Some(running) = running {
+            running.renew();
+            running.follow_routes();
+            running.read_back(setup);
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.held().running.is_some()
+    }
+
+    /// The line of `sluice status`, and how many flows are offloaded.
+    pub(crate) fn status(&self) -> (String, usize) {
+        let held = self.held();
+        let Some(running) = &held.running else {
+            return (format!("off: {}", held.idle), 0);
+        };
+        let mut text = format!("tc {}", running.uplink);
+        for (name, reason) in running.underlays.values() {
+            match reason {
+                None => text.push_str(&format!(", XDP {name}")),
+                Some(reason) => text.push_str(&format!(", not {name}: {reason}")),
+            }
+        }
+        (text, running.flows.len())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn start(setup: &Setup, uplink: &str) -> Result<Self, String> {
+        let device = Devices::open()
+            .and_then(|mut devices| devices.link(uplink))
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| format!("there is no device {uplink}"))?;
+        let mut programs = Offload::load(&OffloadSettings {
+            tunnel_port: setup.tunnel_port,
+            uplink: device.index,
+            flows_max: setup.flows_max,
+        })
+        .map_err(|error| error.to_string())?;
+        programs
+            .attach_uplink((uplink, device.index))
+            .map_err(|error| error.to_string())?;
+        let mut running = Self {
+            programs,
+            uplink: uplink.to_owned(),
+            paused: false,
+            underlays: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            free: Vec::new(),
+            fresh: 0,
+            generation: 0,
+            instances: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            counted: Counted::default(),
+        };
+        running.renew();
+        Ok(running)
+    }
+
+    fn renew(&mut self) {
+        let until = now() + LEASE;
+        let until_ns = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        if let Err(error) = self.programs.set_lease(until_ns, self.paused) {
+            tracing::warn!(%error, "the offload's lease");
+        }
+    }
+
+    fn install(&mut self, flow: &Flow, setup: &Setup) -> Result<(), Refused> {
+        let tables = setup.publisher.snapshot();
+        let family = flow.forward.src.family();
+        let local = tables
+            .instance_at(flow.local.slot, flow.local.epoch)
+            .filter(|row| row.placement == Placement::Local)
+            .ok_or("its local instance is gone")?;
+        let remote = tables
+            .instance_at(flow.remote.slot, flow.remote.epoch)
+            .ok_or("its remote instance is gone")?;
+        let Placement::Peer(slot) = remote.placement else {
+            return Err("its instances are on one node");
+        };
+        let (Some(instance_ip), Some(ns_ip)) =
+            (local.instance_ip.of(family), remote.ns_ip.of(family))
+        else {
+            return Err("an address is not known");
+        };
+        let peer = self.peer(slot, &tables, setup.tunnel_port)?;
+        let grounds = Grounds {
+            local: self.instance(flow.local.slot, &tables)?,
+            remote: self.instance(flow.remote.slot, &tables)?,
+            peer,
+            id: self.take_id(setup.flows_max)?,
+            generation: self.next_generation(),
+        };
+        let sent = sluice_wire::FlowKey {
+            src: instance_ip.ip(),
+            dst: ns_ip.ip(),
+            src_port: flow.wire_src_port,
+            dst_port: flow.wire_dst_port,
+            ..flow.forward
+        };
+        let entry = Entry::new(&flow.forward, &sent, &flow.reverse(), &grounds);
+        if let Err(error) = self.programs.insert(&entry) {
+            tracing::debug!(%error, "installing a flow");
+            self.free.push(grounds.id);
+            return Err("the kernel refused it");
+        }
+        self.flows
+            .insert((flow.index, flow.state.generation()), (*flow, entry));
+        Ok(())
+    }
+
+    fn take_out(&mut self, key: (u32, u16)) {
+        if let Some((_, entry)) = self.flows.remove(&key) {
+            if let Err(error) = self.programs.remove(&entry) {
+                tracing::warn!(%error, "taking a flow out of the offload");
+            }
+            self.free.push(entry.id);
+        }
+    }
+
+    fn take_id(&mut self, flows_max: u32) -> Result<u32, Refused> {
+        if let Some(id) = self.free.pop() {
+            return Ok(id);
+        }
+        if self.fresh == flows_max {
+            return Err("`fastpath.offload_flows_max` flows are offloaded");
+        }
+        self.fresh += 1;
+        Ok(self.fresh - 1)
+    }
+
+    const fn next_generation(&mut self) -> u32 {
+        self.generation = match self.generation.wrapping_add(1) {
+            0 => 1,
+            next => next,
+        };
+        self.generation
+    }
+
+    /// The version under which what `tables` say of the instance is believed.
+    fn instance(&mut self, slot: InstanceSlot, tables: &Tables) -> Result<Versioned, Refused> {
+        if slot.index() >= INSTANCES_MAX {
+            return Err("its instance's slot is too high");
+        }
+        let row = tables.instance(slot).and_then(Row::of);
+        let (version, known) = self.instances.entry(slot).or_insert((0, row));
+        if *known != row {
+            *version += 1;
+            *known = row;
+            let written = self.programs.set_instance_version(slot.index(), *version);
+            written.map_err(|_| "the kernel refused it")?;
+        }
+        Ok(Versioned {
+            slot: slot.index(),
+            version: *version,
+        })
+    }
+
+    /// The version under which what `tables` and the kernel's routes say of the peer is believed.
+    fn peer(
+        &mut self,
+        slot: PeerSlot,
+        tables: &Tables,
+        tunnel_port: u16,
+    ) -> Result<Versioned, Refused> {
+        if slot.index() >= PEERS_MAX {
+            return Err("its peer's slot is too high");
+        }
+        let facts = PeerFacts::of(slot, tables).ok_or("its peer is gone")?;
+        let before = self.peers.get(&slot).copied();
+        let known = before.and_then(|peer| peer.known);
+        if let (Some(peer), Some((old, _))) = (before, known)
+            && old == facts
+        {
+            return Ok(Versioned {
+                slot: slot.index(),
+                version: peer.version,
+            });
+        }
+        if !facts.ip.is_v4() {
+            return Err("its underlay is IPv6");
+        }
+        let outlet = Devices::open()
+            .and_then(|mut devices| devices.outlet(facts.ip))
+            .ok()
+            .flatten()
+            .ok_or("there is no route to its peer")?;
+        self.take_up(&outlet)?;
+        let version = before.map_or(0, |peer| peer.version) + 1;
+        let row = PeerRow::new(
+            (facts.ip, facts.port),
+            (outlet.source, tunnel_port),
+            outlet.device,
+            facts.mtu,
+        )
+        .with_version(version);
+        self.programs
+            .set_peer(slot.index(), row)
+            .map_err(|_| "the kernel refused it")?;
+        self.peers.insert(
+            slot,
+            Peer {
+                version,
+                known: Some((facts, outlet)),
+                row,
+            },
+        );
+        Ok(Versioned {
+            slot: slot.index(),
+            version,
+        })
+    }
+
+    /// Attaches to the device towards a peer, once.
+    fn take_up(&mut self, outlet: &Outlet) -> Result<(), Refused> {
+        if !self.underlays.contains_key(&outlet.device) {
+            let links = Devices::open().and_then(|mut devices| devices.links());
+            let link = links
+                .unwrap_or_default()
+                .into_iter()
+                .find(|link| link.index == outlet.device)
+                .ok_or("the device towards its peer is gone")?;
+            let attached = match link.mac {
+                Some(_) => self
+                    .programs
+                    .attach_underlay((&link.name, link.index))
+                    .map_err(|error| error.to_string()),
+                None => Err("it is no Ethernet device".to_owned()),
+            };
+            match &attached {
+                Ok(()) => tracing::info!(device = link.name, "offload on an underlay device"),
+                Err(reason) => {
+                    tracing::warn!(
+                        device = link.name,
+                        reason,
+                        "no offload on an underlay device"
+                    );
+                }
+            }
+            self.underlays
+                .insert(outlet.device, (link.name, attached.err()));
+        }
+        match self.underlays.get(&outlet.device) {
+            Some((_, None)) => Ok(()),
+            _ => Err("the device towards its peer cannot be taken up"),
+        }
+    }
+
+    fn revoke(&mut self, next: &Tables) {
+        for (slot, (version, known)) in &mut self.instances {
+            let row = next.instance(*slot).and_then(Row::of);
+            if *known != row {
+                *known = row;
+                *version += 1;
+                if let Err(error) = self.programs.set_instance_version(slot.index(), *version) {
+                    tracing::error!(%error, "revoking offloaded flows");
+                }
+            }
+        }
+        let changed: Vec<PeerSlot> = self
+            .peers
+            .iter()
+            .filter(|(slot, peer)| {
+                peer.known
+                    .is_some_and(|(facts, _)| PeerFacts::of(**slot, next) != Some(facts))
+            })
+            .map(|(slot, _)| *slot)
+            .collect();
+        changed.into_iter().for_each(|slot| self.disbelieve(slot));
+    }
+
+    /// A route that changed under a peer: its entries were made for the old one.
+    fn follow_routes(&mut self) {
+        let Ok(mut devices) = Devices::open() else {
+            return;
+        };
+        let changed: Vec<PeerSlot> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| {
+                peer.known.is_some_and(|(facts, known)| {
+                    devices.outlet(facts.ip).ok().flatten() != Some(known)
+                })
+            })
+            .map(|(slot, _)| *slot)
+            .collect();
+        changed.into_iter().for_each(|slot| self.disbelieve(slot));
+    }
+
+    /// Takes out every flow to that peer.
+    fn disbelieve(&mut self, slot: PeerSlot) {
+        if let Some(peer) = self.peers.get_mut(&slot) {
+            peer.known = None;
+            peer.version += 1;
+            peer.row = peer.row.with_version(peer.version);
+            // Only the version differs: a packet in between meets the old one or the new one.
+            if let Err(error) = self.programs.set_peer(slot.index(), peer.row) {
+                tracing::error!(%error, "revoking offloaded flows");
+            }
+        }
+    }
+
+    /// Notes uses in the flow table, clears away what was taken out, and counts.
+    fn read_back(&mut self, setup: &Setup) {
+        let flows = setup.shared.flows();
+        let mut out = Vec::new();
+        for (&(index, generation), (flow, entry)) in &self.flows {
+            let state = self.programs.state(entry.id).unwrap_or_default();
+            let last_s = u32::try_from(state.last_seen_ns / 1_000_000_000).unwrap_or(u32::MAX);
+            flows.seen(flow, last_s);
+            let alive = flows
+                .at(index, generation)
+                .is_some_and(|flow| !flow.state.is_closed());
+            if !alive || state.generation != entry.generation || self.is_stale(entry) {
+                out.push((index, generation));
+            }
+        }
+        for key in out {
+            if let Some((flow, _)) = self.flows.get(&key) {
+                // What made it stale may be over: its next packets may ask again.
+                flows.set_offloading(flow, Offloading::No);
+            }
+            self.take_out(key);
+        }
+        match self.programs.counted() {
+            Ok(counted) => self.account(counted, &setup.accounts.engine),
+            Err(error) => tracing::warn!(%error, "the offload's counters"),
+        }
+    }
+
+    fn is_stale(&self, entry: &Entry) -> bool {
+        let grounds = entry.grounds();
+        let instance = |pin: Versioned| {
+            let current = self.instances.get(&InstanceSlot::from_index(pin.slot));
+            current.is_none_or(|(version, _)| *version != pin.version)
+        };
+        let peer = self.peers.get(&PeerSlot::from_index(grounds.peer.slot));
+        instance(grounds.local)
+            || instance(grounds.remote)
+            || peer.is_none_or(|peer| peer.version != grounds.peer.version)
+    }
+
+    fn account(&mut self, counted: Counted, account: &Account) {
+        account.received.set(counted.received);
+        account.received_bytes.set(counted.received_bytes);
+        account.forwarded.set(counted.forwarded);
+        account.forwarded_bytes.set(counted.forwarded_bytes);
+        for _ in self.counted.dropped..counted.dropped {
+            account.drop_frame(DropReason::FlowBusy);
+        }
+        self.counted = counted;
+    }
+}
+
+impl Row {
+    fn of(row: &Instance) -> Option<Self> {
+        (row.state != InstanceState::Withdrawn).then_some(Self {
+            epoch: row.epoch,
+            placement: row.placement,
+            instance_ip: row.instance_ip,
+            ns_ip: row.ns_ip,
+        })
+    }
+}
+
+impl PeerFacts {
+    fn of(slot: PeerSlot, tables: &Tables) -> Option<Self> {
+        tables
+            .peer(slot)
+            .filter(|peer| tables.peers_at(peer.ip).contains(&slot))
+            .map(|peer| Self {
+                epoch: peer.epoch,
+                ip: peer.ip,
+                port: peer.port,
+                mtu: peer.mtu,
+            })
+    }
+}

@@ -1,0 +1,238 @@
+//! Established flows that the kernel forwards by itself: whole, counted, and taken out when something changes.
+//!
+//! ```text
+//!  caller ── gateway 1 (tc, XDP) ── wire ── gateway 2 (XDP, tc) ── echo b, sink
+//! ```
+
+use crate::world::{
+    Answer, Instance, World, again, connect, one_site, service_ip, udp, udp_socket,
+};
+use sluice_perf::lab::NetNs;
+use sluice_perf::lab::clock::{pause, wait_for};
+use sluice_perf::lab::sites::Layout;
+use sluice_perf::lab::wire::offload;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const SINK_PORT: u16 = 7002;
+
+/// What status says under a name.
+fn status(world: &World, gateway: usize, key: &str) -> serde_json::Value {
+    let all = world.sites.gateways[gateway]
+        .role
+        .ask("/v1/status")
+        .unwrap_or_else(|error| panic!("{error}"));
+    all[key].clone()
+}
+
+/// Frames that the kernel forwarded by itself at that gateway.
+fn forwarded(world: &World, gateway: usize) -> u64 {
+    let workers = status(world, gateway, "workers");
+    workers
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|row| row["links"][0] == "established flows in the kernel")
+        .filter_map(|row| row["forwarded"].as_u64())
+        .sum()
+}
+
+/// Waits until so many flows are offloaded at that gateway.
+fn wait_for_flows(world: &World, gateway: usize, count: u64) {
+    wait_for(&format!("{count} offloaded flows"), LIMIT, || {
+        let flows = status(world, gateway, "flows_offloaded");
+        if flows == count {
+            return Ok(());
+        }
+        let how = status(world, gateway, "offload");
+        Err(format!("{flows} are, {how}"))
+    })
+    .unwrap_or_else(|error| {
+        let said = world.sites.gateways[gateway].role.said();
+        panic!("{error}\n{said}")
+    });
+}
+
+/// Does `ask` until both gateways have offloaded so many flows.
+fn ask_until_offloaded(world: &World, count: u64, mut ask: impl FnMut() -> io::Result<Answer>) {
+    wait_for("the flow to be offloaded", LIMIT, || {
+        ask().map_err(|error| error.to_string())?;
+        pause(Duration::from_millis(50));
+        let all = [0, 1].map(|gateway| status(world, gateway, "flows_offloaded"));
+        if all.iter().all(|flows| *flows == count) {
+            return Ok(());
+        }
+        let how = [0, 1].map(|gateway| status(world, gateway, "offload"));
+        Err(format!("{all:?}, {how:?}"))
+    })
+    .unwrap_or_else(|error| {
+        let said = world.sites.gateways[0].role.said();
+        panic!("{error}\n{said}")
+    });
+}
+
+/// Bytes of a transfer, different at every place: what arrives twice, not at all or elsewhere is seen.
+fn content(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_ne_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Sends `sent` to the sink over a new connection and returns what arrived there.
+fn transfer(from: &NetNs, sink: &NetNs, to: IpAddr, sent: &[u8]) -> Vec<u8> {
+    let listener = sink.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, SINK_PORT)).unwrap());
+    let receiver = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        received
+    });
+    let to = SocketAddr::new(to, SINK_PORT);
+    let mut stream = from.run(move || TcpStream::connect(to)).unwrap();
+    stream.write_all(sent).unwrap();
+    drop(stream);
+    receiver.join().unwrap()
+}
+
+/// Both directions of both families, bytes compared, without loss and with. In the last round the instances finish their
+/// checksums themselves, so that the ends verify what the programs made of them.
+#[test]
+#[ignore = "needs root"]
+fn transfers_are_offloaded_and_arrive_whole() {
+    let mut world = World::new("offload-transfer");
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    for (percent, len, finished) in [
+        (0, 100 << 20, false),
+        (2, 8 << 20, false),
+        (0, 100 << 20, true),
+    ] {
+        world.sites.wire.as_mut().unwrap().lose(percent).unwrap();
+        if finished {
+            for end in [&caller, &b] {
+                offload(&end.namespace, "eth-sluice", &["tx", "off"]).unwrap();
+            }
+        }
+        let sent = content(len);
+        for family in [0, 1] {
+            for (from, to) in [(&caller, &b), (&b, &caller)] {
+                let before = [0, 1].map(|gateway| forwarded(&world, gateway));
+                let received = transfer(&from.namespace, &to.namespace, to.ip(family), &sent);
+                assert!(received == sent, "{} of {len} bytes", received.len());
+                for gateway in [0, 1] {
+                    // A super-frame has at most 64 KB; the other half may have gone before it was offloaded.
+                    let frames = u64::try_from(len / 2 / 65_536).unwrap();
+                    wait_for("the offload's counters", LIMIT, || {
+                        let now = forwarded(&world, gateway) - before[gateway];
+                        (now >= frames).then_some(()).ok_or(format!("{now}"))
+                    })
+                    .unwrap_or_else(|error| panic!("{error}"));
+                }
+            }
+        }
+    }
+    for gateway in [0, 1] {
+        wait_for_flows(&world, gateway, 0);
+    }
+    world.check();
+}
+
+/// An unconnected socket's datagrams, small and of all sizes that fit, come back from what was dialled.
+#[test]
+#[ignore = "needs root"]
+fn datagrams_are_offloaded_and_keep_their_addresses() {
+    let world = World::new("offload-datagrams");
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    for family in [0, 1] {
+        let socket = udp_socket(&caller.namespace, family, 5000);
+        let to = service_ip(family);
+        ask_until_offloaded(&world, family as u64 + 1, || udp(&socket, to));
+        let answer = udp(&socket, to).unwrap();
+        assert_eq!((answer.peer, answer.from.ip()), (caller.ip(family), to));
+        for len in [101, 512, 1000, 1372] {
+            let sent = content(len);
+            socket.send_to(&sent, (to, crate::world::PORT)).unwrap();
+            let mut bytes = vec![0; 2000];
+            let (received, from) = socket.recv_from(&mut bytes).unwrap();
+            assert_eq!((&bytes[..received], from.ip()), (&sent[..], to));
+        }
+        // Fragments, for the worker.
+        let sent = content(4000);
+        socket.send_to(&sent, (to, crate::world::PORT)).unwrap();
+        let mut bytes = vec![0; 5000];
+        let (received, _) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!(&bytes[..received], &sent[..]);
+    }
+    assert!(forwarded(&world, 0) > 0 && b.ip(0).is_ipv4());
+    world.check();
+}
+
+/// Withdrawn, the instance gets nothing more from an offloaded connection: the caller is reset, and nothing hangs.
+#[test]
+#[ignore = "needs root"]
+fn a_withdrawn_instance_takes_its_offloaded_flows_with_it() {
+    let world = World::new("offload-withdrawn");
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let mut stream = connect(&caller.namespace, service_ip(0)).unwrap();
+    ask_until_offloaded(&world, 1, || again(&mut stream));
+    world.sites.detach(1, &b.attached).unwrap();
+    wait_for("the caller to be told", LIMIT, || {
+        match again(&mut stream) {
+            Ok(answer) => Err(format!("{answer:?}")),
+            Err(_) => Ok(()),
+        }
+    })
+    .unwrap();
+    for gateway in [0, 1] {
+        wait_for_flows(&world, gateway, 0);
+    }
+    world.check();
+}
+
+/// A connection that ends leaves the offload by its own last packets; the pair of ports can be used again at once.
+#[test]
+#[ignore = "needs root"]
+fn an_ended_connection_leaves_and_its_ports_are_free() {
+    let world = World::new("offload-ended");
+    let (caller, _b): (Instance, Instance) = (world.caller(0), world.echo(1, "b"));
+    for _ in 0..2 {
+        let mut stream = connect(&caller.namespace, service_ip(0)).unwrap();
+        ask_until_offloaded(&world, 1, || again(&mut stream));
+        drop(stream);
+        for gateway in [0, 1] {
+            wait_for_flows(&world, gateway, 0);
+        }
+    }
+    world.check();
+}
+
+/// Switched off, and said so; everything else is as with it.
+#[test]
+#[ignore = "needs root"]
+fn the_offload_can_be_switched_off() {
+    let world = World::laid(
+        "offload-off",
+        &Layout {
+            fastpath: "offload = false".to_owned(),
+            ..one_site()
+        },
+    );
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let sent = content(4 << 20);
+    let received = transfer(&caller.namespace, &b.namespace, b.ip(0), &sent);
+    assert!(received == sent, "{} bytes", received.len());
+    assert_eq!(forwarded(&world, 0), 0);
+    assert_eq!(
+        status(&world, 0, "offload"),
+        "off: `fastpath.offload` is false"
+    );
+    world.check();
+}
