@@ -33,8 +33,14 @@ rx_ring = 512
 
 /// A gateway whose underlay is `nic0`, not started.
 fn world(name: &str) -> World {
+    world_with(name, "")
+}
+
+/// As [`world`], with lines of the `[fastpath]` section.
+fn world_with(name: &str, fastpath: &str) -> World {
     let layout = Layout {
         gateways: vec![0],
+        fastpath: fastpath.to_owned(),
         ..one_site()
     };
     let world = World::built(name, &layout);
@@ -263,6 +269,33 @@ fn without_a_profile_or_an_interface_the_gateway_runs() {
         ),
         "{said}"
     );
+}
+
+/// What only AF_XDP needs is set only where AF_XDP is used.
+#[test]
+#[ignore = "needs root"]
+fn a_link_that_is_chosen_brings_its_settings() {
+    for (recommended, polls) in [("af_xdp", "7"), ("tun", "2")] {
+        let mut world = world_with("hardware-link", "link = \"auto\"");
+        let scratch = world.sites.scratch.path().to_owned();
+        let profile = PROFILE.replace(
+            "recommended = \"tun\"",
+            &format!("recommended = \"{recommended}\""),
+        );
+        let text = format!("{profile}[set_af_xdp]\nnapi_defer_hard_irqs = 7\n");
+        std::fs::write(scratch.join("profiles/veth.toml"), text).unwrap();
+        configure(&world.sites.gateways[0].role, &profiles_dir(&scratch));
+        world.start();
+        let role = &world.sites.gateways[0].role;
+        let status = run(role, &["status", "--at", "gateway", "-o", "json"]);
+        let status: Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(
+            status["gateway"]["hardware"]["link"], recommended,
+            "{status:#}"
+        );
+        assert_eq!(setting(role, "napi_defer_hard_irqs")["actual"], polls);
+        assert_eq!(kernel(&role.namespace)[4], polls);
+    }
 }
 
 #[test]
