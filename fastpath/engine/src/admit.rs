@@ -41,7 +41,7 @@ impl Engine {
         };
         // Either end may be gone, or the slot used anew: then the packet is judged as if there had been no flow.
         if flow::local(&flow, turn.tables).is_none() || flow::remote(&flow, turn.tables).is_none() {
-            self.end_stale(&flow, turn)?;
+            self.end_stale(&flow, false, turn)?;
             return match lane.kind {
                 Kind::Own => Ok(None),
                 Kind::Error => drop_as(DropReason::IcmpUnmatched),

@@ -538,6 +538,26 @@ fn a_withdrawn_instance_resets_connections_and_rebalances_the_rest() {
     });
 }
 
+/// Another worker has newer tables and began the flow by them: this one's packet waits for its next turn.
+#[test]
+fn a_packet_of_a_flow_from_newer_tables_is_held() {
+    both(|family| {
+        let mut one = alone();
+        let servers = one.service(2);
+        one.publish();
+        let older = one.publisher.snapshot();
+        let server = one.place(servers, 2, 2);
+        one.writer.set_candidates(servers, &[server]);
+        one.publish();
+        let sent = udp((ns_ip(family, 1, 1), 5), (service_ip(family, 2), 80));
+        tunnelled(&one.out(&sent));
+        assert_eq!(one.out_by(&older, &sent).len(), 0);
+        assert_eq!((one.account.held.value(), one.drops()), (1, vec![]));
+        tunnelled(&one.release());
+        assert_eq!((one.account.held.value(), one.drops()), (0, vec![]));
+    });
+}
+
 /// Pruned from the candidates is not withdrawn.
 #[test]
 fn a_flow_keeps_an_instance_that_new_flows_may_not_choose() {

@@ -80,7 +80,7 @@ drop_reasons! {
         "The caller, or the peer, has too many unfinished flows."
         "A flood from one instance or node; raise the quota if it is real work.";
     FlowBusy "flow-busy"
-        "A flow entry was being written at every one of the retries, or made from newer tables than this worker's."
+        "A flow entry was being written at every one of the retries, or made from newer tables than its receiver's."
         "Should stay near 0; report it if it grows.";
     NoSuchConnection "no-such-connection"
         "A TCP segment that opens nothing arrived for a flow that is not known."

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::parse;
 use crate::trace::Decision;
 use sluice_memory::Frame;
-use sluice_tables::{Instance, Placement, Tables, Upcall};
+use sluice_tables::{Instance, Placement, Question, Tables, Upcall};
 use sluice_wire::tcp_flag::{ACK, FIN, RST, SYN};
 use sluice_wire::{DropReason, NsIp, Parsed, Protocol};
 
@@ -31,11 +31,11 @@ impl Engine {
             return missing(lane);
         };
         if local(&flow, turn.tables).is_none() {
-            self.end_stale(&flow, turn)?;
+            self.end_stale(&flow, true, turn)?;
             return missing(lane);
         }
         if remote(&flow, turn.tables).is_none() {
-            self.end_stale(&flow, turn)?;
+            self.end_stale(&flow, true, turn)?;
             return match lane.kind {
                 // Nothing but a SYN can go to another instance: the rest is in the middle of a conversation.
                 Kind::Own if lane.packet.protocol == Protocol::Tcp && !is_syn(&lane.packet) => {
@@ -50,11 +50,16 @@ impl Engine {
         Ok(self.goes_on(frame, lane, &flow, true, turn).then_some(flow))
     }
 
-    /// Ends a flow whose instance is gone. One that another worker made from newer tables than this turn's stays; its
-    /// packet is lost, as nothing here can say where to.
-    pub(crate) fn end_stale(&self, flow: &Flow, turn: &Turn<'_>) -> Step<()> {
+    /// Ends a flow whose instance is gone. One that another worker made from newer tables than this turn's stays. Its
+    /// outbound packet is held for those tables, which are there at the next turn; an inbound one is lost, as nothing
+    /// here says who may have sent it.
+    pub(crate) fn end_stale(&self, flow: &Flow, outbound: bool, turn: &Turn<'_>) -> Step<()> {
         if is_ahead(flow, turn.tables) {
-            return drop_as(DropReason::FlowBusy);
+            return if outbound {
+                Err(Stop::Ask(Question::Dialled(flow.forward.dst)))
+            } else {
+                drop_as(DropReason::FlowBusy)
+            };
         }
         self.shared.flows.remove(flow);
         Ok(())

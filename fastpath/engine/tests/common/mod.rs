@@ -17,8 +17,8 @@ use sluice_engine::{Engine, Limits, Now, Output, Settings, Shared};
 use sluice_memory::{Account, Batch, Checksum, Endpoint, Frame, Pool};
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{
-    InstanceSlot, Placement, Policy, Publisher, Reach, ServiceSlot, TunnelFormat, Upcall, Upcalls,
-    Writer,
+    InstanceSlot, Placement, Policy, Publisher, Reach, ServiceSlot, Tables, TunnelFormat, Upcall,
+    Upcalls, Writer,
 };
 use sluice_wire::{AddressPlan, DropReason, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 use std::sync::Arc;
@@ -222,6 +222,15 @@ impl Gateway {
     /// A packet from a local service.
     pub fn out(&mut self, packet: &Packet) -> Vec<Left> {
         self.out_bytes(&[packet.build()])
+    }
+
+    /// As [`Gateway::out`], by a worker that has these tables.
+    pub fn out_by(&mut self, tables: &Tables, packet: &Packet) -> Vec<Left> {
+        let mut batch = self.batch(&[packet.build()], None);
+        let (engine, pool) = (&mut self.engine, &mut self.pool);
+        let (account, output) = (&self.account, &mut self.output);
+        engine.outbound(&mut batch, tables, self.now, pool, account, output);
+        self.settle()
     }
 
     pub fn out_bytes(&mut self, packets: &[Vec<u8>]) -> Vec<Left> {
