@@ -276,7 +276,7 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         let entries = settings.queue.ring_entries as usize;
         // Each queue may hold a full fill ring and a full transmit ring.
         let buffers = (2 * queues * entries + BUFFERS_BESIDE).min(65_536);
-        let pool = match Pool::of_chunks(buffers, chunk, settings.pages) {
+        let mut pool = match Pool::of_chunks(buffers, chunk, settings.pages) {
             // Large pages are better, and usually not there.
             Err(PoolError::Map { .. }) if settings.pages == Pages::Large => {
                 Pool::of_chunks(buffers, chunk, Pages::Small)?
@@ -286,9 +286,11 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         let mut opened = |side: Side, state: &mut SideState| {
             let mut queues = Vec::new();
             for number in mine(state.queues) {
-                let queue = Queue::open(&state.device, number, pool.region(), &settings.queue)?;
+                let mut queue = Queue::open(&state.device, number, pool.region(), &settings.queue)?;
                 state.binding = queue.binding();
                 state.sockets.push(queue.try_clone_socket()?);
+                // Frames come from here on, before the worker runs.
+                queue.fill(&mut pool);
                 programs.set_socket(side, number, std::os::fd::AsFd::as_fd(&queue))?;
                 queues.push(queue);
             }

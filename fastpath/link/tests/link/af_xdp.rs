@@ -66,11 +66,6 @@ fn open(settings: &XdpSettings) -> XdpLinks {
             .into_iter()
             .collect(),
     );
-    for pair in &mut links.pairs {
-        // Buffers are lent at the first call.
-        assert_eq!(receive(pair, true, 0), Vec::<Vec<u8>>::new());
-        assert_eq!(receive(pair, false, 0), Vec::<Vec<u8>>::new());
-    }
     links
 }
 
