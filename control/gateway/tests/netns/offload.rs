@@ -132,7 +132,7 @@ fn transfers_are_offloaded_and_arrive_whole() {
                     let frames = u64::try_from(len / 2 / 65_536).unwrap();
                     wait_for("the offload's counters", LIMIT, || {
                         let now = forwarded(&world, gateway) - before[gateway];
-                        (now >= frames).then_some(()).ok_or(format!("{now}"))
+                        (now >= frames).then_some(()).ok_or_else(|| now.to_string())
                     })
                     .unwrap_or_else(|error| panic!("{error}"));
                 }
