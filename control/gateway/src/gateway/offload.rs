@@ -16,7 +16,7 @@ use sluice_tables::{
     Instance, InstanceSlot, InstanceState, PeerSlot, Placement, Publisher, Tables,
 };
 use sluice_wire::{DropReason, Dual, InstanceIp, Ip, NsIp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ struct Running {
     paused: bool,
     /// Underlay devices that were tried: the name, and why its packets are left to the worker, if they are.
     underlays: BTreeMap<u32, (String, Option<String>)>,
+    /// Peers whose device was looked for.
+    met: BTreeSet<Ip>,
     flows: BTreeMap<(u32, u16), (Flow, Entry)>,
     /// Numbers of states, and the next one that was never used.
     free: Vec<u32>,
@@ -189,6 +191,7 @@ impl Offloader {
         if let Some(running) = running {
             running.renew();
             running.follow_routes();
+            running.meet_peers(&setup.publisher.snapshot());
             running.read_back(setup);
         }
     }
@@ -238,6 +241,7 @@ impl Running {
             uplink: uplink.to_owned(),
             paused: false,
             underlays: BTreeMap::new(),
+            met: BTreeSet::new(),
             flows: BTreeMap::new(),
             free: Vec::new(),
             fresh: 0,
@@ -436,6 +440,31 @@ impl Running {
         match self.underlays.get(&outlet.device) {
             Some((_, None)) => Ok(()),
             _ => Err("the device towards its peer cannot be taken up"),
+        }
+    }
+
+    /// Attaches to the devices towards peers before there is traffic: a driver may lose frames meanwhile.
+    fn meet_peers(&mut self, tables: &Tables) {
+        let facts = |slot| PeerFacts::of(slot, tables);
+        let new: Vec<Ip> = tables
+            .peers()
+            .filter_map(|(slot, _)| facts(slot))
+            .map(|facts| facts.ip)
+            .filter(|ip| ip.is_v4() && !self.met.contains(ip))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let Ok(mut devices) = Devices::open() else {
+            return;
+        };
+        for ip in new {
+            if let Ok(Some(outlet)) = devices.outlet(ip) {
+                self.met.insert(ip);
+                if let Err(reason) = self.take_up(&outlet) {
+                    tracing::debug!(peer = %ip, reason, "no offload towards a peer");
+                }
+            }
         }
     }
 
