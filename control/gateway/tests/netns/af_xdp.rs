@@ -258,6 +258,29 @@ fn a_route_that_changes_is_followed() {
     world.check();
 }
 
+/// The NIC goes down and comes up again: sockets and programs live on, and the next hop is learnt anew.
+#[test]
+#[ignore = "needs root"]
+fn a_device_that_was_down_works_again() {
+    let world = over_af_xdp("xdp-down");
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let socket = udp_socket(&caller.namespace, 0, 0);
+    assert_eq!(udp(&socket, b.ip(0)).unwrap().name, "b");
+    let near = world.sites.gateways[0].namespace();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    ip(near, "link set eth0 down");
+    assert!(udp(&socket, b.ip(0)).is_err());
+    ip(near, "link set eth0 up");
+    wait_for("answers again", LIMIT, || {
+        udp(&socket, b.ip(0)).map_err(|error| error.to_string())
+    })
+    .unwrap();
+    assert!(links(&world, 0)[1].starts_with("af_xdp eth0 (native, copy, 1 queue)"));
+    world.check();
+}
+
 /// What the program drops shows among the drops, and in the account.
 #[test]
 #[ignore = "needs root"]
