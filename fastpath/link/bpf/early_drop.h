@@ -81,14 +81,18 @@ static __always_inline int is_over_limit(struct address source, int is_v4)
 		bpf_map_update_elem(&source_buckets, &source, &first, BPF_ANY);
 		return 0;
 	}
-	/* One second fills any bucket as far as it gets: longer does not overflow the product. */
-	__u64 passed = now - bucket->filled_ns;
-	__u64 fresh = (passed < 1000000000 ? passed : 1000000000) * settings.source_rate;
-	__u64 left = bucket->nano_datagrams + fresh;
+	/* Another CPU may have filled it since we read the clock: that fills nothing, and time does not go back. */
+	__s64 passed = now - bucket->filled_ns;
+	/* Longer does not fill it further, nor overflow the product. */
+	__s64 enough = full_bucket / settings.source_rate;
+	__u64 left = bucket->nano_datagrams;
 
+	if (passed > 0) {
+		left += (passed < enough ? passed : enough) * settings.source_rate;
+		bucket->filled_ns = now;
+	}
 	if (left > full_bucket)
 		left = full_bucket;
-	bucket->filled_ns = now;
 	if (left < 1000000000) {
 		bucket->nano_datagrams = left;
 		return 1;
