@@ -42,14 +42,41 @@ impl Buffer {
 /// The memory of a pool: what a kernel is shown that receives into its buffers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Region {
-    /// Aligned to a page.
-    pub address: usize,
-    /// Bytes.
-    pub len: usize,
+    address: usize,
+    len: usize,
+    capacity: usize,
+    pool: u16,
+}
+
+/// Only a pool makes one, so that it always names memory that may be written by whoever has a buffer of it.
+impl Region {
+    /// Where it begins: aligned to a page.
+    #[must_use]
+    pub const fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Bytes; never 0.
+    #[must_use]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a pool has at least one buffer"
+    )]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Bytes of one buffer; they follow each other without gaps.
-    pub capacity: usize,
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Of which pool.
-    pub pool: u16,
+    #[must_use]
+    pub const fn pool(&self) -> u16 {
+        self.pool
+    }
 }
 
 impl Deref for Buffer {

@@ -11,7 +11,7 @@ pub(super) struct Lent {
 
 impl Lent {
     pub(super) fn new(region: Region) -> Self {
-        let buffers = region.len / region.capacity.max(1);
+        let buffers = region.len() / region.capacity().max(1);
         Self {
             region,
             out: (0..buffers).map(|_| None).collect(),
@@ -24,11 +24,11 @@ impl Lent {
     /// Returns a buffer of another pool: the kernel does not see its memory.
     #[inline]
     pub(super) fn lend(&mut self, buffer: Buffer) -> Result<u64, Buffer> {
-        if buffer.pool() != self.region.pool {
+        if buffer.pool() != self.region.pool() {
             return Err(buffer);
         }
-        let offset = buffer.address() - self.region.address;
-        match self.out.get_mut(offset / self.region.capacity) {
+        let offset = buffer.address() - self.region.address();
+        match self.out.get_mut(offset / self.region.capacity()) {
             Some(place) => {
                 debug_assert!(place.is_none(), "a buffer has one owner");
                 *place = Some(buffer);
@@ -43,8 +43,8 @@ impl Lent {
     pub(super) fn take_back(&mut self, address: u64) -> Option<(Buffer, usize)> {
         let address = usize::try_from(address).ok()?;
         let (index, inside) = (
-            address / self.region.capacity,
-            address % self.region.capacity,
+            address / self.region.capacity(),
+            address % self.region.capacity(),
         );
         Some((self.out.get_mut(index)?.take()?, inside))
     }
@@ -72,7 +72,7 @@ mod tests {
         assert!(lent.take_back(u64::MAX).is_none());
         let (buffer, inside) = lent.take_back(address + 256).unwrap();
         assert_eq!(
-            (buffer.address() - pool.region().address, inside),
+            (buffer.address() - pool.region().address(), inside),
             (2048, 256)
         );
         assert!(lent.take_back(address).is_none(), "came back already");

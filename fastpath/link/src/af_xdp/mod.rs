@@ -19,6 +19,7 @@ pub use service::XdpServiceLink;
 pub use underlay::XdpUnderlayLink;
 
 use crate::Merge;
+use crate::bpf::abi::QUEUES_MAX;
 use crate::bpf::{BpfError, Mode, ProgramSettings, Programs, Side, SourceLimit};
 use crate::sys::ethtool;
 use crate::sys::xsk::{Binding, Missed, XskSocket};
@@ -29,6 +30,7 @@ use sluice_memory::{BATCH_MAX, HEADROOM, Pages, Pool, PoolError, TAILROOM};
 use sluice_wire::{Dual, Subnet};
 use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use thiserror::Error;
 
 /// An Ethernet address.
@@ -43,6 +45,8 @@ const CHUNK: usize = 2048;
 const CHUNK_MAX: usize = 4096;
 /// Buffers beside those on loan to the kernel: what the engine holds, makes and cuts.
 const BUFFERS_BESIDE: usize = 1024;
+/// Buffers of one worker: 256 MiB of the largest chunks.
+const BUFFERS_MAX: usize = 65_536;
 
 const _: () = assert!(KERNEL_HEADROOM >= HEADROOM);
 
@@ -133,6 +137,22 @@ pub enum XskError {
         mtu: u32,
         max: usize,
     },
+    #[error(
+        "{device} has {queues} receive queues, and {max} are served at most; give it fewer (`ethtool -L {device} combined {max}`, or `hardware.set.queues`)"
+    )]
+    ManyQueues {
+        device: String,
+        queues: u32,
+        max: u32,
+    },
+    #[error(
+        "the outer source port {port} of worker {worker}: {source}; end what has it, or use fewer workers"
+    )]
+    Lane {
+        port: u16,
+        worker: usize,
+        source: io::Error,
+    },
     #[error("waiting for several sockets: {0}")]
     Wait(#[from] io::Error),
     #[error(transparent)]
@@ -184,6 +204,8 @@ pub struct XdpControl {
     /// Next hops towards other nodes.
     pub hops: DirectoryWriter<Hop>,
     pub sides: [SideState; 2],
+    /// Bound, so that the kernel knows whose packets an ICMP error quotes: without them it would not learn path MTUs.
+    _lanes: Vec<UdpSocket>,
 }
 
 /// One side as it runs.
@@ -207,7 +229,6 @@ impl SideState {
             .iter()
             .filter_map(|socket| socket.missed().ok())
         {
-            sum.invalid += missed.invalid;
             sum.ring_full += missed.ring_full;
             sum.no_buffer += missed.no_buffer;
             sum.refused += missed.refused;
@@ -268,14 +289,17 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         merge: Merge::default(),
         one_packet_per_syscall: false,
     })?;
-    let mut pairs = Vec::new();
+    let (mut pairs, mut lanes) = (Vec::new(), Vec::new());
     for (worker, socket) in sockets.into_iter().enumerate() {
         let mine =
             |count| (0..count).filter(move |queue| *queue as usize % settings.workers == worker);
         let queues = mine(counts[0]).count() + mine(counts[1]).count();
-        let entries = settings.queue.ring_entries as usize;
+        let queue_settings = QueueSettings {
+            ring_entries: ring_entries(settings.queue.ring_entries, queues),
+            ..settings.queue
+        };
         // Each queue may hold a full fill ring and a full transmit ring.
-        let buffers = (2 * queues * entries + BUFFERS_BESIDE).min(65_536);
+        let buffers = 2 * queues * queue_settings.ring_entries as usize + BUFFERS_BESIDE;
         let mut pool = match Pool::of_chunks(buffers, chunk, settings.pages) {
             // Large pages are better, and usually not there.
             Err(PoolError::Map { .. }) if settings.pages == Pages::Large => {
@@ -286,7 +310,7 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         let mut opened = |side: Side, state: &mut SideState| {
             let mut queues = Vec::new();
             for number in mine(state.queues) {
-                let mut queue = Queue::open(&state.device, number, pool.region(), &settings.queue)?;
+                let mut queue = Queue::open(&state.device, number, pool.region(), &queue_settings)?;
                 state.binding = queue.binding();
                 state.sockets.push(queue.try_clone_socket()?);
                 // Frames come from here on, before the worker runs.
@@ -296,6 +320,10 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
             }
             Ok::<_, XskError>(queues)
         };
+        let source_port = lane_port(settings.tunnel_port, worker);
+        if worker > 0 {
+            lanes.push(hold_lane(source_port, worker)?);
+        }
         let [service_side, underlay_side] = &mut sides;
         let service = opened(Side::Service, service_side)?;
         let underlay = opened(Side::Underlay, underlay_side)?;
@@ -310,7 +338,7 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
                 socket,
                 settings.underlay.mac,
                 hops.reader(),
-                lane_port(settings.tunnel_port, worker),
+                source_port,
             ),
             pool,
         });
@@ -322,6 +350,7 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
             neighbours,
             hops,
             sides,
+            _lanes: lanes,
         },
     })
 }
@@ -368,7 +397,34 @@ fn queues_of(device: &Device, workers: usize) -> Result<u32, XskError> {
             workers,
         });
     }
+    if queues > QUEUES_MAX {
+        return Err(XskError::ManyQueues {
+            device: device.name.clone(),
+            queues,
+            max: QUEUES_MAX,
+        });
+    }
     Ok(queues)
+}
+
+/// The wanted entries, or fewer, so that the rings of `queues` queues never hold all of a worker's buffers.
+fn ring_entries(wanted: u32, queues: usize) -> u32 {
+    let mut entries = wanted;
+    while entries > 1 && 2 * queues * entries as usize + BUFFERS_BESIDE > BUFFERS_MAX {
+        entries /= 2;
+    }
+    entries
+}
+
+/// A socket for which nothing is ever received, as the first worker's alone has the tunnel port.
+fn hold_lane(port: u16, worker: usize) -> Result<UdpSocket, XskError> {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .map_err(|source| XskError::Lane {
+            port,
+            worker,
+            source,
+        })
 }
 
 /// The outer source port of a worker: the tunnel port for the first one, which is what a NAT and a stock peer expect;

@@ -26,6 +26,8 @@ pub(super) struct Queue {
     /// As many are to be.
     fill_target: u32,
     busy_poll: bool,
+    /// The device was set down when frames were last sent: asking again would find it so.
+    is_down: bool,
 }
 
 impl Queue {
@@ -81,6 +83,7 @@ impl Queue {
             filled: 0,
             fill_target: settings.ring_entries,
             busy_poll: settings.busy_poll.is_some(),
+            is_down: false,
         })
     }
 
@@ -233,17 +236,21 @@ impl Queue {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::EINTR) => {}
                     Some(libc::EBUSY | libc::ENOBUFS) => break,
-                    _ => return Err(error),
+                    errno => {
+                        self.is_down = errno == Some(libc::ENETDOWN);
+                        return Err(error);
+                    }
                 },
             }
         }
+        self.is_down = false;
         Ok(())
     }
 
-    /// Frames wait in the transmit ring for another [`Queue::flush`].
+    /// Frames wait in the transmit ring for another [`Queue::flush`]; while the device is down, for the next frame.
     #[inline]
     pub(super) fn unsent(&self) -> bool {
-        self.transmit.wants_kick() && self.transmit.pending() > 0
+        !self.is_down && self.transmit.wants_kick() && self.transmit.pending() > 0
     }
 }
 

@@ -19,7 +19,10 @@ pub(super) struct Producer<T> {
 }
 
 impl<T: Entry> Producer<T> {
+    /// # Panics
+    /// When `memory` is of a ring with smaller entries.
     pub(super) fn new(memory: RingMemory) -> Self {
+        assert!(memory.holds::<T>(), "the ring's entries are of this type");
         let next = memory.producer().load(Ordering::Relaxed);
         let consumed = memory.consumer().load(Ordering::Acquire);
         Self {
@@ -85,7 +88,10 @@ pub(super) struct Consumer<T> {
 }
 
 impl<T: Entry> Consumer<T> {
+    /// # Panics
+    /// When `memory` is of a ring with smaller entries.
     pub(super) fn new(memory: RingMemory) -> Self {
+        assert!(memory.holds::<T>(), "the ring's entries are of this type");
         Self {
             next: memory.consumer().load(Ordering::Relaxed),
             limit: memory.producer().load(Ordering::Acquire),

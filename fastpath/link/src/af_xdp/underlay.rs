@@ -71,8 +71,12 @@ impl Link for XdpUnderlayLink {
             Ok(())
         });
         self.calls = self.calls.wrapping_add(1);
-        // Nothing by AF_XDP: then it is the socket that woke the worker. It stays readable if it is left alone.
-        if !batch.is_full() && (batch.len() == before || self.calls.is_multiple_of(SOCKET_EVERY)) {
+        // Nothing by AF_XDP: then it is the socket that woke the worker. It stays readable if it is left alone, but what
+        // it has read already wakes nobody.
+        let ask_socket = batch.len() == before
+            || self.socket.pending()
+            || self.calls.is_multiple_of(SOCKET_EVERY);
+        if !batch.is_full() && ask_socket {
             return self.socket.receive(pool, account, batch);
         }
         Ok(arrival)
@@ -121,7 +125,7 @@ impl Link for XdpUnderlayLink {
     }
 
     fn pending(&self) -> bool {
-        self.port.unsent()
+        self.port.unsent() || self.socket.pending()
     }
 
     fn health(&self) -> Arc<Health> {

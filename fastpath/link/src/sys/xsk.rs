@@ -39,12 +39,11 @@ pub enum Binding {
 /// Frames the kernel had for the socket and could not hand over, since it was bound.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Missed {
-    /// Longer than a chunk, or of several buffers.
-    pub invalid: u64,
+    /// No buffer was in the fill ring; or the frame was longer than a chunk, which the device's MTU rules out. What a
+    /// driver drops by itself in zero-copy mode is in the device's statistics.
+    pub no_buffer: u64,
     /// The receive ring was full.
     pub ring_full: u64,
-    /// No buffer was in the fill ring.
-    pub no_buffer: u64,
     /// Descriptors of ours that the kernel refused.
     pub refused: u64,
 }
@@ -107,9 +106,9 @@ impl XskSocket {
     /// When they may not be locked (RLIMIT_MEMLOCK), or chunks are neither 2,048 nor 4,096 bytes.
     pub fn register(&self, region: &Region) -> io::Result<()> {
         let registration = libc::xdp_umem_reg {
-            addr: region.address as u64,
-            len: region.len as u64,
-            chunk_size: u32::try_from(region.capacity).unwrap_or(u32::MAX),
+            addr: region.address() as u64,
+            len: region.len() as u64,
+            chunk_size: u32::try_from(region.capacity()).unwrap_or(u32::MAX),
             headroom: 0,
             flags: 0,
             tx_metadata_len: 0,
@@ -192,9 +191,8 @@ impl XskSocket {
     pub fn missed(&self) -> io::Result<Missed> {
         let counts: libc::xdp_statistics = self.get(libc::XDP_STATISTICS)?;
         Ok(Missed {
-            invalid: counts.rx_dropped,
+            no_buffer: counts.rx_dropped,
             ring_full: counts.rx_ring_full,
-            no_buffer: counts.rx_fill_ring_empty_descs,
             refused: counts.rx_invalid_descs + counts.tx_invalid_descs,
         })
     }
@@ -354,6 +352,12 @@ impl RingMemory {
             Self::map(file.as_fd(), 0, len, offsets, entries)?,
             Self::map(file.as_fd(), 0, len, offsets, entries)?,
         ])
+    }
+
+    /// Whether the mapping has room for all entries when they are of type `T`.
+    #[must_use]
+    pub(crate) const fn holds<T: Entry>(&self) -> bool {
+        self.offsets.descriptors + self.entries as usize * size_of::<T>() <= self.len
     }
 
     /// The number of entries, a power of two.
