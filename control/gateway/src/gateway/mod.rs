@@ -83,6 +83,10 @@ pub enum Error {
     NoEthernet(String),
     #[error("no device {}; set `hardware.interface` to the NIC towards other nodes", underlay_text(.name.as_ref(), *.own))]
     NoUnderlay { name: Option<String>, own: Ip },
+    #[error(
+        "the device towards other nodes was replaced, or has another address; the gateway opens it anew when it restarts"
+    )]
+    UnderlayChanged,
     #[error(transparent)]
     Engine(#[from] sluice_engine::SharedError),
     #[error(transparent)]

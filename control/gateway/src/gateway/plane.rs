@@ -167,11 +167,23 @@ impl Plane {
             XdpSide::open(&self.config, service, service_ranges, underlay, sockets)?;
         self.links = side.links();
         self.xdp = Some(side);
-        for pair in pairs {
-            self.start_worker(pair.service, pair.underlay, pair.pool)?;
+        let started = pairs
+            .into_iter()
+            .try_for_each(|pair| self.start_worker(pair.service, pair.underlay, pair.pool));
+        if started.is_err() {
+            self.undo_start();
         }
+        started?;
         tracing::info!(links = ?self.links, "workers run");
         Ok(())
+    }
+
+    /// As before a start that failed half way: programs detached, sockets closed, so that other links can be opened.
+    fn undo_start(&mut self) {
+        self.stop();
+        self.counters.clear();
+        self.links.clear();
+        self.xdp = None;
     }
 
     fn start_worker<S, U>(&mut self, service: S, underlay: U, pool: Pool) -> Result<(), Error>
@@ -261,6 +273,9 @@ impl Plane {
 
     /// The reason, when a worker ended by itself.
     pub(crate) fn take_exit(&mut self) -> Option<Error> {
+        if self.xdp.as_ref().is_some_and(XdpSide::is_over) {
+            return Some(Error::UnderlayChanged);
+        }
         let index = self.workers.iter().position(|it| it.is_finished())?;
         let ended = self.workers.swap_remove(index).join();
         Some(ended.map_or_else(Error::from, |()| Error::WorkerEnded(index)))

@@ -10,8 +10,9 @@ use sluice_link::af_xdp::{
     self, BusyPoll, Device, Mac, Pair, QueueSettings, XdpControl, XdpLinks, XdpSettings,
 };
 use sluice_link::bpf::{SourceLimit, TALLIES};
+use sluice_link::sys::xsk::Missed;
 use sluice_memory::{Account, Pages};
-use sluice_wire::{Dual, Ip, Subnet};
+use sluice_wire::{DropReason, Dual, Ip, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The source prefixes that share one limit: an IPv4 address, and the network an IPv6 host can choose addresses from.
@@ -28,6 +29,7 @@ pub(super) struct XdpSide {
     ways: BTreeMap<Ip, Way>,
     own: Vec<Ip>,
     seconds: u32,
+    is_over: bool,
 }
 
 impl XdpSide {
@@ -66,9 +68,15 @@ impl XdpSide {
             ways: BTreeMap::new(),
             own: Vec::new(),
             seconds: 0,
+            is_over: false,
         };
         side.follow(&[]);
         Ok((side, pairs))
+    }
+
+    /// The device towards other nodes is no longer the one that was opened.
+    pub(super) const fn is_over(&self) -> bool {
+        self.is_over
     }
 
     pub(super) fn set_neighbours(&mut self, neighbours: BTreeMap<Ip, Mac>) {
@@ -86,6 +94,12 @@ impl XdpSide {
     }
 
     fn try_follow(&mut self, nodes: &[Ip]) -> Result<(), NetlinkError> {
+        if !self.hops.is_same_device()? {
+            // Programs and sockets are the old device's, and headers name its address: only a new start helps.
+            self.control.hops.publish(std::iter::empty().collect());
+            self.is_over = true;
+            return Ok(());
+        }
         let own = self.hops.own_addresses()?;
         if own != self.own {
             match self.control.programs.set_own_addresses(&own) {
@@ -123,18 +137,22 @@ impl XdpSide {
             .sides
             .iter()
             .map(|side| {
-                let missed = side.missed();
-                let lost = missed.invalid + missed.ring_full + missed.no_buffer;
-                if lost == 0 {
-                    side.to_string()
-                } else {
-                    format!("{side}, {lost} missed")
+                let Missed {
+                    no_buffer,
+                    ring_full,
+                    refused,
+                } = side.missed();
+                match (no_buffer + ring_full, refused) {
+                    (0, 0) => side.to_string(),
+                    (lost, 0) => format!("{side}, {lost} missed"),
+                    (lost, _) => format!("{side}, {lost} missed, {refused} refused"),
                 }
             })
             .collect()
     }
 
-    /// Puts what the programs dropped into `account`: each was received and dropped by them.
+    /// Puts what never came to a worker into `account`: frames that the programs dropped, and frames they steered to a
+    /// socket that had no room for them.
     pub(super) fn count(&self, account: &Account) {
         let Ok(tallies) = self.control.programs.tallies() else {
             return;
@@ -142,7 +160,21 @@ impl XdpSide {
         for (reason, frames) in TALLIES.into_iter().zip(tallies) {
             account.set_dropped(reason, frames);
         }
-        account.received.set(tallies.iter().sum());
+        let mut missed = Missed::default();
+        for side in &self.control.sides {
+            let Missed {
+                no_buffer,
+                ring_full,
+                ..
+            } = side.missed();
+            missed.no_buffer += no_buffer;
+            missed.ring_full += ring_full;
+        }
+        account.set_dropped(DropReason::PoolEmpty, missed.no_buffer);
+        account.set_dropped(DropReason::LinkFull, missed.ring_full);
+        account
+            .received
+            .set(tallies.iter().sum::<u64>() + missed.no_buffer + missed.ring_full);
     }
 }
 

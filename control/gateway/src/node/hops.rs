@@ -73,6 +73,13 @@ impl Hops {
         })
     }
 
+    /// Whether the device is still the one it was: not replaced by another of its name, and with the same address. A
+    /// bond that fails over may change it.
+    pub(crate) fn is_same_device(&self) -> Result<bool, NetlinkError> {
+        let now = Devices::open()?.link(&self.device.name)?;
+        Ok(now.is_some_and(|now| now.index == self.device.index && now.mac == self.device.mac))
+    }
+
     /// The ways that are known now. A node is left out that is reached over another device, or whose next hop has no known
     /// link-layer address: its packets are the kernel's.
     pub(crate) fn resolve(&mut self, nodes: &[Ip]) -> Result<BTreeMap<Ip, Way>, NetlinkError> {
@@ -119,6 +126,9 @@ impl Hops {
                 next = route_ip(gateway)?;
             } else if let RouteAttribute::PrefSource(ip) = attribute {
                 source = route_ip(ip);
+            } else if let RouteAttribute::EncapType(_) = attribute {
+                // A lightweight tunnel (MPLS, SRv6): the kernel puts more around the packet than we would.
+                return None;
             } else if let RouteAttribute::Via(_) = attribute {
                 // A next hop of the other family: rare, and the kernel knows the way.
                 return None;

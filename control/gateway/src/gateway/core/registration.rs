@@ -147,9 +147,12 @@ impl Core {
         let attachments = net.attachments().to_vec();
         let uplink = net.uplink_link()?;
         let node = Node::start(net)?;
-        if self.start_xdp(uplink)? {
+        // First the kernel finishes checksums, then frames are taken before it does.
+        let is_xdp = self.config.fastpath.link != LinkKind::Tun && {
             node.wire_xdp().await?;
-        } else {
+            self.start_xdp(uplink)?
+        };
+        if !is_xdp {
             self.plane.start_tun()?;
             node.wire_tun().await?;
         }
@@ -177,12 +180,9 @@ impl Core {
         Ok(())
     }
 
-    /// Starts workers on AF_XDP links if that is wanted; false when it is to be TUN.
+    /// Starts workers on AF_XDP links; false when they do not work here and it may be TUN instead.
     fn start_xdp(&mut self, uplink: LinkState) -> Result<bool, Error> {
         let kind = self.config.fastpath.link;
-        if kind == LinkKind::Tun {
-            return Ok(false);
-        }
         let started = self.find_underlay().and_then(|underlay| {
             let ranges = self.config.plan.semantic;
             let sockets = hardware::choose(&self.config, Some(&underlay.name))?
