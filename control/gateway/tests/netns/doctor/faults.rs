@@ -131,7 +131,7 @@ const FAULTS: &[Fault] = &[
         host.configure(|text| text.replace("workers = 1", "workers = 2\nlink = \"af_xdp\""));
     }),
     ("underlay", "error", "eth7", |host| {
-        host.configure(|text| format!("{text}underlay = \"eth7\"\n"));
+        host.configure(|text| format!("{text}[hardware]\ninterface = \"eth7\"\n"));
     }),
     ("forwarding", "note", "0", |host| {
         host.set("ipv4/ip_forward", "0")
