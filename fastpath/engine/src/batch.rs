@@ -45,8 +45,6 @@ pub(crate) struct Turn<'a> {
     pub(crate) pool: &'a mut Pool,
     pub(crate) account: &'a Account,
     pub(crate) out: &'a mut Output,
-    /// Flows of this batch's packets are worth being offloaded, however young they are.
-    pub(crate) samples: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -64,7 +62,6 @@ impl<'a> Turn<'a> {
             pool,
             account,
             out,
-            samples: false,
         }
     }
 }

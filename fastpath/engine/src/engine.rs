@@ -127,10 +127,6 @@ pub(crate) enum Side {
     Inbound,
 }
 
-/// One batch in so many shows control the flows that are worth being offloaded: a conversation of a few packets is
-/// seldom in it, and a long one soon.
-const SAMPLED_ONE_IN: u32 = 32;
-
 /// The path. One per worker; calls are made by that worker only.
 #[derive(Debug)]
 pub struct Engine {
@@ -148,8 +144,6 @@ pub struct Engine {
     pub(crate) suspicions: Limiter,
     pub(crate) random: Random,
     next_sweep: Now,
-    /// Batches so far, modulo [`SAMPLED_ONE_IN`].
-    batches: u32,
 }
 
 impl Engine {
@@ -170,7 +164,6 @@ impl Engine {
             suspicions: Limiter::new(1, 2, seed),
             random: Random::new(seed),
             next_sweep: Now::default(),
-            batches: 0,
         }
     }
 
@@ -178,13 +171,6 @@ impl Engine {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
-    }
-
-    /// Counts a batch, and says whether the flows of its packets are to be offloaded.
-    #[inline]
-    pub(crate) const fn next_samples(&mut self) -> bool {
-        self.batches = (self.batches + 1) % SAMPLED_ONE_IN;
-        self.batches == 0
     }
 
     #[must_use]

@@ -21,9 +21,7 @@ impl Engine {
         out: &mut Output,
     ) {
         self.shared.tracer.mark(batch, Entry::Inbound);
-        let samples = self.next_samples();
-        let turn = Turn::new(tables, now, pool, account, out);
-        self.inbound_turn(batch, &mut Turn { samples, ..turn });
+        self.inbound_turn(batch, &mut Turn::new(tables, now, pool, account, out));
     }
 
     /// The same for packets of the tunnel and for those of an instance beside, which have no outer source.

@@ -34,9 +34,7 @@ impl Engine {
         out: &mut Output,
     ) {
         self.shared.tracer.mark(batch, Entry::Outbound);
-        let samples = self.next_samples();
-        let turn = Turn::new(tables, now, pool, account, out);
-        self.outbound_turn(batch, &mut Turn { samples, ..turn });
+        self.outbound_turn(batch, &mut Turn::new(tables, now, pool, account, out));
     }
 
     pub(crate) fn outbound_turn(&mut self, batch: &mut Batch, turn: &mut Turn<'_>) {

@@ -120,28 +120,6 @@ fn a_lasting_flow_asks() {
     });
 }
 
-/// One batch in 32 is looked at, so that a busy flow need not wait, and each of many short ones is not asked about.
-#[test]
-fn a_busy_flow_asks_soon() {
-    both(|family| {
-        let mut gateway = gateway(true);
-        let to = (service_ip(family, 2), 53);
-        let answer = udp((instance_ip(family, 2), 53), caller(family));
-        let mut exchanges = 0;
-        while asks(&gateway).is_empty() {
-            gateway.out(&udp(caller(family), to));
-            gateway.inn(node(2), &answer);
-            exchanges += 1;
-            assert!(exchanges <= 16, "each is two batches");
-        }
-        assert!(exchanges > 4, "{exchanges}");
-        for _ in 0..64 {
-            gateway.out(&udp(caller(family), to));
-        }
-        assert_eq!(asks(&gateway), [], "it asks once");
-    });
-}
-
 #[test]
 fn what_cannot_be_offloaded_does_not_ask() {
     both(|family| {
