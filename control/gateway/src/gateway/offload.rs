@@ -10,6 +10,7 @@ use sluice_engine::flow::Offloading;
 use sluice_engine::{Flow, Shared};
 use sluice_link::offload::abi::{Grounds, INSTANCES_MAX, PEERS_MAX, Peer as PeerRow, Versioned};
 use sluice_link::offload::{Counted, Entry, Offload, OffloadSettings};
+use sluice_link::sys::ethtool;
 use sluice_memory::{Account, Accounts};
 use sluice_tables::slots::Slot;
 use sluice_tables::{
@@ -418,10 +419,11 @@ impl Running {
                 .find(|link| link.index == outlet.device)
                 .ok_or("the device towards its peer is gone")?;
             let attached = match link.mac {
-                Some(_) => self
-                    .programs
-                    .attach_underlay((&link.name, link.index))
-                    .map_err(|error| error.to_string()),
+                Some(_) => finish_checksums(&link.name).and_then(|()| {
+                    self.programs
+                        .attach_underlay((&link.name, link.index))
+                        .map_err(|error| error.to_string())
+                }),
                 None => Err("it is no Ethernet device".to_owned()),
             };
             match &attached {
@@ -596,5 +598,22 @@ impl PeerFacts {
                 port: peer.port,
                 mtu: peer.mtu,
             })
+    }
+}
+
+/// Devices that hand a packet to another stack with its checksum unfinished, as a note beside the bytes. A worker at the
+/// other end receives the bytes alone.
+const UNFINISHED: [&str; 4] = ["veth", "virtio_net", "tun", "netkit"];
+
+/// Has the kernel finish the checksums of what leaves over such a device. It stays so: others only get what they could
+/// have computed themselves.
+fn finish_checksums(device: &str) -> Result<(), String> {
+    match ethtool::driver(device) {
+        Ok(driver) if UNFINISHED.contains(&driver.as_str()) => {
+            ethtool::set_tx_checksum(device, false)
+                .map_err(|error| format!("switching its tx checksums off: {error}"))
+        }
+        // A device that does not say is a real one or does nothing of the kind.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
