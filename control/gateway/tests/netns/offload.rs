@@ -236,3 +236,34 @@ fn the_offload_can_be_switched_off() {
     );
     world.check();
 }
+
+/// Only the caller's side is offloaded: the other side's worker gets segments whose checksums are finished, though the
+/// cable would carry unfinished ones.
+#[test]
+#[ignore = "needs root"]
+fn a_worker_receives_what_an_offloaded_sender_sends() {
+    let mut world = World::new("offload-one-side");
+    let other = &mut world.sites.gateways[1].role;
+    other
+        .configure(|text| text.replace("[fastpath]\n", "[fastpath]\noffload = false\n"))
+        .unwrap();
+    other.stop();
+    other.start().unwrap();
+    other.ready().unwrap();
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let sent = content(32 << 20);
+    for family in [0, 1] {
+        let before = forwarded(&world, 0);
+        let received = transfer(&caller.namespace, &b.namespace, b.ip(family), &sent);
+        assert!(received == sent, "{} bytes", received.len());
+        wait_for("the offload's counters", LIMIT, || {
+            let now = forwarded(&world, 0) - before;
+            (now > 0)
+                .then_some(())
+                .ok_or_else(|| "nothing was offloaded".to_owned())
+        })
+        .unwrap();
+    }
+    assert_eq!(forwarded(&world, 1), 0);
+    world.check();
+}
