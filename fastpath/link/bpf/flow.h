@@ -227,6 +227,15 @@ static __always_inline int has_version(__u32 slot, __u32 version)
 	return current && *current == version;
 }
 
+/* What the entry was made from still stands; `*peer` is its peer. */
+static __always_inline int is_grounded(const struct binding *binding, struct peer **peer)
+{
+	*peer = bpf_map_lookup_elem(&flow_peers, &binding->peer);
+	return *peer && (*peer)->version == binding->peer_version &&
+	       has_version(binding->local, binding->local_version) &&
+	       has_version(binding->remote, binding->remote_version);
+}
+
 /* The believed entry of the packet and its peer; 0 when there is none. A packet that changes the flow takes it out, and
  * goes to the worker: what it begins or ends is decided there. */
 static __always_inline struct binding *find_flow(struct flow_packet *packet, struct peer **peer)
@@ -249,15 +258,22 @@ static __always_inline struct binding *find_flow(struct flow_packet *packet, str
 		state->generation = 0;
 		return 0;
 	}
-	*peer = bpf_map_lookup_elem(&flow_peers, &binding->peer);
-	if (!*peer || (*peer)->version != binding->peer_version ||
-	    !has_version(binding->local, binding->local_version) ||
-	    !has_version(binding->remote, binding->remote_version))
+	if (!is_grounded(binding, peer))
 		return 0;
 	/* Other CPUs read the line for every packet. */
 	if (state->last_seen_ns != now_ns)
 		state->last_seen_ns = now_ns;
 	return binding;
+}
+
+/* The same for a packet that `find_flow` found the entry of a moment ago, and that cannot go to the worker any more: it
+ * came before whatever took its flow out meanwhile, and so before the lease's end. Only what it rests on must stand. */
+static __always_inline struct binding *find_flow_again(struct flow_packet *packet)
+{
+	struct binding *binding = bpf_map_lookup_elem(&flow_bindings, &packet->key);
+	struct peer *peer;
+
+	return binding && is_grounded(binding, &peer) ? binding : 0;
 }
 
 #endif

@@ -242,7 +242,6 @@ int sluice_inbound(struct __sk_buff *skb)
 	struct flow_packet packet;
 	struct binding *binding;
 	struct ethhdr *ethernet;
-	struct peer *peer;
 	int is_v4;
 
 	if ((void *)(note + 1) > (void *)(long)skb->data || note->magic != MAGIC)
@@ -254,14 +253,14 @@ int sluice_inbound(struct __sk_buff *skb)
 	is_v4 = ethernet->h_proto == bpf_htons(ETH_P_IP);
 	if (!parse_flow(&frame, is_v4, 1, &packet) || packet.length > skb->len - sizeof(*ethernet))
 		goto lost;
-	binding = find_flow(&packet, &peer);
+	binding = find_flow_again(&packet);
 	if (!binding || !translate(skb, &packet, binding, is_v4))
 		goto lost;
 	count(FLOW_FORWARDED, 1);
 	count(FLOW_FORWARDED_BYTES, skb->len - sizeof(*ethernet));
 	return bpf_redirect_neigh(offload_settings.uplink, 0, 0, 0);
 lost:
-	/* Taken out since it was unwrapped, a moment ago: there is no way back to the worker. */
+	/* A row changed since it was unwrapped, a moment ago: there is no way back to the worker. */
 	count(FLOW_DROPPED, 1);
 	return TC_ACT_SHOT;
 }

@@ -59,6 +59,8 @@ struct Running {
     /// Peers whose device was looked for.
     met: BTreeSet<Ip>,
     flows: BTreeMap<(u32, u16), (Flow, Entry)>,
+    /// Taken out in the last second. What was unwrapped for them just before still has to find its way.
+    leaving: Vec<Entry>,
     /// Numbers of states, and the next one that was never used.
     free: Vec<u32>,
     fresh: u32,
@@ -244,6 +246,7 @@ impl Running {
             underlays: BTreeMap::new(),
             met: BTreeSet::new(),
             flows: BTreeMap::new(),
+            leaving: Vec::new(),
             free: Vec::new(),
             fresh: 0,
             generation: 0,
@@ -299,7 +302,7 @@ impl Running {
         let entry = Entry::new(&flow.forward, &sent, &flow.reverse(), &grounds);
         if let Err(error) = self.programs.insert(&entry) {
             tracing::debug!(%error, "installing a flow");
-            self.free.push(grounds.id);
+            self.retire(entry);
             return Err("the kernel refused it");
         }
         self.flows
@@ -309,8 +312,22 @@ impl Running {
 
     fn take_out(&mut self, key: (u32, u16)) {
         if let Some((_, entry)) = self.flows.remove(&key) {
+            self.retire(entry);
+        }
+    }
+
+    fn retire(&mut self, entry: Entry) {
+        if let Err(error) = self.programs.take_out(&entry) {
+            tracing::warn!(%error, "taking a flow out of the offload");
+        }
+        self.leaving.push(entry);
+    }
+
+    /// Clears away what was taken out before the last call.
+    fn clear(&mut self) {
+        for entry in std::mem::take(&mut self.leaving) {
             if let Err(error) = self.programs.remove(&entry) {
-                tracing::warn!(%error, "taking a flow out of the offload");
+                tracing::warn!(%error, "clearing a flow out of the offload");
             }
             self.free.push(entry.id);
         }
@@ -527,6 +544,7 @@ impl Running {
     /// Notes uses in the flow table, clears away what was taken out, and counts.
     fn read_back(&mut self, setup: &Setup) {
         let flows = setup.shared.flows();
+        self.clear();
         let mut out = Vec::new();
         for (&(index, generation), (flow, entry)) in &self.flows {
             let state = self.programs.state(entry.id).unwrap_or_default();

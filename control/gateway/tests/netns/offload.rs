@@ -13,9 +13,11 @@ use sluice_perf::lab::sites::Layout;
 use sluice_perf::lab::wire::offload;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
+const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
 const SINK_PORT: u16 = 7002;
 
 /// What status says under a name.
@@ -87,6 +89,43 @@ fn content(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Accepts connections in a namespace and reads each to its end.
+struct Sink {
+    arrived: Receiver<Vec<u8>>,
+}
+
+impl Sink {
+    /// For so many connections.
+    fn new(namespace: &NetNs, connections: usize) -> Self {
+        let listener =
+            namespace.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, SINK_PORT)).unwrap());
+        let (arrive, arrived) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(connections) {
+                let (mut stream, arrive) = (stream.unwrap(), arrive.clone());
+                std::thread::spawn(move || {
+                    let mut bytes = Vec::new();
+                    stream.read_to_end(&mut bytes).unwrap();
+                    arrive.send(bytes).unwrap();
+                });
+            }
+        });
+        Self { arrived }
+    }
+
+    /// What a connection brought that has ended.
+    fn next(&self) -> Vec<u8> {
+        self.arrived.recv_timeout(TRANSFER_LIMIT).unwrap()
+    }
+}
+
+fn connect_to_sink(from: &NetNs, to: IpAddr) -> TcpStream {
+    let to = SocketAddr::new(to, SINK_PORT);
+    let stream = from.run(move || TcpStream::connect(to)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
 /// Sends `sent` to the sink over a new connection, its first bytes one by one until `established` says so, and returns
 /// what arrived there.
 fn transfer(
@@ -96,16 +135,8 @@ fn transfer(
     sent: &[u8],
     mut established: impl FnMut() -> bool,
 ) -> Vec<u8> {
-    let listener = sink.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, SINK_PORT)).unwrap());
-    let receiver = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut received = Vec::new();
-        stream.read_to_end(&mut received).unwrap();
-        received
-    });
-    let to = SocketAddr::new(to, SINK_PORT);
-    let mut stream = from.run(move || TcpStream::connect(to)).unwrap();
-    stream.set_nodelay(true).unwrap();
+    let sink = Sink::new(sink, 1);
+    let mut stream = connect_to_sink(from, to);
     let mut bytes = sent;
     while !established() {
         let (first, rest) = bytes.split_at(1);
@@ -115,7 +146,7 @@ fn transfer(
     }
     stream.write_all(bytes).unwrap();
     drop(stream);
-    receiver.join().unwrap()
+    sink.next()
 }
 
 /// Both directions of both families, bytes compared, without loss and with. In the last round the instances finish their
@@ -237,6 +268,57 @@ fn an_ended_connection_leaves_and_its_ports_are_free() {
         for gateway in [0, 1] {
             wait_for_flows(&world, gateway, 0);
         }
+    }
+    world.check();
+}
+
+/// A segment that is received together with the end of its connection is delivered, though the end takes the flow out.
+#[test]
+#[ignore = "needs root"]
+fn what_comes_with_the_end_of_a_connection_is_delivered() {
+    const CONNECTIONS: usize = 32;
+    let world = World::new("offload-last-words");
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let last_words = content(100_000);
+    for (from, to) in [(&caller, &b), (&b, &caller)] {
+        for family in [0, 1] {
+            let sink = Sink::new(&to.namespace, CONNECTIONS);
+            let mut streams: Vec<TcpStream> = (0..CONNECTIONS)
+                .map(|_| connect_to_sink(&from.namespace, to.ip(family)))
+                .collect();
+            let mut first_words = 0;
+            wait_for("the flows to be offloaded", LIMIT, || {
+                for stream in &mut streams {
+                    stream.write_all(b"?").map_err(|error| error.to_string())?;
+                }
+                first_words += 1;
+                pause(Duration::from_millis(20));
+                let flows = [0, 1].map(|gateway| status(&world, gateway, "flows_offloaded"));
+                flows
+                    .iter()
+                    .all(|flows| *flows == CONNECTIONS)
+                    .then_some(())
+                    .ok_or_else(|| format!("{flows:?}"))
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+            for mut stream in streams {
+                stream.write_all(&last_words).unwrap();
+            }
+            for _ in 0..CONNECTIONS {
+                let received = sink.next();
+                assert!(
+                    received[first_words..] == last_words,
+                    "{} bytes",
+                    received.len()
+                );
+            }
+            for gateway in [0, 1] {
+                wait_for_flows(&world, gateway, 0);
+            }
+        }
+    }
+    for gateway in [0, 1] {
+        assert_eq!(world.accounts(gateway).dropped("flow-busy"), 0);
     }
     world.check();
 }

@@ -40,7 +40,7 @@ pub struct Counted {
     pub received_bytes: u64,
     pub forwarded: u64,
     pub forwarded_bytes: u64,
-    /// Of flows that were taken out between the two halves of the inbound side.
+    /// Of flows whose rows changed between the two halves of the inbound side.
     pub dropped: u64,
 }
 
@@ -216,23 +216,32 @@ impl Offload {
         Ok(())
     }
 
-    /// Takes a flow out: first both directions at once, by its state, then what is left of it.
+    /// Takes a flow out, both directions at once. What is between the two halves of the inbound side is still delivered,
+    /// until [`Offload::remove`].
+    ///
+    /// # Errors
+    /// When the kernel refuses, which it has no reason to.
+    pub fn take_out(&mut self, entry: &Entry) -> Result<(), BpfError> {
+        self.set("flow_states", entry.id, FlowState::default())
+    }
+
+    /// Takes a flow out and clears away what is left of it. A flow with the same key and other grounds stays.
     ///
     /// # Errors
     /// When the kernel refuses; the flow is taken out all the same.
     pub fn remove(&mut self, entry: &Entry) -> Result<(), BpfError> {
-        self.set("flow_states", entry.id, FlowState::default())?;
+        self.take_out(entry)?;
         let mut bindings = self.bindings()?;
         for (key, _) in [entry.outbound, entry.inbound] {
-            match bindings.remove(&key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => {
-                    return Err(BpfError::Map {
-                        map: "flow_bindings",
-                        source,
-                    });
-                }
-            }
+            let removed = match bindings.get(&key, 0) {
+                Ok(binding) if binding.grounds() == entry.grounds() => bindings.remove(&key),
+                Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+                Err(source) => Err(source),
+            };
+            removed.map_err(|source| BpfError::Map {
+                map: "flow_bindings",
+                source,
+            })?;
         }
         Ok(())
     }

@@ -223,7 +223,7 @@ impl Bench {
             self.offload.set_instance_version(slot, 5).unwrap();
         }
         for (id, (family, layer_4)) in (0..).zip(CASES) {
-            self.offload.insert(&entry(id, family, layer_4)).unwrap();
+            self.offload.insert(&entry(id, 9, family, layer_4)).unwrap();
         }
     }
 
@@ -245,7 +245,7 @@ impl Bench {
     }
 }
 
-fn entry(id: u32, family: Family, layer_4: Layer4) -> Entry {
+fn entry(id: u32, generation: u32, family: Family, layer_4: Layer4) -> Entry {
     let protocol = match layer_4 {
         Layer4::Tcp => 6,
         Layer4::Udp => 17,
@@ -264,7 +264,7 @@ fn entry(id: u32, family: Family, layer_4: Layer4) -> Entry {
         &key(instance_ip(family, 2), PORT, ns_ip(family, 1), CALLER_PORT),
         &Grounds {
             id,
-            generation: 9,
+            generation,
             local: pin(0),
             remote: pin(1),
             peer: Versioned {
@@ -401,7 +401,7 @@ fn an_entry_is_believed_only_while_everything_it_rests_on_stands() {
         );
         let inn = wrapped([192, 0, 2, 2], [192, 0, 2, 1], TUNNEL_PORT, &inn);
         type Change = fn(&mut Bench);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 7] = [
             ("the lease ran out", |bench| {
                 bench.offload.set_lease(1, false).unwrap();
             }),
@@ -417,7 +417,13 @@ fn an_entry_is_believed_only_while_everything_it_rests_on_stands() {
             ("the flow was taken out", |bench| {
                 bench
                     .offload
-                    .remove(&entry(0, Family::V4, Layer4::Tcp))
+                    .take_out(&entry(0, 9, Family::V4, Layer4::Tcp))
+                    .unwrap();
+            }),
+            ("it was cleared away", |bench| {
+                bench
+                    .offload
+                    .remove(&entry(0, 9, Family::V4, Layer4::Tcp))
                     .unwrap();
             }),
             ("a packet took it out", |bench| {
@@ -439,6 +445,23 @@ fn an_entry_is_believed_only_while_everything_it_rests_on_stands() {
             bench.leaves("after it", &out);
             bench.restore();
         }
+    });
+}
+
+/// A connection may begin on the ports of one that is not yet cleared away.
+#[test]
+#[ignore = "needs root"]
+fn a_flow_outlives_its_predecessor() {
+    on_node(|bench| {
+        let out = sent(Family::V4, Layer4::Tcp, "P", 10);
+        let [before, after] = [(0, 9), (4, 10)]
+            .map(|(id, generation)| entry(id, generation, Family::V4, Layer4::Tcp));
+        bench.offload.take_out(&before).unwrap();
+        bench.offload.insert(&after).unwrap();
+        bench.offload.remove(&before).unwrap();
+        assert_eq!(bench.outbound(&out).0, Verdict::Redirect);
+        bench.offload.remove(&after).unwrap();
+        bench.leaves("none is left", &out);
     });
 }
 
