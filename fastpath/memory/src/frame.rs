@@ -3,6 +3,7 @@
 use crate::buffer::{Buffer, HEADROOM};
 use arrayvec::ArrayVec;
 use sluice_wire::Ip;
+use std::ops::Range;
 
 /// Frames handled in one turn of a stage. 64 hides memory latency behind prefetch and keeps a batch's headers in L1.
 pub const BATCH_MAX: usize = 64;
@@ -96,12 +97,22 @@ impl Frame {
     #[must_use]
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start as usize..(self.start + self.len) as usize]
+        // SAFETY: `start + len` never exceeds the buffer's length; whatever changes either keeps it so.
+        unsafe { self.buffer.get_unchecked(self.range()) }
     }
 
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[self.start as usize..(self.start + self.len) as usize]
+        let range = self.range();
+        // SAFETY: as in `bytes`.
+        unsafe { self.buffer.get_unchecked_mut(range) }
+    }
+
+    /// Where the packet is in the buffer.
+    #[inline]
+    const fn range(&self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
     }
 
     #[must_use]
@@ -142,6 +153,7 @@ impl Frame {
     }
 
     /// Makes the packet `len` bytes longer at the front and returns the new front; `None` without headroom.
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
     pub fn push_front(&mut self, len: usize) -> Option<&mut [u8]> {
         let start = self.headroom().checked_sub(len)?;
@@ -150,7 +162,14 @@ impl Frame {
         Some(&mut self.buffer[start..start + len])
     }
 
+    /// As [`Frame::push_front`], of a number of bytes that is known beforehand.
+    #[inline]
+    pub fn push_header<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.push_front(N)?.first_chunk_mut()
+    }
+
     /// Removes `len` bytes at the front; `None` (and no change) when there are not so many.
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
     pub fn pull_front(&mut self, len: usize) -> Option<()> {
         let rest = self.len().checked_sub(len)?;
@@ -160,6 +179,7 @@ impl Frame {
     }
 
     /// Cuts the packet to at most `len` bytes.
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len as u32);

@@ -82,14 +82,13 @@ impl Words {
         }
     }
 
-    /// Asks the CPU for the cache line of word `index`; does nothing when it is out of range.
+    /// Asks the CPU for the cache line of word `index`; of an index out of range nothing comes.
     #[inline]
     pub fn prefetch(&self, index: usize) {
         #[cfg(target_arch = "x86_64")]
-        if index < self.len {
-            // SAFETY: `index < len`, so the address is inside the mapping.
-            let line = unsafe { self.base.as_ptr().add(index) };
-            // SAFETY: prefetch has no effect but on caches.
+        {
+            let line = self.base.as_ptr().wrapping_add(index);
+            // SAFETY: prefetch has no effect but on caches, at any address.
             unsafe {
                 std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast())
             };

@@ -68,24 +68,16 @@ fn sum_blocks(blocks: &[[u8; BLOCK_LEN]]) -> u64 {
 /// Folds the carries of added sums into 16 bits.
 #[must_use]
 #[inline]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "two steps bring any 32-bit value below 2^16"
-)]
 pub const fn fold(sum: u32) -> u16 {
-    let once = (sum >> 16) + (sum & 0xffff);
-    ((once >> 16) + (once & 0xffff)) as u16
+    // Both halves of this are the sum of the two halves; the upper one has the carry of the lower one in it.
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
+/// As [`fold`], of a sum of 32-bit words.
+#[must_use]
 #[inline]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the first steps bring any 64-bit value below 2^18"
-)]
-pub(crate) const fn fold64(sum: u64) -> u16 {
-    let halves = (sum >> 32) + (sum & 0xffff_ffff);
-    let quarters = (halves >> 32) + (halves & 0xffff_ffff);
-    fold(quarters as u32)
+pub const fn fold64(sum: u64) -> u16 {
+    fold((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
 }
 
 /// The sum of an address in its family's own length.
