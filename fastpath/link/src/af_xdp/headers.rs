@@ -8,10 +8,15 @@ const ETHERNET_LEN: usize = 14;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
+/// Ethernet, IP and UDP.
+const IPV4_ALL: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
+const IPV6_ALL: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 const PROTOCOL_UDP: u8 = 17;
 const HOP_LIMIT: u8 = 64;
+/// The sum of what is the same in every outer IPv4 header: version, "don't fragment", hop limit and protocol.
+const IPV4_CONSTANT: u64 = 0x4500 + 0x4000 + (HOP_LIMIT as u64 * 256 + PROTOCOL_UDP as u64);
 
 /// Bytes that a tunnelled packet grows by on the wire, without Ethernet.
 pub(super) const fn outer_len(family: Family) -> usize {
@@ -21,12 +26,13 @@ pub(super) const fn outer_len(family: Family) -> usize {
     }
 }
 
-/// Puts all headers in front of a tunnelled packet that goes to `to` by `hop`, from the device with address `from`.
+/// Puts all headers in front of a tunnelled packet that goes from `source_port` of `hop.source` to `to` by `hop`, from the
+/// device with address `from`.
 ///
 /// # Errors
-/// `TooBig` for `hop`, `NoTunnel` when `to` is of another family, `NotIp` for what is no packet, `LinkError` without
-/// headroom.
+/// `TooBig` for `hop`, `NoTunnel` when `to` is of another family, `LinkError` without headroom.
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "checked against the MTU")]
 pub fn wrap(
     frame: &mut Frame,
     hop: &Hop,
@@ -34,18 +40,146 @@ pub fn wrap(
     to: Endpoint,
     from: Mac,
 ) -> Result<(), DropReason> {
-    push_datagram(frame, hop, source_port, to)?;
-    push_ethernet(frame, hop.mac, from)
+    let family = to.ip.family();
+    if hop.source.family() != family {
+        return Err(DropReason::NoTunnel);
+    }
+    let total = frame.len() + outer_len(family);
+    if total > usize::from(hop.mtu) {
+        return Err(DropReason::TooBig);
+    }
+    let datagram = (frame.len() + UDP_LEN) as u16;
+    match family {
+        Family::V4 => {
+            let header: &mut [u8; IPV4_ALL] = frame.push_header().ok_or(DropReason::LinkError)?;
+            write_ethernet(header, hop.mac, from, ETHERTYPE_IPV4);
+            let (src, dst) = (hop.source.octets_v4(), to.ip.octets_v4());
+            header[14..16].copy_from_slice(&[0x45, 0]);
+            header[16..18].copy_from_slice(&(total as u16).to_be_bytes());
+            // RFC 6864 section 4.1: what must not be fragmented needs no identification.
+            header[18..22].copy_from_slice(&[0, 0, 0x40, 0]);
+            header[22..24].copy_from_slice(&[HOP_LIMIT, PROTOCOL_UDP]);
+            let sum = IPV4_CONSTANT
+                + total as u64
+                + u64::from(u32::from_be_bytes(src))
+                + u64::from(u32::from_be_bytes(dst));
+            header[24..26].copy_from_slice(&(!checksum::fold64(sum)).to_be_bytes());
+            header[26..30].copy_from_slice(&src);
+            header[30..34].copy_from_slice(&dst);
+            // RFC 768: zero is "no checksum". Every inner packet has checksums of its own; RFC 8200 section 8.1 asks for
+            // one over IPv6 all the same.
+            write_udp::<_, 34>(header, source_port, to.port, datagram, 0);
+        }
+        Family::V6 => {
+            let (src, dst) = (hop.source, to.ip);
+            let pseudo = checksum::pseudo_header_sum(src, dst, PROTOCOL_UDP, u32::from(datagram));
+            let ports = u32::from(source_port) + u32::from(to.port) + u32::from(datagram);
+            let computed = !checksum::fold(pseudo + ports + checksum::sum(frame.bytes()));
+            let header: &mut [u8; IPV6_ALL] = frame.push_header().ok_or(DropReason::LinkError)?;
+            write_ethernet(header, hop.mac, from, ETHERTYPE_IPV6);
+            header[14..18].copy_from_slice(&[0x60, 0, 0, 0]);
+            header[18..20].copy_from_slice(&datagram.to_be_bytes());
+            header[20..22].copy_from_slice(&[PROTOCOL_UDP, HOP_LIMIT]);
+            header[22..38].copy_from_slice(&src.octets_v6());
+            header[38..54].copy_from_slice(&dst.octets_v6());
+            let sum = checksum::udp_checksum(computed);
+            write_udp::<_, 54>(header, source_port, to.port, datagram, sum);
+        }
+    }
+    Ok(())
 }
 
-/// Takes all headers off a tunnelled packet and says who sent it.
+/// Takes all headers off a tunnelled packet and says who sent it. The XDP program has checked that they are there, without
+/// options, and agree in their lengths.
 ///
 /// # Errors
 /// `NotIp` for another ethertype, `Malformed` for headers that the XDP program would not have let through.
 #[inline]
 pub fn unwrap(frame: &mut Frame) -> Result<Endpoint, DropReason> {
-    let family = strip_ethernet(frame)?;
-    strip_datagram(frame, family)
+    let bytes = frame.bytes();
+    let ethernet: &[u8; ETHERNET_LEN] = bytes.first_chunk().ok_or(DropReason::Malformed)?;
+    match [ethernet[12], ethernet[13]] {
+        ETHERTYPE_IPV4 => {
+            let header: &[u8; IPV4_ALL] = bytes.first_chunk().ok_or(DropReason::Malformed)?;
+            let source = Endpoint {
+                ip: Ip::v4(cut::<_, 26, _>(header)),
+                port: u16::from_be_bytes(cut::<_, 34, _>(header)),
+            };
+            let total = usize::from(u16::from_be_bytes(cut::<_, 16, _>(header)));
+            let datagram = u16::from_be_bytes(cut::<_, 38, _>(header));
+            strip(frame, IPV4_ALL, total, datagram)?;
+            Ok(source)
+        }
+        ETHERTYPE_IPV6 => {
+            let header: &[u8; IPV6_ALL] = bytes.first_chunk().ok_or(DropReason::Malformed)?;
+            let source = Endpoint {
+                ip: Ip::v6(cut::<_, 22, _>(header)),
+                port: u16::from_be_bytes(cut::<_, 54, _>(header)),
+            };
+            let total = usize::from(u16::from_be_bytes(cut::<_, 18, _>(header))) + IPV6_LEN;
+            let datagram = u16::from_be_bytes(cut::<_, 58, _>(header));
+            strip(frame, IPV6_ALL, total, datagram)?;
+            Ok(source)
+        }
+        _ => Err(DropReason::NotIp),
+    }
+}
+
+/// Takes off `header_len` bytes, and what is behind the end of an IP packet of `total` bytes or of a UDP datagram of
+/// `datagram` bytes.
+///
+/// # Errors
+/// `Malformed` when the lengths leave no room for the headers.
+#[inline]
+fn strip(
+    frame: &mut Frame,
+    header_len: usize,
+    total: usize,
+    datagram: u16,
+) -> Result<(), DropReason> {
+    let in_datagram = usize::from(datagram).checked_sub(UDP_LEN);
+    let in_packet = (ETHERNET_LEN + total)
+        .min(frame.len())
+        .checked_sub(header_len);
+    let (Some(in_datagram), Some(in_packet)) = (in_datagram, in_packet) else {
+        return Err(DropReason::Malformed);
+    };
+    frame.pull_front(header_len).ok_or(DropReason::Malformed)?;
+    frame.truncate(in_packet.min(in_datagram));
+    Ok(())
+}
+
+#[inline]
+fn write_ethernet<const N: usize>(header: &mut [u8; N], to: Mac, from: Mac, ethertype: [u8; 2]) {
+    header[..6].copy_from_slice(&to);
+    header[6..12].copy_from_slice(&from);
+    header[12..14].copy_from_slice(&ethertype);
+}
+
+/// Writes a UDP header of a datagram of `len` bytes, from `AT` on.
+#[inline]
+fn write_udp<const N: usize, const AT: usize>(
+    header: &mut [u8; N],
+    source_port: u16,
+    port: u16,
+    len: u16,
+    sum: u16,
+) {
+    for (field, value) in
+        header[AT..AT + UDP_LEN]
+            .as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip([source_port, port, len, sum])
+    {
+        *field = value.to_be_bytes();
+    }
+}
+
+/// The `M` bytes from `AT` on.
+#[inline]
+fn cut<const N: usize, const AT: usize, const M: usize>(header: &[u8; N]) -> [u8; M] {
+    std::array::from_fn(|at| header[AT + at])
 }
 
 /// Takes the Ethernet header off, and the padding that makes short frames 60 bytes long.
@@ -73,29 +207,6 @@ pub(super) fn strip_ethernet(frame: &mut Frame) -> Result<Family, DropReason> {
     Ok(family)
 }
 
-/// Takes IP and UDP headers off and says who sent the datagram. The XDP program has checked that they are there, without
-/// options, and agree in their lengths.
-///
-/// # Errors
-/// `Malformed` when they are not.
-#[inline]
-fn strip_datagram(frame: &mut Frame, family: Family) -> Result<Endpoint, DropReason> {
-    let bytes = frame.bytes();
-    let (ip, header_len) = match family {
-        Family::V4 => (Ip::v4(octets(bytes, 12)?), IPV4_LEN),
-        Family::V6 => (Ip::v6(octets(bytes, 8)?), IPV6_LEN),
-    };
-    let port = u16::from_be_bytes(octets(bytes, header_len)?);
-    let len = word(bytes, header_len + 4)?
-        .checked_sub(UDP_LEN)
-        .ok_or(DropReason::Malformed)?;
-    frame
-        .pull_front(header_len + UDP_LEN)
-        .ok_or(DropReason::Malformed)?;
-    frame.truncate(len);
-    Ok(Endpoint { ip, port })
-}
-
 /// Puts an Ethernet header in front of an IP packet.
 ///
 /// # Errors
@@ -107,70 +218,8 @@ pub(super) fn push_ethernet(frame: &mut Frame, to: Mac, from: Mac) -> Result<(),
         Some(6) => ETHERTYPE_IPV6,
         _ => return Err(DropReason::NotIp),
     };
-    let front = frame
-        .push_front(ETHERNET_LEN)
-        .ok_or(DropReason::LinkError)?;
-    front[..6].copy_from_slice(&to);
-    front[6..12].copy_from_slice(&from);
-    front[12..].copy_from_slice(&ethertype);
-    Ok(())
-}
-
-/// Puts UDP and IP headers in front of a tunnelled packet, from `source_port` of `hop.source` to `to`.
-///
-/// # Errors
-/// `TooBig` for `hop`, `NoTunnel` when `to` is of another family, `LinkError` without headroom.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "checked against the MTU")]
-fn push_datagram(
-    frame: &mut Frame,
-    hop: &Hop,
-    source_port: u16,
-    to: Endpoint,
-) -> Result<(), DropReason> {
-    let family = to.ip.family();
-    if hop.source.family() != family {
-        return Err(DropReason::NoTunnel);
-    }
-    let total = frame.len() + outer_len(family);
-    if total > usize::from(hop.mtu) {
-        return Err(DropReason::TooBig);
-    }
-    let datagram = (frame.len() + UDP_LEN) as u16;
-    let udp = frame.push_front(UDP_LEN).ok_or(DropReason::LinkError)?;
-    udp[..2].copy_from_slice(&source_port.to_be_bytes());
-    udp[2..4].copy_from_slice(&to.port.to_be_bytes());
-    udp[4..6].copy_from_slice(&datagram.to_be_bytes());
-    // RFC 768: zero is "no checksum". Every inner packet has checksums of its own; RFC 8200 section 8.1 asks for one
-    // over IPv6 all the same.
-    udp[6..].fill(0);
-    match family {
-        Family::V4 => {
-            let header = frame.push_front(IPV4_LEN).ok_or(DropReason::LinkError)?;
-            header[..2].copy_from_slice(&[0x45, 0]);
-            header[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-            // RFC 6864 section 4.1: what must not be fragmented needs no identification.
-            header[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
-            header[8..12].copy_from_slice(&[HOP_LIMIT, PROTOCOL_UDP, 0, 0]);
-            header[12..16].copy_from_slice(&hop.source.octets_v4());
-            header[16..].copy_from_slice(&to.ip.octets_v4());
-            let sum = !checksum::fold(checksum::sum(header));
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-        }
-        Family::V6 => {
-            let pseudo =
-                checksum::pseudo_header_sum(hop.source, to.ip, PROTOCOL_UDP, u32::from(datagram));
-            let bytes = frame.bytes_mut();
-            let computed = !checksum::fold(add(pseudo, checksum::sum(bytes)));
-            bytes[6..8].copy_from_slice(&checksum::udp_checksum(computed).to_be_bytes());
-            let header = frame.push_front(IPV6_LEN).ok_or(DropReason::LinkError)?;
-            header[..4].copy_from_slice(&[0x60, 0, 0, 0]);
-            header[4..6].copy_from_slice(&datagram.to_be_bytes());
-            header[6..8].copy_from_slice(&[PROTOCOL_UDP, HOP_LIMIT]);
-            header[8..24].copy_from_slice(&hop.source.octets_v6());
-            header[24..].copy_from_slice(&to.ip.octets_v6());
-        }
-    }
+    let header: &mut [u8; ETHERNET_LEN] = frame.push_header().ok_or(DropReason::LinkError)?;
+    write_ethernet(header, to, from, ethertype);
     Ok(())
 }
 
@@ -182,11 +231,6 @@ pub(super) fn destination(packet: &[u8]) -> Option<Ip> {
         6 => Some(Ip::v6(octets(packet, 24).ok()?)),
         _ => None,
     }
-}
-
-/// The sum of two sums, with the end-around carry.
-const fn add(a: u32, b: u32) -> u32 {
-    checksum::fold(a) as u32 + checksum::fold(b) as u32
 }
 
 #[inline]
@@ -244,8 +288,7 @@ mod tests {
             for len in [0, 1, 17, 1000, 1300] {
                 let inner = udp(false, 4000, &payload(len));
                 let mut frame = frame_of(&mut pool, &inner);
-                push_datagram(&mut frame, &hop(from, 1500), 50103, to(node)).unwrap();
-                push_ethernet(&mut frame, THEM, US).unwrap();
+                wrap(&mut frame, &hop(from, 1500), 50103, to(node), US).unwrap();
                 let read = PacketHeaders::from_ethernet_slice(frame.bytes()).unwrap();
                 let ethernet = read.link.unwrap().ethernet2().unwrap();
                 assert_eq!((ethernet.source, ethernet.destination), (US, THEM));
@@ -273,8 +316,7 @@ mod tests {
                 // Short frames arrive padded.
                 let padding = 60_usize.saturating_sub(frame.len());
                 frame.append(&vec![0xee; padding]);
-                let family = strip_ethernet(&mut frame).unwrap();
-                let source = strip_datagram(&mut frame, family).unwrap();
+                let source = unwrap(&mut frame).unwrap();
                 assert_eq!((source, frame.bytes()), (to(from), &inner[..]));
                 pool.release(frame.into_buffer());
             }
@@ -291,7 +333,7 @@ mod tests {
             (hop("192.0.2.1", narrow), DropReason::TooBig),
             (hop("2001:db8::1", 1500), DropReason::NoTunnel),
         ] {
-            let result = push_datagram(&mut frame, &hop, 50103, to("198.51.100.7"));
+            let result = wrap(&mut frame, &hop, 50103, to("198.51.100.7"), US);
             assert_eq!(result, Err(expected));
             assert_eq!(frame.bytes(), inner, "nothing was put on");
         }
@@ -309,9 +351,11 @@ mod tests {
         for len in 0..arp.len() {
             arp[13] = 0;
             frame.fill(&arp[..len]);
-            let end =
-                strip_ethernet(&mut frame).and_then(|family| strip_datagram(&mut frame, family));
-            assert_eq!(end, Err(DropReason::Malformed), "cut to {len}");
+            assert_eq!(
+                unwrap(&mut frame),
+                Err(DropReason::Malformed),
+                "cut to {len}"
+            );
         }
         pool.release(frame.into_buffer());
     }
