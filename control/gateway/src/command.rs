@@ -1,5 +1,6 @@
 //! What the HTTP interfaces ask of the gateway's core: one message per request, one reply each.
 
+use sluice_wire::{Dual, Ip};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -77,7 +78,7 @@ pub struct Deployed {
     pub ns_address_v6: Option<Ipv6Addr>,
 }
 
-/// Where a workload's network namespace is found.
+/// Where a workload is found: its network namespace, or its host.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AttachTarget {
     /// The namespace of a running process.
@@ -86,6 +87,8 @@ pub enum AttachTarget {
     Netns(PathBuf),
     /// A container of a running Docker or containerd: full id, unique prefix, or (Docker) name.
     Container(String),
+    /// A host on the LAN, by its addresses.
+    Host(Dual<Ip>),
 }
 
 impl std::fmt::Display for AttachTarget {
@@ -94,6 +97,10 @@ impl std::fmt::Display for AttachTarget {
             Self::Pid(pid) => write!(f, "process {pid}"),
             Self::Netns(path) => write!(f, "network namespace {}", path.display()),
             Self::Container(id) => write!(f, "container {id}"),
+            Self::Host(address) => {
+                let texts: Vec<String> = address.iter().map(|ip| ip.to_string()).collect();
+                write!(f, "host {}", texts.join(" "))
+            }
         }
     }
 }

@@ -654,6 +654,7 @@ impl Host {
 
     fn node(&self, subnet: Dual<Subnet>) -> NodeNet {
         let wiring = Wiring {
+            lan: None,
             uplink_queues: 1,
             bridge: "sluicebr0".to_owned(),
             uplink: "sluice0".to_owned(),

@@ -212,6 +212,8 @@ pub struct Attached {
 pub enum Target<'a> {
     Pid(u32),
     Namespace(&'a NetNs),
+    /// A host on the LAN, by its addresses.
+    Host([IpAddr; 2]),
 }
 
 /// Everything, running.
@@ -380,6 +382,7 @@ impl Sites {
             Target::Namespace(namespace) => {
                 ("--netns", namespace.path().to_string_lossy().into_owned())
             }
+            Target::Host([v4, v6]) => ("--host", format!("{v4},{v6}")),
         };
         let admin = self.gateways[gateway]
             .role

@@ -19,8 +19,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sluice_wire::{Dual, Family, Ip};
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ async fn flows(State(view): View, Query(query): Query<FlowsQuery>) -> Json<Value
     Json(json!({ "total": total, "flows": rows }))
 }
 
-/// The body of `POST /v1/attach` and `/v1/detach`: where the workload is, by exactly one of three.
+/// The body of `POST /v1/attach` and `/v1/detach`: where the workload is, by exactly one of four.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttachBody {
@@ -134,6 +135,9 @@ pub struct AttachBody {
     pub netns: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// One address of the host, or one of each family.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host: Vec<IpAddr>,
     /// `host[:container][/tcp|/udp]` separated by `;`. Attach only.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub port_mappings: String,
@@ -141,16 +145,45 @@ pub struct AttachBody {
 
 impl AttachBody {
     fn target(&self) -> Result<Option<AttachTarget>, Refusal> {
-        match (self.pid, &self.netns, &self.container) {
-            (None, None, None) => Ok(None),
-            (Some(pid), None, None) => Ok(Some(AttachTarget::Pid(pid))),
-            (None, Some(netns), None) => Ok(Some(AttachTarget::Netns(netns.clone()))),
-            (None, None, Some(id)) => Ok(Some(AttachTarget::Container(id.clone()))),
-            _ => Err(Refusal::BadRequest(
-                "only one of `pid`, `netns` and `container` can be given".to_owned(),
+        let host = match self.host[..] {
+            [] => None,
+            [_] | [_, _] => Some(self.host_addresses()?),
+            _ => return Err(two_addresses()),
+        };
+        let mut given = [
+            self.pid.map(AttachTarget::Pid),
+            self.netns.clone().map(AttachTarget::Netns),
+            self.container.clone().map(AttachTarget::Container),
+            host.map(AttachTarget::Host),
+        ]
+        .into_iter()
+        .flatten();
+        match (given.next(), given.next()) {
+            (target, None) => Ok(target),
+            (_, Some(_)) => Err(Refusal::BadRequest(
+                "only one of `pid`, `netns`, `container` and `host` can be given".to_owned(),
             )),
         }
     }
+
+    fn host_addresses(&self) -> Result<Dual<Ip>, Refusal> {
+        let mut addresses = Dual::default();
+        for &address in &self.host {
+            let ip = Ip::from(address);
+            let place = match ip.family() {
+                Family::V4 => &mut addresses.v4,
+                Family::V6 => &mut addresses.v6,
+            };
+            if place.replace(ip).is_some() {
+                return Err(two_addresses());
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+fn two_addresses() -> Refusal {
+    Refusal::BadRequest("`host` is one address, or one of each family".to_owned())
 }
 
 /// The answer to `POST /v1/attach`.
@@ -185,7 +218,9 @@ async fn attach(State(commands): State<Commands>, body: Bytes) -> Response {
     let command = async {
         let body: AttachBody = parse(&body)?;
         let target = body.target()?.ok_or_else(|| {
-            Refusal::BadRequest("one of `pid`, `netns` and `container` is needed".to_owned())
+            Refusal::BadRequest(
+                "one of `pid`, `netns`, `container` and `host` is needed".to_owned(),
+            )
         })?;
         let attach = Attach {
             service: body.service,

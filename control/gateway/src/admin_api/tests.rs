@@ -289,12 +289,17 @@ async fn a_bad_request_says_why() {
         (
             "/v1/attach",
             json!({"service": "a.b.c.d"}),
-            "one of `pid`, `netns` and `container` is needed",
+            "one of `pid`, `netns`, `container` and `host` is needed",
         ),
         (
             "/v1/attach",
             json!({"service": "a.b.c.d", "pid": 1, "netns": "x"}),
-            "only one of `pid`, `netns` and `container` can be given",
+            "only one of `pid`, `netns`, `container` and `host` can be given",
+        ),
+        (
+            "/v1/attach",
+            json!({"service": "a.b.c.d", "host": ["192.0.2.1", "192.0.2.2"]}),
+            "`host` is one address, or one of each family",
         ),
         ("/v1/attach", json!({"pod": 1}), "unknown field `pod`"),
         ("/v1/detach", json!([1, 2]), "bad request"),

@@ -9,6 +9,7 @@ use clap::Args;
 use hyper::Method;
 use serde_json::Value;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// `sluice apply`
@@ -111,6 +112,9 @@ struct Target {
     /// A running container of Docker or containerd: its name or id
     #[arg(long, value_name = "ID")]
     container: Option<String>,
+    /// A host on the LAN (`fastpath.service`): its address, or one of each family separated by `,`
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    host: Vec<IpAddr>,
 }
 
 impl Target {
@@ -121,12 +125,16 @@ impl Target {
             pid: self.pid,
             netns: self.netns.clone(),
             container: self.container.clone(),
+            host: self.host.clone(),
             port_mappings: String::new(),
         }
     }
 
     const fn is_empty(&self) -> bool {
-        self.pid.is_none() && self.netns.is_none() && self.container.is_none()
+        self.pid.is_none()
+            && self.netns.is_none()
+            && self.container.is_none()
+            && self.host.is_empty()
     }
 }
 
@@ -154,7 +162,8 @@ impl Attach {
     pub(super) async fn run(&self, config: &Config) -> Result<(), CliError> {
         if self.target.is_empty() {
             return Err(CliError::Asked(
-                "say which workload: --pid PID, --netns NAME or --container ID".to_owned(),
+                "say which workload: --pid PID, --netns NAME, --container ID or --host ADDRESS"
+                    .to_owned(),
             ));
         }
         let mut body = self.target.body(&self.service, self.instance);

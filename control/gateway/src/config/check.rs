@@ -5,7 +5,7 @@ use super::raw::{
 };
 use super::{
     Broker, Cluster, Config, ConfigError, Fastpath, Gateway, Hardware, HostPort, LinkKind, Log,
-    LogFormat, ProfileChoice, Root, Xdp, place,
+    LogFormat, ProfileChoice, Root, ServiceSide, Xdp, place,
 };
 use sluice_hw_profiles::Key;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
@@ -556,8 +556,26 @@ impl Check<'_> {
                     ));
                 }
             },
+            service: self.service_side(raw)?,
             xdp: self.xdp(&raw.xdp)?,
         })
+    }
+
+    fn service_side(&self, raw: &RawFastpath) -> Result<ServiceSide, ConfigError> {
+        const KEY: &str = "fastpath.service";
+        match raw.service.as_str() {
+            "bridge" => Ok(ServiceSide::Bridge),
+            // TUN has no part in what devices receive.
+            name if raw.link != "af_xdp" => Err(self.value(
+                KEY,
+                quoted(name),
+                "\"bridge\", or `fastpath.link` = \"af_xdp\" beside the name of a device",
+            )),
+            name => {
+                self.device_name(KEY, name)?;
+                Ok(ServiceSide::Lan(name.to_owned()))
+            }
+        }
     }
 
     fn xdp(&self, raw: &RawXdp) -> Result<Xdp, ConfigError> {

@@ -142,6 +142,7 @@ pub struct Fastpath {
     /// 1..=1048576.
     pub offload_flows_max: usize,
     pub link: LinkKind,
+    pub service: ServiceSide,
     pub xdp: Xdp,
 }
 
@@ -163,6 +164,26 @@ impl LinkKind {
             Self::Tun => "tun",
             Self::AfXdp => "af_xdp",
             Self::Auto => "auto",
+        }
+    }
+}
+
+/// Where instances are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ServiceSide {
+    /// In network namespaces of this machine, joined by a bridge.
+    Bridge,
+    /// On hosts that this device leads to.
+    Lan(String),
+}
+
+impl ServiceSide {
+    /// The device, where it is one.
+    #[must_use]
+    pub fn lan(&self) -> Option<&str> {
+        match self {
+            Self::Bridge => None,
+            Self::Lan(device) => Some(device),
         }
     }
 }

@@ -114,6 +114,7 @@ pub struct RawFastpath {
     pub offload: bool,
     pub offload_flows_max: i64,
     pub link: String,
+    pub service: String,
     pub xdp: RawXdp,
 }
 
@@ -252,6 +253,8 @@ impl Default for RawFastpath {
             offload_flows_max: 65_536,
             // Runs everywhere, and keeps super-frames whole.
             link: "tun".into(),
+            // The instances of this machine.
+            service: "bridge".into(),
             xdp: RawXdp::default(),
         }
     }

@@ -169,6 +169,10 @@ impl Rows {
         self.put("fastpath.offload", fastpath.offload);
         self.put("fastpath.offload_flows_max", fastpath.offload_flows_max);
         self.add("fastpath.link", fastpath.link.name());
+        self.add(
+            "fastpath.service",
+            fastpath.service.lan().unwrap_or("bridge"),
+        );
         let xdp = &fastpath.xdp;
         let mode = if xdp.native { "auto" } else { "generic" };
         self.add("fastpath.xdp.mode", mode);

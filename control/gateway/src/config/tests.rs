@@ -99,6 +99,11 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:2: `gateway.tun` = \"sluice0\": expected another name than `gateway.uplink` has",
         ),
         (
+            "[fastpath]\nservice = \"lan0\"\n",
+            "f.toml:2: `fastpath.service` = \"lan0\": expected \"bridge\", or `fastpath.link` = \"af_xdp\" beside the name of \
+             a device",
+        ),
+        (
             "[log]\nlevel = \"loud\"\n",
             "f.toml:2: `log.level` = \"loud\": expected \"error\", \"warn\", \"info\", \"debug\", \"trace\", or pairs like \
              \"info,sluice_link=debug\"",

@@ -84,7 +84,7 @@ pub enum Error {
     #[error("no device {}; set `hardware.interface` to the NIC towards other nodes", underlay_text(.name.as_ref(), *.own))]
     NoUnderlay { name: Option<String>, own: Ip },
     #[error(
-        "the device towards other nodes was replaced, or has another address; the gateway opens it anew when it restarts"
+        "a device of the gateway was replaced, or has another address; the gateway opens it anew when it restarts"
     )]
     UnderlayChanged,
     #[error(transparent)]
@@ -268,6 +268,7 @@ fn wiring(config: &Config) -> Wiring {
             LinkKind::Tun => 1,
             LinkKind::AfXdp | LinkKind::Auto => u32::try_from(config.fastpath.workers).unwrap_or(1),
         },
+        lan: config.fastpath.service.lan().map(str::to_owned),
         mtu: DEVICE_MTU,
         inner_mtu: u32::from(config.fastpath.inner_mtu),
         plan: config.plan,

@@ -148,7 +148,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Opens AF_XDP sockets on the uplink and on the underlay's device, made as `sockets` says, and starts the workers;
+    /// Opens AF_XDP sockets on the service side's device and on the underlay's device, made as `sockets` says, and starts the workers;
     /// does nothing when workers run.
     ///
     /// # Errors
@@ -163,8 +163,13 @@ impl Plane {
         if !self.workers.is_empty() {
             return Ok(());
         }
-        let (side, pairs) =
-            XdpSide::open(&self.config, service, service_ranges, underlay, sockets)?;
+        let (side, pairs) = XdpSide::open(
+            &self.config,
+            (service, self.config.service.lan().is_some()),
+            service_ranges,
+            underlay,
+            sockets,
+        )?;
         self.links = side.links();
         self.xdp = Some(side);
         let started = pairs
@@ -235,6 +240,18 @@ impl Plane {
         if let Some(xdp) = &mut self.xdp {
             xdp.set_neighbours(neighbours);
         }
+    }
+
+    /// Which hosts on the LAN are instances, or were and may be again.
+    pub(crate) fn set_hosts(&mut self, hosts: Vec<Ip>) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.set_hosts(hosts);
+        }
+    }
+
+    /// Whether a host on the LAN is where the kernel believes it to be.
+    pub(crate) fn answers(&self, host: Ip) -> bool {
+        self.xdp.as_ref().is_some_and(|xdp| xdp.answers(host))
     }
 
     /// Tells Ethernet links the way to `nodes` as the kernel has it now.

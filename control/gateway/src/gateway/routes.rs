@@ -28,7 +28,8 @@ pub(crate) struct LocalInstance {
     pub epoch: u64,
     pub instance_ip: Dual<InstanceIp>,
     pub ns_ip: Dual<NsIp>,
-    pub mac: Mac,
+    /// `None`: a host on the LAN, which is where the kernel's neighbour table says.
+    pub mac: Option<Mac>,
 }
 
 #[derive(Debug)]
@@ -232,11 +233,12 @@ impl Routes {
         self.local.values()
     }
 
-    /// The MAC addresses of local instances.
+    /// The MAC addresses of local instances that have a device of ours.
     pub(crate) fn neighbours(&self) -> BTreeMap<Ip, Mac> {
         self.local
             .values()
-            .flat_map(|local| local.ns_ip.iter().map(|ip| (ip.ip(), local.mac)))
+            .filter_map(|local| Some((local, local.mac?)))
+            .flat_map(|(local, mac)| local.ns_ip.iter().map(move |ip| (ip.ip(), mac)))
             .collect()
     }
 
@@ -559,7 +561,7 @@ mod tests {
             epoch: 1,
             instance_ip: instance_ips(0),
             ns_ip: ns_ips(0),
-            mac: [2; 6],
+            mac: Some([2; 6]),
         };
         routes.add_local(local);
         routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));

@@ -2,7 +2,9 @@
 
 use crate::config::HostPort;
 use serde::{Deserialize, Serialize};
+use sluice_proto::ServiceName;
 use sluice_proto::message::{SubnetResult, TableQueryResult};
+use sluice_wire::{Dual, InstanceIp};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +38,27 @@ pub(crate) struct LocalState {
     pub epoch: u64,
     pub instance_ip: Option<IpAddr>,
     pub instance_ip_v6: Option<IpAddr>,
+}
+
+impl LocalState {
+    /// The one that is this instance.
+    pub(crate) fn find<'a>(
+        all: &'a [Self],
+        service: &ServiceName,
+        number: u32,
+    ) -> Option<&'a Self> {
+        all.iter().find(|local| {
+            local.number == number
+                && ServiceName::parse(&local.service).is_ok_and(|name| name == *service)
+        })
+    }
+
+    pub(crate) fn instance_ip(&self) -> Dual<InstanceIp> {
+        Dual {
+            v4: self.instance_ip.map(|ip| InstanceIp::new(ip.into())),
+            v6: self.instance_ip_v6.map(|ip| InstanceIp::new(ip.into())),
+        }
+    }
 }
 
 /// An instance that ended, as the cluster is told.

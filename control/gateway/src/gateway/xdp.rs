@@ -25,6 +25,10 @@ const CONFIRM_S: u32 = 5;
 
 pub(super) struct XdpSide {
     control: XdpControl,
+    /// MAC addresses of instances that have a device of ours.
+    macs: BTreeMap<Ip, Mac>,
+    /// The service side, when it is a LAN.
+    lan: Option<Lan>,
     hops: Hops,
     ways: BTreeMap<Ip, Way>,
     own: Vec<Ip>,
@@ -32,15 +36,50 @@ pub(super) struct XdpSide {
     is_over: bool,
 }
 
+/// The hosts behind the service side's device, where the kernel has them.
+struct Lan {
+    hops: Hops,
+    hosts: Vec<Ip>,
+    ways: BTreeMap<Ip, Way>,
+}
+
+impl Lan {
+    /// Asks the others whether they are still there.
+    fn probe(&mut self) {
+        let ways = self.ways.values().filter(|way| !way.is_static);
+        let next: BTreeSet<Ip> = ways.map(|way| way.next).collect();
+        for ip in next {
+            if let Err(error) = self.hops.probe(ip) {
+                tracing::debug!(%error, "a host cannot be asked");
+            }
+        }
+    }
+
+    /// Asks for the hosts that are not known to be anywhere. The kernel repeats a question itself, and then gives up.
+    fn seek(&mut self) {
+        for host in self
+            .hosts
+            .iter()
+            .filter(|host| !self.ways.contains_key(host))
+        {
+            if let Err(error) = self.hops.seek(*host) {
+                tracing::debug!(%host, %error, "a host cannot be looked for");
+            }
+        }
+    }
+}
+
 impl XdpSide {
     pub(super) fn open(
         config: &Fastpath,
-        service: LinkState,
+        (service, is_lan): (LinkState, bool),
         service_ranges: Dual<Subnet>,
         underlay: LinkState,
         sockets: &Settings,
     ) -> Result<(Self, Vec<Pair>), Error> {
         let xdp = &config.xdp;
+        let over = |device| Hops::over(device).map_err(crate::node::NodeError::from);
+        let lan = is_lan.then(|| over(service.clone())).transpose()?;
         let XdpLinks { pairs, control } = af_xdp::open(&XdpSettings {
             service: device(service)?,
             underlay: device(underlay.clone())?,
@@ -64,7 +103,13 @@ impl XdpSide {
         })?;
         let mut side = Self {
             control,
-            hops: Hops::over(underlay).map_err(crate::node::NodeError::from)?,
+            macs: BTreeMap::new(),
+            lan: lan.map(|hops| Lan {
+                hops,
+                hosts: Vec::new(),
+                ways: BTreeMap::new(),
+            }),
+            hops: over(underlay)?,
             ways: BTreeMap::new(),
             own: Vec::new(),
             seconds: 0,
@@ -74,15 +119,37 @@ impl XdpSide {
         Ok((side, pairs))
     }
 
-    /// The device towards other nodes is no longer the one that was opened.
+    /// A device is no longer the one that was opened.
     pub(super) const fn is_over(&self) -> bool {
         self.is_over
     }
 
     pub(super) fn set_neighbours(&mut self, neighbours: BTreeMap<Ip, Mac>) {
-        self.control
-            .neighbours
-            .publish(neighbours.into_iter().collect());
+        if neighbours != self.macs {
+            self.macs = neighbours;
+            self.publish_neighbours();
+        }
+    }
+
+    pub(super) fn set_hosts(&mut self, hosts: Vec<Ip>) {
+        if let Some(lan) = &mut self.lan {
+            lan.hosts = hosts;
+            lan.seek();
+        }
+    }
+
+    pub(super) fn answers(&self, host: Ip) -> bool {
+        self.lan
+            .as_ref()
+            .is_some_and(|lan| lan.ways.contains_key(&host))
+    }
+
+    fn publish_neighbours(&mut self) {
+        let hosts = self.lan.iter().flat_map(|lan| &lan.ways);
+        let rows = (self.macs.iter().map(|(&ip, &mac)| (ip, mac)))
+            .chain(hosts.map(|(&ip, way)| (ip, way.hop.mac)))
+            .collect();
+        self.control.neighbours.publish(rows);
     }
 
     /// Reads the kernel's tables and publishes what is new.
@@ -94,7 +161,11 @@ impl XdpSide {
     }
 
     fn try_follow(&mut self, nodes: &[Ip]) -> Result<(), NetlinkError> {
-        if !self.hops.is_same_device()? {
+        let lan_is_same = match &self.lan {
+            Some(lan) => lan.hops.is_same_device()?,
+            None => true,
+        };
+        if !lan_is_same || !self.hops.is_same_device()? {
             // Programs and sockets are the old device's, and headers name its address: only a new start helps.
             self.control.hops.publish(std::iter::empty().collect());
             self.is_over = true;
@@ -105,6 +176,14 @@ impl XdpSide {
             match self.control.programs.set_own_addresses(&own) {
                 Ok(()) => self.own = own,
                 Err(error) => tracing::warn!(%error, "telling the XDP program our addresses"),
+            }
+        }
+        if let Some(lan) = &mut self.lan {
+            let ways = lan.hops.resolve(&lan.hosts)?;
+            if ways != lan.ways {
+                tracing::debug!(?ways, "hosts on the LAN changed");
+                lan.ways = ways;
+                self.publish_neighbours();
             }
         }
         let ways = self.hops.resolve(nodes)?;
@@ -120,6 +199,9 @@ impl XdpSide {
     /// Keeps the kernel's knowledge of the next hops in use from growing old. Called once a second.
     pub(super) fn confirm(&mut self) {
         self.seconds += 1;
+        if let Some(lan) = &mut self.lan {
+            lan.seek();
+        }
         if !self.seconds.is_multiple_of(CONFIRM_S) {
             return;
         }
@@ -128,6 +210,9 @@ impl XdpSide {
             if let Err(error) = self.hops.confirm(ip) {
                 tracing::debug!(%error, "a next hop cannot be confirmed");
             }
+        }
+        if let Some(lan) = &mut self.lan {
+            lan.probe();
         }
     }
 

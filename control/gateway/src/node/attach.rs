@@ -39,6 +39,25 @@ pub struct Attachment {
     pub note: String,
 }
 
+/// An instance of this node, wherever it runs: who it is, and where it is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Wired {
+    pub(crate) instance: InstanceName,
+    pub(crate) ns_ip: Dual<NsIp>,
+    /// `None`: as the kernel's neighbour table says.
+    pub(crate) mac: Option<Mac>,
+}
+
+impl From<&Attachment> for Wired {
+    fn from(attachment: &Attachment) -> Self {
+        Self {
+            instance: attachment.instance.clone(),
+            ns_ip: attachment.ns_ip(),
+            mac: Some(attachment.mac),
+        }
+    }
+}
+
 /// A process number and what tells it from a later process with the same one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ProcessId {
@@ -179,6 +198,9 @@ impl NodeNet {
     }
 
     fn check(&self, request: &Request, workload: &Workload) -> Result<(), NodeError> {
+        if let Some(lan) = &self.wiring.lan {
+            return Err(NodeError::HostsOnly(lan.clone()));
+        }
         if is_own(&workload.namespace)? {
             return Err(NodeError::OwnNamespace);
         }

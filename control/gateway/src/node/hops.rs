@@ -89,9 +89,14 @@ impl Hops {
             let Some((next, source, mtu)) = self.route(node) else {
                 continue;
             };
-            if let Some(&mac) = neighbours.get(&next) {
+            if let Some(&(mac, is_static)) = neighbours.get(&next) {
                 let hop = Hop { mac, source, mtu };
-                ways.insert(node, Way { next, hop });
+                let way = Way {
+                    next,
+                    hop,
+                    is_static,
+                };
+                ways.insert(node, way);
             }
         }
         Ok(ways)
@@ -148,8 +153,8 @@ impl Hops {
         Some((next, source?, u16::try_from(mtu).unwrap_or(u16::MAX)))
     }
 
-    /// The link-layer addresses that the kernel itself would send to.
-    fn neighbours(&mut self) -> Result<BTreeMap<Ip, Mac>, NetlinkError> {
+    /// The link-layer addresses that the kernel itself would send to, and whether they were set by hand.
+    fn neighbours(&mut self) -> Result<BTreeMap<Ip, (Mac, bool)>, NetlinkError> {
         let ask = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
         let found = self.socket.dump(ask, || "listing neighbours".to_owned())?;
         let mut neighbours = BTreeMap::new();
@@ -177,7 +182,8 @@ impl Hops {
                 }
             }
             if let (Some(ip), Some(mac)) = (ip, mac) {
-                neighbours.insert(ip, mac);
+                let is_static = row.header.state == NeighbourState::Permanent;
+                neighbours.insert(ip, (mac, is_static));
             }
         }
         Ok(neighbours)
@@ -186,19 +192,43 @@ impl Hops {
     /// Says that a next hop is in use. The kernel does not see our frames, and would let its knowledge grow old: now it
     /// asks the neighbour when it is no longer sure, and we hear of the answer, or of its absence.
     pub(crate) fn confirm(&mut self, next: Ip) -> Result<(), NetlinkError> {
+        let mut message = self.neighbour(next);
+        message.header.flags = NeighbourFlags::Use;
+        self.change(message, NLM_F_CREATE | NLM_F_REPLACE, next)
+    }
+
+    /// Asks a known neighbour whether it is still there, however sure the kernel is: within a few seconds it is sure, or
+    /// knows it no more. Not for one that was set by hand, which would be forgotten.
+    pub(crate) fn probe(&mut self, next: Ip) -> Result<(), NetlinkError> {
+        let mut message = self.neighbour(next);
+        message.header.state = NeighbourState::Probe;
+        self.change(message, 0, next)
+    }
+
+    fn neighbour(&self, next: Ip) -> NeighbourMessage {
         let mut message = NeighbourMessage::default();
         message.header.family = family(next);
         message.header.ifindex = self.device.index;
-        message.header.flags = NeighbourFlags::Use;
         message.attributes = vec![NeighbourAttribute::Destination(match next.into() {
             IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
             IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
         })];
-        self.socket.change(
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("asking neighbour {next}"),
-        )
+        message
+    }
+
+    fn change(&mut self, ask: NeighbourMessage, flags: u16, of: Ip) -> Result<(), NetlinkError> {
+        self.socket
+            .change(RouteNetlinkMessage::NewNeighbour(ask), flags, || {
+                format!("asking neighbour {of}")
+            })
+    }
+
+    /// Makes the kernel look for `node`, if it is reached over the device.
+    pub(crate) fn seek(&mut self, node: Ip) -> Result<(), NetlinkError> {
+        match self.route(node) {
+            Some((next, ..)) => self.confirm(next),
+            None => Ok(()),
+        }
     }
 
     /// Every address that this host answers for over the device: the device's own, and those of the loopback device that
@@ -225,6 +255,8 @@ pub(crate) struct Way {
     /// The neighbour: the node itself or a router.
     pub(crate) next: Ip,
     pub(crate) hop: Hop,
+    /// The neighbour's address was set by hand.
+    pub(crate) is_static: bool,
 }
 
 /// The device of that name, or the one that has the address `own`.

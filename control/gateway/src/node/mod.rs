@@ -8,13 +8,15 @@
 //! ```
 //! The gateway's address is not on the bridge but behind it: a bridge with an address answers ARP itself, and an
 //! AF_XDP link could not take the uplink over. With AF_XDP there is no TUN device, and the routes lead nowhere: the
-//! program on the uplink takes what is for the semantic ranges. All calls block for a few milliseconds; [`thread::Node`] runs them on a
+//! program on the uplink takes what is for the semantic ranges. Where the instances are hosts on a LAN ([`lan`]), that
+//! program is on the device towards them, and nothing of the drawing is there. All calls block for a few milliseconds; [`thread::Node`] runs them on a
 //! thread of their own.
 
 pub mod attach;
 pub(crate) mod devices;
 pub(crate) mod foreign;
 pub(crate) mod hops;
+pub mod lan;
 pub(crate) mod legacy_iptables;
 pub(crate) mod nic;
 pub mod leases;
@@ -52,6 +54,8 @@ use sysctl::SysctlError;
 pub struct Wiring {
     /// Joins the instances; at most 15 bytes.
     pub bridge: String,
+    /// The device towards the hosts that are this node's instances; then there is no bridge and no uplink.
+    pub lan: Option<String>,
     /// The gateway's end of the veth pair whose other end, named with a `p` appended, is a bridge port; at most 14.
     pub uplink: String,
     /// The device of the service-side link; the link opens it.
@@ -99,6 +103,18 @@ pub enum NodeError {
         device: String,
         source: std::io::Error,
     },
+    #[error(
+        "there is no device {0}; `fastpath.service` names the NIC towards the hosts that are instances"
+    )]
+    NoLanDevice(String),
+    #[error(
+        "the instances of this node are hosts behind {0} (`fastpath.service`): attach one with --host ADDRESS"
+    )]
+    HostsOnly(String),
+    #[error("a host can be an instance only where `fastpath.service` names the NIC towards it")]
+    NoLan,
+    #[error("{address} cannot be attached: it {why}")]
+    NotAHost { address: Ip, why: String },
     #[error("{0} is attached already")]
     AlreadyAttached(InstanceName),
     #[error(
@@ -125,7 +141,11 @@ impl From<NodeError> for Refusal {
         let text = error.to_string();
         match error {
             NodeError::AlreadyAttached(instance) => Self::AlreadyAttached(instance),
-            NodeError::PortMapping(_) | NodeError::OwnNamespace => Self::BadRequest(text),
+            NodeError::PortMapping(_)
+            | NodeError::OwnNamespace
+            | NodeError::HostsOnly(_)
+            | NodeError::NoLan
+            | NodeError::NotAHost { .. } => Self::BadRequest(text),
             NodeError::Namespace(inner) if inner.is_absence() => Self::NoTarget(text),
             NodeError::NamespaceTaken(_) | NodeError::HostPortTaken { .. } => Self::Conflict(text),
             NodeError::Exhausted(_) => Self::Exhausted(text),
@@ -138,6 +158,7 @@ impl From<NodeError> for Refusal {
             | NodeError::Occupied { .. }
             | NodeError::Vanished(_)
             | NodeError::NoTun(_)
+            | NodeError::NoLanDevice(_)
             | NodeError::Checksum { .. }
             | NodeError::Guest { .. } => Self::Wiring(text),
         }
@@ -189,18 +210,24 @@ impl NodeNet {
             ..subnet
         };
         let state = match State::load(&wiring.state_dir)? {
-            Some(state) if state.subnet() == subnet => state,
+            Some(state) if state.subnet() == subnet && state.lan() == wiring.lan.as_deref() => {
+                state
+            }
             Some(old) => {
-                tracing::warn!(old = ?old.subnet(), new = ?subnet, "the node's subnet changed; its instances are detached");
+                tracing::warn!(
+                    old = ?old.subnet(),
+                    new = ?subnet,
+                    "the node's subnet or its service side changed; its instances are detached"
+                );
                 Self {
                     wiring: wiring.clone(),
                     subnet: old.subnet(),
                     state: old,
                 }
                 .teardown()?;
-                State::new(&subnet)
+                State::new(&subnet, wiring.lan.as_deref())
             }
-            None => State::new(&subnet),
+            None => State::new(&subnet, wiring.lan.as_deref()),
         };
         let mut node = Self {
             wiring,
@@ -212,6 +239,10 @@ impl NodeNet {
     }
 
     fn build(&mut self, now: std::time::Duration) -> Result<(), NodeError> {
+        if self.wiring.lan.is_some() {
+            // The device and what is behind it are as they are.
+            return Ok(self.state.save(&self.wiring.state_dir)?);
+        }
         let mut devices = Devices::open()?;
         sysctl::forwarding()?;
         let bridge = self.bridge(&mut devices)?;
@@ -362,8 +393,8 @@ impl NodeNet {
         self.finish_checksums(false)
     }
 
-    /// Prepares for a service-side link that takes frames from the uplink itself: the kernel finishes checksums before
-    /// it, and has no other way for the semantic ranges, so that nothing leaves over the default route while no worker
+    /// Prepares for a service-side link that takes frames from a device itself: the kernel finishes checksums before the
+    /// uplink (those of a LAN's frames are complete), and has no other way for the semantic ranges, so that nothing leaves over the default route while no worker
     /// listens. A TUN device of an earlier gateway goes.
     ///
     /// # Errors
@@ -376,7 +407,10 @@ impl NodeNet {
         for route in self.semantic_routes(None) {
             devices.set_route(&route)?;
         }
-        self.finish_checksums(true)
+        match self.wiring.lan {
+            Some(_) => Ok(()),
+            None => self.finish_checksums(true),
+        }
     }
 
     /// The routes of the semantic ranges through `device`, or to nowhere.
@@ -404,12 +438,19 @@ impl NodeNet {
             .map_err(|source| NodeError::Checksum { device, source })
     }
 
-    /// The gateway's end of the uplink, as the kernel describes it.
+    /// The device that frames of instances come in at, as the kernel describes it: the gateway's end of the uplink, or
+    /// that towards the LAN.
     ///
     /// # Errors
     /// When it is gone.
-    pub(crate) fn uplink_link(&self) -> Result<LinkState, NodeError> {
-        present(&mut Devices::open()?, &self.wiring.uplink)
+    pub(crate) fn service_link(&self) -> Result<LinkState, NodeError> {
+        let mut devices = Devices::open()?;
+        match &self.wiring.lan {
+            None => present(&mut devices, &self.wiring.uplink),
+            Some(lan) => devices
+                .link(lan)?
+                .ok_or_else(|| NodeError::NoLanDevice(lan.clone())),
+        }
     }
 
     /// Looks again whether a foreign FORWARD chain drops our packets; cheap, to be called every few seconds. Returns
@@ -418,7 +459,10 @@ impl NodeNet {
     /// # Errors
     /// When the kernel refuses.
     pub fn recheck(&self) -> Result<usize, NodeError> {
-        Ok(foreign::accept(&self.wiring)?)
+        match self.wiring.lan {
+            Some(_) => Ok(0),
+            None => Ok(foreign::accept(&self.wiring)?),
+        }
     }
 
     /// The address families whose FORWARD chain of the legacy iptables backend drops what passes our uplink. Only its
@@ -426,8 +470,9 @@ impl NodeNet {
     #[must_use]
     pub fn legacy_in_the_way(&self) -> Vec<Family> {
         let in_the_way = |family: &Family| {
-            legacy_iptables::forward(*family, &self.wiring.uplink)
-                .is_ok_and(|chain| chain.is_some_and(LegacyForward::is_in_the_way))
+            self.wiring.lan.is_none()
+                && legacy_iptables::forward(*family, &self.wiring.uplink)
+                    .is_ok_and(|chain| chain.is_some_and(LegacyForward::is_in_the_way))
         };
         [Family::V4, Family::V6]
             .into_iter()

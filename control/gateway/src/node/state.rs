@@ -9,6 +9,7 @@ use sluice_wire::{Dual, Subnet};
 use thiserror::Error;
 
 use super::attach::Attachment;
+use super::lan::Host;
 use super::leases::Leases;
 
 const FILE: &str = "node.json";
@@ -32,16 +33,23 @@ pub(crate) struct State {
     subnet_v6: Option<String>,
     pub(crate) leases: Leases,
     pub(crate) attachments: Vec<Attachment>,
+    /// The device towards `hosts`, when it is the service side.
+    #[serde(default)]
+    lan: Option<String>,
+    #[serde(default)]
+    pub(crate) hosts: Vec<Host>,
 }
 
 impl State {
-    pub(crate) fn new(subnet: &Dual<Subnet>) -> Self {
+    pub(crate) fn new(subnet: &Dual<Subnet>, lan: Option<&str>) -> Self {
         Self {
             version: VERSION,
             subnet_v4: subnet.v4.map(|subnet| subnet.to_string()),
             subnet_v6: subnet.v6.map(|subnet| subnet.to_string()),
             leases: Leases::default(),
             attachments: Vec::new(),
+            lan: lan.map(str::to_owned),
+            hosts: Vec::new(),
         }
     }
 
@@ -51,6 +59,11 @@ impl State {
             v4: parsed(&self.subnet_v4),
             v6: parsed(&self.subnet_v6),
         }
+    }
+
+    /// The device towards hosts, when that was the service side.
+    pub(crate) fn lan(&self) -> Option<&str> {
+        self.lan.as_deref()
     }
 
     /// `None` when there is no file: a new node.

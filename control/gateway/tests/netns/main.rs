@@ -15,4 +15,5 @@ mod neighbours;
 mod doctor;
 mod hardware;
 mod af_xdp;
+mod lan;
 mod offload;

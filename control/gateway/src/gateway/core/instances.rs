@@ -8,8 +8,9 @@ use crate::command::{
 use crate::container;
 use crate::gateway::routes::LocalInstance;
 use crate::gateway::state::LocalState;
-use crate::node::attach::{Attachment, Request};
-use crate::node::namespace::{NamespaceId, Workload};
+use crate::node::attach::{Attachment, Request, Wired};
+use crate::node::lan::Host;
+use crate::node::namespace::Workload;
 use crate::node::port_mapping::PortMapping;
 use crate::node::thread::Node;
 use sluice_proto::ServiceName;
@@ -25,15 +26,33 @@ const ATTACH_WAIT: Duration = Duration::from_secs(10);
 /// How long a deployment waits for its InstanceIP before it answers all the same.
 const DEPLOY_WAIT: Duration = Duration::from_secs(2);
 
+/// What an instance is made of.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Workload(Workload),
+    /// A host on the LAN with these addresses.
+    Host(Dual<Ip>),
+}
+
 /// An attachment that waits for the managers' instance.
 #[derive(Debug)]
 pub(super) struct Attaching {
-    service: ServiceName,
-    instance_number: Option<u32>,
-    port_mappings: Vec<PortMapping>,
-    workload: Workload,
-    reply: Reply<Attached>,
-    until: Duration,
+    pub(super) service: ServiceName,
+    pub(super) instance_number: Option<u32>,
+    pub(super) port_mappings: Vec<PortMapping>,
+    pub(super) place: Place,
+    /// `None`: a host that came back by itself.
+    pub(super) reply: Option<Reply<Attached>>,
+}
+
+/// Tells whoever asked, who may have left.
+fn refuse(service: &ServiceName, reply: Option<Reply<Attached>>, refusal: Refusal) {
+    match reply {
+        Some(reply) => drop(reply.send(Err(refusal))),
+        None => {
+            tracing::warn!(%service, %refusal, "a host that answers again is not taken back yet");
+        }
+    }
 }
 
 /// An instance that is wired, but whose InstanceIP is not known yet.
@@ -75,7 +94,7 @@ impl Core {
         match attached {
             Ok(attachment) => {
                 self.watch.add(&attachment);
-                self.announce(&attachment, 0);
+                self.announce(&Wired::from(&attachment), 0);
                 let nameless = Nameless {
                     attachment,
                     reply: Some((reply, now + DEPLOY_WAIT)),
@@ -94,18 +113,24 @@ impl Core {
         &mut self,
         attach: Attach,
         reply: Reply<Attached>,
-        workload: Result<Workload, Refusal>,
+        place: Result<Place, Refusal>,
         now: Duration,
     ) {
         let prepared = parse_name(&attach.service).and_then(|service| {
             self.node()?;
-            Ok((
-                service,
+            let (mappings, place) = (
                 PortMapping::list(&attach.port_mappings).map_err(bad_mapping)?,
-                workload?,
-            ))
+                place?,
+            );
+            if matches!(place, Place::Host(_)) && !mappings.is_empty() {
+                return Err(Refusal::BadRequest(
+                    "a host has its own ports: `port_mappings` is for workloads of this machine"
+                        .to_owned(),
+                ));
+            }
+            Ok((service, mappings, place))
         });
-        let (service, port_mappings, workload) = match prepared {
+        let (service, port_mappings, place) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => {
                 let _ = reply.send(Err(refusal));
@@ -122,25 +147,28 @@ impl Core {
             let _ = reply.send(Err(Refusal::AlreadyAttached(instance)));
             return;
         }
+        let attaching = Attaching {
+            service,
+            instance_number: attach.instance_number,
+            port_mappings,
+            place,
+            reply: Some(reply),
+        };
+        self.begin_attaching(attaching, now);
+    }
+
+    /// Asks the managers for an instance.
+    pub(super) fn begin_attaching(&mut self, attaching: Attaching, now: Duration) {
         self.requests += 1;
         // Unique across restarts: a repeated request must not be taken for an earlier one.
         let request = format!("{:x}-{}", now.as_nanos(), self.requests);
-        self.attaching.insert(
-            request.clone(),
-            Attaching {
-                service,
-                instance_number: attach.instance_number,
-                port_mappings,
-                workload,
-                reply,
-                until: now + ATTACH_WAIT,
-            },
-        );
+        self.attaching
+            .insert(request.clone(), (attaching, now + ATTACH_WAIT));
         self.ask_instance(&request);
     }
 
     fn ask_instance(&self, request: &str) {
-        if let Some(attaching) = self.attaching.get(request) {
+        if let Some((attaching, _)) = self.attaching.get(request) {
             let body = InstanceRequest {
                 request_id: request.to_owned(),
                 service: attaching.service.clone(),
@@ -152,7 +180,7 @@ impl Core {
 
     /// The managers gave an instance: wire it.
     pub(super) async fn handle_instance(&mut self, result: InstanceResult, now: Duration) {
-        let Some(attaching) = self.attaching.remove(&result.request_id) else {
+        let Some((attaching, _)) = self.attaching.remove(&result.request_id) else {
             return;
         };
         if let Some(error) = result.error {
@@ -161,7 +189,7 @@ impl Core {
             } else {
                 Refusal::ManagersRefused(error)
             };
-            let _ = attaching.reply.send(Err(refusal));
+            refuse(&attaching.service, attaching.reply, refusal);
             return;
         }
         let number = result.instance_number;
@@ -169,46 +197,71 @@ impl Core {
             service: attaching.service.to_string(),
             instance_number: number,
         };
-        let request = Request {
-            instance: instance.clone(),
-            port_mappings: attaching.port_mappings,
-            note: String::new(),
-        };
-        let attached = match self.node() {
-            Ok(node) => node
-                .attach(request, attaching.workload)
-                .await
-                .map_err(Refusal::from),
-            Err(refusal) => Err(refusal),
-        };
-        match attached {
-            Ok(attachment) => {
-                self.watch.add(&attachment);
+        let Attaching {
+            service,
+            port_mappings,
+            place,
+            reply,
+            ..
+        } = attaching;
+        match self
+            .place(instance.clone(), port_mappings, place, now)
+            .await
+        {
+            Ok(wired) => {
                 let instance_ip = Dual {
                     v4: result.instance_ip,
                     v6: result.instance_ip_v6,
                 };
-                self.list(
-                    &attaching.service,
-                    &attachment,
-                    result.epoch,
-                    map(instance_ip, InstanceIp::new),
-                    now,
-                );
+                let known = map(instance_ip, InstanceIp::new);
+                self.list(&service, &wired, result.epoch, known, now);
                 let attached = Attached {
                     instance,
                     instance_ip: instance_ip.v4.and_then(v4),
                     instance_ip_v6: instance_ip.v6.and_then(v6),
-                    ns_address: attachment.ns_address,
-                    ns_address_v6: attachment.ns_address_v6,
+                    ns_address: wired.ns_ip.v4.and_then(|ip| v4(ip.ip())),
+                    ns_address_v6: wired.ns_ip.v6.and_then(|ip| v6(ip.ip())),
                 };
-                let _ = attaching.reply.send(Ok(attached));
+                if let Some(reply) = reply {
+                    let _ = reply.send(Ok(attached));
+                }
             }
             Err(refusal) => {
                 // The managers believe that it exists: take it back.
                 self.end_of(instance.service, number, result.epoch);
                 self.tell_ended(now);
-                let _ = attaching.reply.send(Err(refusal));
+                refuse(&service, reply, refusal);
+            }
+        }
+    }
+
+    /// Wires a workload, or takes note of a host.
+    async fn place(
+        &mut self,
+        instance: InstanceName,
+        port_mappings: Vec<PortMapping>,
+        place: Place,
+        now: Duration,
+    ) -> Result<Wired, Refusal> {
+        let node = self.node()?;
+        match place {
+            Place::Workload(workload) => {
+                let request = Request {
+                    instance,
+                    port_mappings,
+                    note: String::new(),
+                };
+                let attachment = node.attach(request, workload).await?;
+                self.watch.add(&attachment);
+                Ok(Wired::from(&attachment))
+            }
+            Place::Host(address) => {
+                let host = node
+                    .run(move |net| net.attach_host(instance, address))
+                    .await??;
+                let wired = Wired::from(&host);
+                self.add_host(host, now);
+                Ok(wired)
             }
         }
     }
@@ -216,24 +269,36 @@ impl Core {
     pub(super) async fn detach(
         &mut self,
         detach: Detach,
-        namespace: Option<NamespaceId>,
+        place: Option<Place>,
         now: Duration,
     ) -> Result<(), Refusal> {
         let service = parse_name(&detach.service)?;
         let node = self.node()?;
-        let attachments = node.run(|net| net.attachments().to_vec()).await?;
+        let (attachments, hosts) = node
+            .run(|net| (net.attachments().to_vec(), net.hosts().to_vec()))
+            .await?;
+        let here = |it: &Attachment| match &place {
+            None => true,
+            Some(Place::Workload(workload)) => it.namespace == workload.namespace.id(),
+            Some(Place::Host(_)) => false,
+        };
+        let has = |host: &Host| match &place {
+            None => true,
+            Some(Place::Workload(_)) => false,
+            Some(Place::Host(address)) => address
+                .iter()
+                .all(|ip| host.ns_ip().iter().any(|known| known.ip() == ip)),
+        };
+        let attachments = attachments.iter().filter(|it| here(it));
+        let hosts = hosts.iter().filter(|it| has(it));
         let meant: Vec<u32> = attachments
-            .iter()
-            .filter(|attachment| {
-                ServiceName::parse(&attachment.instance.service).is_ok_and(|name| name == service)
+            .map(|attachment| &attachment.instance)
+            .chain(hosts.map(|host| &host.instance))
+            .filter(|instance| {
+                ServiceName::parse(&instance.service).is_ok_and(|name| name == service)
             })
-            .filter(|attachment| {
-                detach
-                    .instance_number
-                    .is_none_or(|n| attachment.instance.instance_number == n)
-            })
-            .filter(|attachment| namespace.is_none_or(|id| attachment.namespace == id))
-            .map(|attachment| attachment.instance.instance_number)
+            .map(|instance| instance.instance_number)
+            .filter(|number| detach.instance_number.is_none_or(|n| n == *number))
             .collect();
         if meant.is_empty() {
             return Err(Refusal::UnknownInstance(format!(
@@ -263,6 +328,7 @@ impl Core {
             instance_number: number,
         };
         self.watch.remove(&instance);
+        self.remove_host(&instance);
         let was_listed = self.unlist(service, number, now);
         self.settle(now);
         let was_wired = self.unwire(instance.clone()).await?;
@@ -310,30 +376,32 @@ impl Core {
     }
 
     pub(super) async fn unwire(&mut self, instance: InstanceName) -> Result<bool, Refusal> {
-        Ok(self.node()?.detach(instance).await?.is_some())
+        let node = self.node()?;
+        let host = instance.clone();
+        let was_host = node.run(move |net| net.detach_host(&host)).await??;
+        Ok(node.detach(instance).await?.is_some() || was_host)
     }
 
     /// A wired instance has its InstanceIP: it takes part from now on.
-    fn list(
+    pub(super) fn list(
         &mut self,
         service: &ServiceName,
-        attachment: &Attachment,
+        wired: &Wired,
         epoch: u64,
         instance_ip: Dual<InstanceIp>,
         now: Duration,
     ) {
-        let number = attachment.instance.instance_number;
+        let number = wired.instance.instance_number;
         self.ended.remove(&(service.to_string(), number));
-        let ns_ip = attachment.ns_ip();
         self.routes.add_local(LocalInstance {
             job: service.clone(),
             number,
             epoch,
             instance_ip,
-            ns_ip,
-            mac: attachment.mac,
+            ns_ip: wired.ns_ip,
+            mac: wired.mac,
         });
-        self.announce(attachment, epoch);
+        self.announce(wired, epoch);
         self.asker.handle_local(service, number, true, now);
         self.routes_changed = true;
         self.state_changed = true;
@@ -351,18 +419,11 @@ impl Core {
         };
         let number = attachment.instance.instance_number;
         self.watch.add(&attachment);
-        let known = remembered.iter().find(|local| {
-            local.number == number
-                && ServiceName::parse(&local.service).is_ok_and(|name| name == service)
-        });
-        if let Some(known) = known {
-            let instance_ip = Dual {
-                v4: known.instance_ip.map(|ip| InstanceIp::new(ip.into())),
-                v6: known.instance_ip_v6.map(|ip| InstanceIp::new(ip.into())),
-            };
-            self.list(&service, &attachment, known.epoch, instance_ip, now);
+        let wired = Wired::from(&attachment);
+        if let Some(known) = LocalState::find(remembered, &service, number) {
+            self.list(&service, &wired, known.epoch, known.instance_ip(), now);
         } else {
-            self.announce(&attachment, 0);
+            self.announce(&wired, 0);
             self.nameless.insert(
                 (service.clone(), number),
                 Nameless {
@@ -400,7 +461,7 @@ impl Core {
             epoch: row.epoch,
             instance_ip: row.instance_ip,
             ns_ip: nameless.attachment.ns_ip(),
-            mac: nameless.attachment.mac,
+            mac: Some(nameless.attachment.mac),
         });
         self.routes_changed = true;
         self.state_changed = true;
@@ -422,7 +483,7 @@ impl Core {
 
     /// When the next attachment or deployment has waited long enough.
     pub(super) fn waits_until(&self) -> Option<Duration> {
-        let attaching = self.attaching.values().map(|attaching| attaching.until);
+        let attaching = self.attaching.values().map(|(_, until)| *until);
         let deploying = self
             .nameless
             .values()
@@ -435,17 +496,21 @@ impl Core {
         let late: Vec<String> = self
             .attaching
             .iter()
-            .filter(|(_, attaching)| attaching.until <= now)
+            .filter(|(_, (_, until))| *until <= now)
             .map(|(request, _)| request.clone())
             .collect();
         for request in late {
-            if let Some(attaching) = self.attaching.remove(&request) {
+            if let Some((attaching, _)) = self.attaching.remove(&request) {
                 let away = format!(
                     "no instance of {} within {} s",
                     attaching.service,
                     ATTACH_WAIT.as_secs()
                 );
-                let _ = attaching.reply.send(Err(Refusal::ManagersAway(away)));
+                refuse(
+                    &attaching.service,
+                    attaching.reply,
+                    Refusal::ManagersAway(away),
+                );
             }
         }
         for nameless in self.nameless.values_mut() {
@@ -473,18 +538,22 @@ fn bad_mapping(error: crate::node::port_mapping::PortMappingError) -> Refusal {
     Refusal::BadRequest(error.to_string())
 }
 
-pub(super) async fn find(target: &AttachTarget) -> Result<Workload, Refusal> {
+pub(super) async fn find(target: &AttachTarget) -> Result<Place, Refusal> {
     let pid = match target {
         AttachTarget::Pid(pid) => *pid,
         AttachTarget::Netns(path) => {
             return Workload::of_namespace(path)
+                .map(Place::Workload)
                 .map_err(|error| Refusal::NoTarget(error.to_string()));
         }
         AttachTarget::Container(id) => container::pid(id)
             .await
             .map_err(|error| Refusal::NoTarget(error.to_string()))?,
+        AttachTarget::Host(address) => return Ok(Place::Host(*address)),
     };
-    Workload::of_process(pid).map_err(|error| Refusal::NoTarget(error.to_string()))
+    Workload::of_process(pid)
+        .map(Place::Workload)
+        .map_err(|error| Refusal::NoTarget(error.to_string()))
 }
 
 fn deployed(attachment: &Attachment) -> Deployed {

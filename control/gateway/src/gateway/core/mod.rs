@@ -5,8 +5,8 @@
 //! the tables, publishes them and remembers them on disk. What then takes time, the detaching of an instance that the
 //! answers withdrew, is [`Core::detach_withdrawn`].
 
+mod hosts;
 mod instances;
-
 mod placement;
 mod registration;
 mod remember;
@@ -20,10 +20,10 @@ use crate::admin_api::GatewayState;
 use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
 use crate::config::Config;
 use crate::metrics::MALFORMED;
-use crate::node::namespace::{NamespaceId, Workload};
 use crate::node::thread::Node;
 use crate::node::watch::Watch;
-use instances::{Attaching, Nameless, find, parse_name};
+use hosts::Hosts;
+use instances::{Attaching, Nameless, Place, find, parse_name};
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::WRITE_PAUSE;
@@ -48,8 +48,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// A request whose target was looked up outside the core: a container runtime may take its time to answer.
 #[derive(Debug)]
 pub(crate) enum Found {
-    Attach(Attach, Reply<Attached>, Result<Workload, Refusal>),
-    Detach(Detach, Reply<()>, Result<Option<NamespaceId>, Refusal>),
+    Attach(Attach, Reply<Attached>, Result<Place, Refusal>),
+    Detach(Detach, Reply<()>, Result<Option<Place>, Refusal>),
 }
 
 /// See the module.
@@ -70,8 +70,10 @@ pub(crate) struct Core {
     watch: Watch,
     registering: Vec<(Reply<()>, Duration)>,
     subnet_asked_at: Option<Duration>,
-    attaching: BTreeMap<String, Attaching>,
+    /// Until when each of them is waited for stands beside it.
+    attaching: BTreeMap<String, (Attaching, Duration)>,
     nameless: BTreeMap<(ServiceName, u32), Nameless>,
+    hosts: Hosts,
     /// Instances whose end the cluster may not know yet.
     ended: BTreeMap<(String, u32), Ended>,
     /// Instances that take no new flow, and until when.
@@ -139,6 +141,7 @@ impl Core {
             subnet_asked_at: None,
             attaching: BTreeMap::new(),
             nameless: BTreeMap::new(),
+            hosts: Hosts::default(),
             ended,
             withdrawn: VecDeque::new(),
             suspects: BTreeMap::new(),
@@ -222,6 +225,7 @@ impl Core {
             self.ask_subnet(now);
         }
         self.look_at_own_address();
+        self.look_at_hosts(now);
         self.routes_changed |= self.routes.look_at_paths();
         self.plane.offloader().tick();
         self.suspects.retain(|slot, until| {
@@ -252,19 +256,19 @@ impl Core {
             Command::Attach(attach, reply) => {
                 let found = self.found.clone();
                 tokio::spawn(async move {
-                    let workload = find(&attach.target).await;
+                    let place = find(&attach.target).await;
                     // The core is gone only when the gateway stops; then the caller hears that from its dropped reply.
-                    let _ = found.send(Found::Attach(attach, reply, workload)).await;
+                    let _ = found.send(Found::Attach(attach, reply, place)).await;
                 });
             }
             Command::Detach(detach, reply) => {
                 let found = self.found.clone();
                 tokio::spawn(async move {
-                    let namespace = match &detach.target {
-                        Some(target) => find(target).await.map(|it| Some(it.namespace.id())),
+                    let place = match &detach.target {
+                        Some(target) => find(target).await.map(Some),
                         None => Ok(None),
                     };
-                    let _ = found.send(Found::Detach(detach, reply, namespace)).await;
+                    let _ = found.send(Found::Detach(detach, reply, place)).await;
                 });
             }
         }
@@ -273,10 +277,10 @@ impl Core {
     /// A target was looked up.
     pub(crate) async fn handle_found(&mut self, found: Found, now: Duration) {
         match found {
-            Found::Attach(attach, reply, workload) => self.attach(attach, reply, workload, now),
-            Found::Detach(detach, reply, namespace) => {
-                let result = match namespace {
-                    Ok(namespace) => self.detach(detach, namespace, now).await,
+            Found::Attach(attach, reply, place) => self.attach(attach, reply, place, now),
+            Found::Detach(detach, reply, place) => {
+                let result = match place {
+                    Ok(place) => self.detach(detach, place, now).await,
                     Err(refusal) => Err(refusal),
                 };
                 let _ = reply.send(result);

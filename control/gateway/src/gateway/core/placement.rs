@@ -2,7 +2,7 @@
 
 use super::Core;
 use crate::command::InstanceName;
-use crate::node::attach::Attachment;
+use crate::node::attach::Wired;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{self, NodeId, Undeployed, Verb};
 use sluice_proto::table_query::Row;
@@ -24,12 +24,12 @@ pub(super) struct Ended {
 
 impl Core {
     /// Tells the cluster where an instance runs.
-    pub(super) fn announce(&self, attachment: &Attachment, epoch: u64) {
+    pub(super) fn announce(&self, wired: &Wired, epoch: u64) {
         let InstanceName {
             service,
             instance_number,
-        } = &attachment.instance;
-        self.announce_at(service, *instance_number, epoch, &attachment.ns_ip());
+        } = &wired.instance;
+        self.announce_at(service, *instance_number, epoch, &wired.ns_ip);
     }
 
     fn announce_at(&self, service: &str, number: u32, epoch: u64, ns_ip: &Dual<NsIp>) {
@@ -57,7 +57,7 @@ impl Core {
             );
         }
         for nameless in self.nameless.values() {
-            self.announce(&nameless.attachment, 0);
+            self.announce(&Wired::from(&nameless.attachment), 0);
         }
     }
 

@@ -144,13 +144,13 @@ impl Core {
         .await
         .map_err(|_| Error::NodePanicked)??;
         self.routes.set_gateway(net.gateway());
-        let attachments = net.attachments().to_vec();
-        let uplink = net.uplink_link()?;
+        let (attachments, hosts) = (net.attachments().to_vec(), net.hosts().to_vec());
+        let service = net.service_link()?;
         let node = Node::start(net)?;
         // First the kernel finishes checksums, then frames are taken before it does.
         let is_xdp = self.config.fastpath.link != LinkKind::Tun && {
             node.wire_xdp().await?;
-            self.start_xdp(uplink)?
+            self.start_xdp(service)?
         };
         if !is_xdp {
             self.plane.start_tun()?;
@@ -162,6 +162,9 @@ impl Core {
         let remembered = std::mem::take(&mut self.remembered);
         for attachment in attachments {
             self.adopt(attachment, &remembered, now);
+        }
+        for host in hosts {
+            self.adopt_host(host, &remembered, now);
         }
         for local in remembered {
             if ServiceName::parse(&local.service)
@@ -181,13 +184,13 @@ impl Core {
     }
 
     /// Starts workers on AF_XDP links; false when they do not work here and it may be TUN instead.
-    fn start_xdp(&mut self, uplink: LinkState) -> Result<bool, Error> {
+    fn start_xdp(&mut self, service: LinkState) -> Result<bool, Error> {
         let kind = self.config.fastpath.link;
         let started = self.find_underlay().and_then(|underlay| {
             let ranges = self.config.plan.semantic;
             let sockets = hardware::choose(&self.config, Some(&underlay.name))?
                 .settings(&self.config, Link::AfXdp);
-            self.plane.start_xdp(uplink, ranges, underlay, &sockets)
+            self.plane.start_xdp(service, ranges, underlay, &sockets)
         });
         match started {
             Ok(()) => Ok(true),

@@ -1,0 +1,280 @@
+//! A gateway in front of a rack: hosts behind its LAN device are its instances, with the addresses they have anyway.
+//!
+//! ```text
+//!  host r1, host r2 ── rack ── lan0 gateway 1 eth0 ── wire ── eth0 gateway 2 sluice0 ── b, caller
+//! ```
+
+use crate::world::{
+    CALLER, ECHO, Instance, World, one_site, ping, serve, service_ip, tcp, tcp_impatient, udp,
+    udp_socket,
+};
+use sluice_perf::lab::clock::wait_for;
+use sluice_perf::lab::sites::{Layout, Target};
+use sluice_perf::lab::wire::{Switch, offload};
+use sluice_perf::lab::{NetNs, Program};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// Longer than the kernel and the gateway need to believe that a host is gone.
+const LIMIT_GONE: Duration = Duration::from_secs(30);
+
+struct Rack {
+    world: World,
+    switch: Switch,
+}
+
+fn address(number: u8) -> [IpAddr; 2] {
+    [
+        Ipv4Addr::new(10, 50, 0, number).into(),
+        Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, number.into()).into(),
+    ]
+}
+
+impl Rack {
+    fn new(name: &str) -> Self {
+        let layout = Layout {
+            fastpath: "link = \"af_xdp\"\n".to_owned(),
+            ..one_site()
+        };
+        let mut world = World::built(name, &layout);
+        let gateway = &world.sites.gateways[0];
+        gateway
+            .role
+            .configure(|text| {
+                text.replace("link = \"af_xdp\"", "link = \"af_xdp\"\nservice = \"lan0\"")
+            })
+            .unwrap();
+        let mut switch = Switch::new("rack").unwrap();
+        switch.join(gateway.namespace(), "lan0", 1500).unwrap();
+        let [v4, v6] = address(1);
+        gateway
+            .namespace()
+            .ip(&format!(
+                "address add {v4}/24 dev lan0\naddress add {v6}/64 dev lan0 nodad"
+            ))
+            .unwrap();
+        world.start();
+        Self { world, switch }
+    }
+
+    /// A host that knows one thing of us: the route to the services.
+    fn host(&mut self, name: &str, number: u8) -> NetNs {
+        let host = NetNs::new(name).unwrap();
+        self.switch.join(&host, "eth0", 1500).unwrap();
+        // A cable carries complete checksums.
+        offload(&host, "eth0", &["tx", "off"]).unwrap();
+        let ([v4, v6], [gateway_v4, gateway_v6]) = (address(number), address(1));
+        host.ip(&format!(
+            "address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad\n\
+             route add 10.30.0.0/16 via {gateway_v4} mtu 1420\nroute add fdff::/16 via {gateway_v6} mtu 1420"
+        ))
+        .unwrap();
+        host
+    }
+
+    fn attach(&self, service: &str, namespace: NetNs, number: u8) -> Instance {
+        let attached = self
+            .world
+            .sites
+            .attach(0, service, Target::Host(address(number)))
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
+        Instance {
+            namespace,
+            attached,
+        }
+    }
+
+    fn said(&self) -> String {
+        self.world.sites.gateways[0].role.said()
+    }
+}
+
+/// A connection that carries a megabyte each way; what arrives is what was sent.
+fn transfers(from: &NetNs, at: &NetNs, to: IpAddr) {
+    let any: IpAddr = Ipv6Addr::UNSPECIFIED.into();
+    let listener = at.run(move || TcpListener::bind((any, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let bytes: Vec<u8> = (0..250_u8).cycle().take(1_000_003).collect();
+    let expected = bytes.clone();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut got = vec![0; expected.len()];
+        stream.read_exact(&mut got).unwrap();
+        assert!(got == expected, "the server got other bytes");
+        stream.write_all(&got).unwrap();
+    });
+    let mut stream = from.run(move || TcpStream::connect((to, port)).unwrap());
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    server.join().unwrap();
+    assert!(back == bytes, "the caller got other bytes");
+}
+
+fn neighbours(namespace: &NetNs) -> String {
+    namespace
+        .succeed(&Program::new("ip").args(["neigh", "show", "dev", "lan0"]))
+        .unwrap()
+}
+
+/// Hosts serve and call, over the tunnel and beside each other; what else they say to the gateway's machine is its kernel's.
+#[test]
+#[ignore = "needs root"]
+fn hosts_behind_the_lan_device_are_instances() {
+    let mut rack = Rack::new("lan");
+    let (r1, r2) = (rack.host("r1", 11), rack.host("r2", 12));
+    serve(&r1, "r1");
+    let r1 = rack.attach(ECHO, r1, 11);
+    let r2 = rack.attach(CALLER, r2, 12);
+    assert_eq!(r1.attached.ns_address, address(11));
+    let far = rack.world.caller(1);
+    let status = rack.world.sites.gateways[0].role.ask("/v1/status").unwrap();
+    let link = status["workers"][0]["links"][0].to_string();
+    assert!(
+        link.contains("af_xdp lan0 (native, copy, 1 queue)"),
+        "{link}"
+    );
+    let b = rack.world.echo(1, "b");
+    for family in [0, 1] {
+        // A host is called by ServiceIP and by InstanceIP, and calls the same.
+        for (caller, callee) in [(&far, "r1"), (&r2, "r1"), (&r2, "b"), (&far, "b")] {
+            wait_for("the instance to be chosen", LIMIT, || {
+                match tcp(&caller.namespace, service_ip(family)) {
+                    Ok(answer) if answer.name == callee => {
+                        assert_eq!(answer.peer, caller.ip(family));
+                        Ok(())
+                    }
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .unwrap_or_else(|error| panic!("{error}\n{}", rack.said()));
+        }
+        let socket = udp_socket(&far.namespace, family, 0);
+        assert_eq!(udp(&socket, r1.ip(family)).unwrap().name, "r1");
+        // A datagram of 20 fragments, there and back.
+        let long: Vec<u8> = (0..=255).cycle().take(28_000).collect();
+        socket.send_to(&long, (r1.ip(family), 7000)).unwrap();
+        let mut back = vec![0; 65_536];
+        let (len, _) = socket.recv_from(&mut back).unwrap();
+        assert!(back[..len] == long);
+        transfers(&far.namespace, &r1.namespace, r1.ip(family));
+        transfers(&r2.namespace, &b.namespace, b.ip(family));
+        transfers(&r2.namespace, &r1.namespace, r1.ip(family));
+        let said = ping(&r2.namespace, b.ip(family), &[]);
+        assert!(said.contains("5 received"), "{said}");
+        // Not for a service: between the host and the gateway's machine, as ever.
+        let gateway = rack.world.sites.gateways[0].namespace();
+        transfers(&r1.namespace, gateway, address(1)[family]);
+        let said = ping(&r1.namespace, address(1)[family], &[]);
+        assert!(said.contains("5 received"), "{said}");
+    }
+    rack.world.sites.detach(0, &r1.attached).unwrap();
+    wait_for("only b to be left", LIMIT, || {
+        let names: Vec<String> = (0..4)
+            .map(|_| tcp(&far.namespace, service_ip(0)).map_or_else(|e| e.to_string(), |a| a.name))
+            .collect();
+        if names.iter().all(|name| name == "b") {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        }
+    })
+    .unwrap();
+    rack.world.check();
+}
+
+/// What cannot be attached is refused with the reason, and nothing of it stays.
+#[test]
+#[ignore = "needs root"]
+fn what_is_no_host_of_the_lan_is_refused() {
+    let mut rack = Rack::new("lan-refused");
+    let host = rack.host("r1", 11);
+    for (target, why) in [
+        (Target::Host(address(1)), "is this machine's"),
+        (
+            Target::Host(["192.168.77.12".parse().unwrap(), address(11)[1]]),
+            "is not reached over lan0",
+        ),
+        (
+            Target::Host([service_ip(0), address(11)[1]]),
+            "is in a service range",
+        ),
+        (Target::Namespace(&host), "attach one with --host ADDRESS"),
+    ] {
+        let error = rack.world.sites.attach(0, ECHO, target).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    let error = rack
+        .world
+        .sites
+        .attach(1, ECHO, Target::Host(address(11)))
+        .unwrap_err();
+    assert!(error.to_string().contains("`fastpath.service`"), "{error}");
+    rack.attach(ECHO, host.clone(), 11);
+    let error = rack
+        .world
+        .sites
+        .attach(0, CALLER, Target::Host(address(11)))
+        .unwrap_err();
+    assert!(error.to_string().contains("is attached as"), "{error}");
+    rack.world.check();
+}
+
+/// A host that dies is chosen no more; when it answers again it is back. Both survive a restart of the gateway.
+#[test]
+#[ignore = "needs root"]
+fn a_host_that_does_not_answer_is_absent_until_it_does() {
+    let mut rack = Rack::new("lan-gone");
+    let host = rack.host("r1", 11);
+    serve(&host, "r1");
+    rack.attach(ECHO, host.clone(), 11);
+    let far = rack.world.caller(1);
+    let b = rack.world.echo(1, "b");
+    let near = rack.world.sites.gateways[0].namespace().clone();
+    let chosen = |rack: &Rack, wanted: &[&str]| {
+        wait_for(&format!("{wanted:?} to be chosen"), LIMIT_GONE, || {
+            let mut names: Vec<String> = (0..6)
+                .map(|_| {
+                    tcp_impatient(&far.namespace, service_ip(0))
+                        .map_or_else(|error| error.to_string(), |answer| answer.name)
+                })
+                .collect();
+            names.sort();
+            names.dedup();
+            if names == wanted {
+                Ok(())
+            } else {
+                Err(format!("{names:?}"))
+            }
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}\n{}", rack.said(), neighbours(&near)));
+    };
+    chosen(&rack, &["b", "r1"]);
+    host.ip("link set eth0 down").unwrap();
+    chosen(&rack, &["b"]);
+    assert!(
+        rack.said().contains("a host does not answer"),
+        "{}",
+        rack.said()
+    );
+    rack.world.sites.gateways[0].role.stop();
+    rack.world.sites.gateways[0].role.start().unwrap();
+    rack.world.sites.gateways[0].role.ready().unwrap();
+    host.ip(&format!(
+        "link set eth0 up\naddress replace {}/64 dev eth0 nodad\nroute replace 10.30.0.0/16 via {} mtu 1420",
+        address(11)[1],
+        address(1)[0]
+    ))
+    .unwrap();
+    chosen(&rack, &["b", "r1"]);
+    rack.world.sites.gateways[0].role.stop();
+    rack.world.sites.gateways[0].role.start().unwrap();
+    rack.world.sites.gateways[0].role.ready().unwrap();
+    chosen(&rack, &["b", "r1"]);
+    drop(b);
+    rack.world.check();
+}
