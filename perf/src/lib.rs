@@ -7,3 +7,5 @@ pub mod traffic;
 pub mod peers;
 #[cfg(feature = "suites")]
 pub mod suites;
+#[cfg(feature = "suites")]
+pub mod instrument;

@@ -1,6 +1,7 @@
 //! The `sluice-perf` binary: runs one suite, prints its table, writes its JSON.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluice_perf::instrument::Instrument;
 use sluice_perf::lab::scratch::on_interrupt;
 use sluice_perf::lab::{LabError, privilege};
 use sluice_perf::report::{Report, ReportError};
@@ -27,9 +28,17 @@ enum Suite {
     /// Instructions of one packet in memory; fails above the budget
     Budget(Options),
     /// The high-traffic path: in memory over Ethernet, and by AF_XDP beside the kernel
-    Fastpath(Options),
+    Fastpath {
+        #[command(flatten)]
+        options: Options,
+        /// Only this part
+        #[arg(long, value_name = "PART", value_parser = fastpath::PARTS)]
+        only: Option<String>,
+    },
     /// Memory and CPU time of an idle gateway, and the first packet to an unknown service
     Footprint(Options),
+    #[command(flatten)]
+    Instrument(Instrument),
     /// What callgrind counts for `engine`
     #[command(hide = true)]
     Spin {
@@ -88,12 +97,22 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), PerfError> {
+    let mut part = None;
     let (options, suite): (_, Run) = match &cli.suite {
         Suite::Tun(options) => (options, tun::run),
         Suite::Engine(options) => (options, engine::run),
         Suite::Budget(options) => (options, engine::budget),
-        Suite::Fastpath(options) => (options, fastpath::run),
+        Suite::Fastpath { options, only } => {
+            part.clone_from(only);
+            (options, fastpath::run)
+        }
         Suite::Footprint(options) => (options, footprint::run),
+        Suite::Instrument(instrument) => {
+            let said = instrument.run()?;
+            // As below.
+            let _ = writeln!(std::io::stdout(), "{said}");
+            return Ok(());
+        }
         Suite::Spin {
             direction,
             packets,
@@ -122,6 +141,7 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
             .or(beside)
             .unwrap_or_else(|| "sluice".into()),
         quick: options.quick,
+        only: part,
         say,
     })?;
     // Nobody reads when standard output is closed; the file is still written.

@@ -51,6 +51,11 @@ pub enum LabError {
     },
     #[error("{what} makes no sense: {text}")]
     Reply { what: String, text: String },
+    #[error("{what}: {said}; it needs root, and Linux 6.0 or later")]
+    Bpf { what: &'static str, said: String },
+    /// What was asked for cannot be; it says what can.
+    #[error("{0}")]
+    Request(String),
     #[error("{0}")]
     Privilege(String),
 }
@@ -60,6 +65,19 @@ impl LabError {
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }
+    }
+
+    /// For `map_err` on what is done with BPF programs.
+    pub fn bpf<E: std::error::Error>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| {
+            let mut said = error.to_string();
+            let mut source = error.source();
+            while let Some(deeper) = source {
+                said = format!("{said}: {deeper}");
+                source = deeper.source();
+            }
+            Self::Bpf { what, said }
+        }
     }
 
     /// For `map_err` on socket operations.

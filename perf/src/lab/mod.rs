@@ -9,6 +9,8 @@ pub mod clock;
 pub mod privilege;
 pub mod netns;
 pub mod process;
+pub mod host;
+pub mod napi;
 pub mod wire;
 pub mod delay;
 pub mod tools;
@@ -18,5 +20,6 @@ pub mod sites;
 pub mod account;
 
 pub use error::LabError;
+pub use host::Host;
 pub use netns::NetNs;
 pub use process::{Process, Program};

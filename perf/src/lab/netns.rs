@@ -5,7 +5,6 @@ use super::process::{Process, Program};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -212,26 +211,7 @@ impl NetNs {
     /// # Errors
     /// When it cannot be started. How it ended is the caller's to judge.
     pub fn output(&self, program: &Program) -> Result<Output, LabError> {
-        let mut command = program.command();
-        let input = program.given().to_owned();
-        let error = |source| LabError::Start {
-            program: program.to_string(),
-            source,
-        };
-        let mut child = self
-            .run(move || {
-                command
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped());
-                with_open_signals(|| command.spawn())
-            })
-            .map_err(error)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read its input has said what it wants in its status.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        child.wait_with_output().map_err(error)
+        program.finish(|mut command| self.run(move || with_open_signals(|| command.spawn())))
     }
 
     /// Runs a process inside that must succeed, and returns what it said on standard output.
@@ -240,23 +220,12 @@ impl NetNs {
     /// When it cannot be started or ends with another status than 0.
     pub fn succeed(&self, program: &Program) -> Result<String, LabError> {
         let output = self.output(program)?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            return Ok(said);
-        }
-        Err(LabError::Failed {
-            command: program.to_string(),
-            namespace: self.name().to_owned(),
-            status: output.status.to_string(),
-            said: format!("{}{said}", String::from_utf8_lossy(&output.stderr))
-                .trim()
-                .to_owned(),
-        })
+        program.judge(&output, self.name())
     }
 }
 
 /// Starts a child with no signal blocked: it inherits the mask, and one that cannot take SIGTERM cannot be stopped.
-fn with_open_signals<T>(start: impl FnOnce() -> T) -> T {
+pub(super) fn with_open_signals<T>(start: impl FnOnce() -> T) -> T {
     let before = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let started = start();
     if let Ok(before) = before {

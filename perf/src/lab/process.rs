@@ -8,8 +8,9 @@ use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 /// What to run.
@@ -32,6 +33,19 @@ impl Program {
             directory: None,
             input: String::new(),
         }
+    }
+
+    /// The same program, started through `prefix`: another program and its arguments.
+    #[must_use]
+    pub fn through(&self, prefix: &[String]) -> Self {
+        let Some((path, arguments)) = prefix.split_first() else {
+            return self.clone();
+        };
+        Self::new(path)
+            .args(arguments)
+            .arg(&self.path)
+            .args(&self.arguments)
+            .input(&self.input)
     }
 
     #[must_use]
@@ -70,10 +84,6 @@ impl Program {
         self
     }
 
-    pub(super) fn given(&self) -> &str {
-        &self.input
-    }
-
     /// Through `setpriv`, which asks the kernel to end the process when the laboratory's thread ends, however it
     /// ends; the pid stays the same.
     pub(super) fn command(&self) -> Command {
@@ -87,6 +97,44 @@ impl Program {
             command.current_dir(directory);
         }
         command
+    }
+
+    /// Runs it to its end; `start` starts it where it belongs. How it ended is the caller's to judge.
+    pub(super) fn finish(
+        &self,
+        start: impl FnOnce(Command) -> io::Result<Child>,
+    ) -> Result<Output, LabError> {
+        let error = |source| LabError::Start {
+            program: self.to_string(),
+            source,
+        };
+        let mut command = self.command();
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = start(command).map_err(error)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that does not read its input has said what it wants in its status.
+            let _ = stdin.write_all(self.input.as_bytes());
+        }
+        child.wait_with_output().map_err(error)
+    }
+
+    /// What it said on standard output, if it succeeded at `place`.
+    pub(super) fn judge(&self, output: &Output, place: &str) -> Result<String, LabError> {
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(said);
+        }
+        Err(LabError::Failed {
+            command: self.to_string(),
+            namespace: place.to_owned(),
+            status: output.status.to_string(),
+            said: format!("{}{said}", String::from_utf8_lossy(&output.stderr))
+                .trim()
+                .to_owned(),
+        })
     }
 }
 

@@ -2,3 +2,4 @@
 
 pub mod vxlan;
 pub mod route;
+pub mod vxlan_path;

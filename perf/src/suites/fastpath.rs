@@ -1,18 +1,29 @@
 //! The high-traffic path: in memory over Ethernet, and by AF_XDP on veth beside the kernel's own DNAT and VXLAN.
 
 mod memory;
+mod af_xdp;
+pub mod forward;
 
 use super::{Settings, environment};
 use crate::lab::LabError;
 use crate::report::Report;
 
+/// A part of the suite: pushes its rows.
+type Part = fn(&Settings, &mut Report) -> Result<(), LabError>;
+
+/// The parts of the suite, for [`Settings::only`].
+pub const PARTS: [&str; 3] = ["engine", "scaling", "af_xdp"];
+
 /// Runs the suite.
 ///
 /// # Errors
-/// When memory cannot be mapped.
+/// When memory cannot be mapped, the laboratory cannot be built, or a run fails.
 pub fn run(settings: &Settings) -> Result<Report, LabError> {
-    let mut report = Report::new("fastpath", environment(&[]));
-    memory::engine(settings, &mut report)?;
-    memory::scaling(settings, &mut report)?;
+    let mut report = Report::new("fastpath", environment(&["ip", "nft"]));
+    let parts: [Part; PARTS.len()] = [memory::engine, memory::scaling, af_xdp::run];
+    let wanted = |name: &str| settings.only.as_deref().is_none_or(|only| only == name);
+    for (_, part) in PARTS.iter().zip(parts).filter(|(name, _)| wanted(name)) {
+        part(settings, &mut report)?;
+    }
     Ok(report)
 }

@@ -16,6 +16,8 @@ pub struct Settings {
     pub sluice: PathBuf,
     /// Fewer and shorter runs: under 50 seconds.
     pub quick: bool,
+    /// Only this part of the suite, where it has parts.
+    pub only: Option<String>,
     /// Say what is being measured, on standard error.
     pub say: fn(&str),
 }

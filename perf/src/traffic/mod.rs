@@ -1,6 +1,12 @@
-//! Traffic between two namespaces, and what arrived: TCP streams, 64-byte datagrams, requests.
+//! Traffic between two namespaces or hosts, and what arrived: TCP streams, datagrams, requests, frames.
 
 pub mod tcp;
 mod mmsg;
 pub mod datagrams;
 pub mod requests;
+#[cfg(feature = "suites")]
+pub mod stream;
+#[cfg(feature = "suites")]
+pub mod frames;
+#[cfg(feature = "suites")]
+pub mod sink;

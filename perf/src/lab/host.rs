@@ -1,0 +1,143 @@
+//! Where a part of a measurement runs: a namespace of this laboratory, this machine, or another one by a remote shell.
+
+use super::error::LabError;
+use super::netns::{NetNs, with_open_signals};
+use super::process::Program;
+use super::tools;
+
+/// A place for processes with a network of its own.
+#[derive(Clone, Debug)]
+pub enum Host {
+    Namespace(NetNs),
+    /// This machine as it is.
+    Here,
+    /// Another machine: programs are started by `shell`, to which the host's name and the command are appended.
+    Remote {
+        shell: Vec<String>,
+        name: String,
+    },
+}
+
+/// A network device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Device {
+    pub index: u32,
+    pub mac: [u8; 6],
+}
+
+impl Host {
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Namespace(namespace) => namespace.name(),
+            Self::Here => "this machine",
+            Self::Remote { name, .. } => name,
+        }
+    }
+
+    /// Runs a program there that must succeed, and returns what it said on standard output.
+    ///
+    /// # Errors
+    /// When it cannot be started or ends with another status than 0.
+    pub fn succeed(&self, program: &Program) -> Result<String, LabError> {
+        let here =
+            |program: &Program| program.finish(|mut command| with_open_signals(|| command.spawn()));
+        match self {
+            Self::Namespace(namespace) => namespace.succeed(program),
+            Self::Here => program.judge(&here(program)?, self.name()),
+            Self::Remote { shell, name } => {
+                let mut prefix = shell.clone();
+                prefix.push(name.clone());
+                let program = program.through(&prefix);
+                program.judge(&here(&program)?, name)
+            }
+        }
+    }
+
+    /// Gives `ip` the commands, one a line, each without the word `ip`.
+    ///
+    /// # Errors
+    /// With what `ip` said, when one fails.
+    pub fn ip(&self, commands: &str) -> Result<(), LabError> {
+        let program = Program::new("ip").args(["-batch", "-"]).input(commands);
+        self.succeed(&program).map(drop)
+    }
+
+    /// Gives `nft` a script.
+    ///
+    /// # Errors
+    /// With what `nft` said, when it refuses.
+    pub fn nft(&self, script: &str) -> Result<(), LabError> {
+        let program = Program::new("nft").args(["-f", "-"]).input(script);
+        self.succeed(&program).map(drop)
+    }
+
+    /// `ethtool -K device <settings>`.
+    ///
+    /// # Errors
+    /// When `ethtool` refuses.
+    pub fn offload(&self, device: &str, settings: &[&str]) -> Result<(), LabError> {
+        let program = match self {
+            Self::Remote { .. } => Program::new("ethtool"),
+            Self::Namespace(_) | Self::Here => Program::new(tools::find("ethtool")?),
+        };
+        self.succeed(&program.args(["-K", device]).args(settings))
+            .map(drop)
+    }
+
+    /// What `ip` says about a device.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn device(&self, name: &str) -> Result<Device, LabError> {
+        let program = Program::new("ip").args(["-j", "link", "show", "dev", name]);
+        let text = self.succeed(&program)?;
+        parse(&text).ok_or_else(|| LabError::Reply {
+            what: format!("`{program}` at {}", self.name()),
+            text,
+        })
+    }
+}
+
+fn parse(text: &str) -> Option<Device> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    let link = value.get(0)?;
+    Some(Device {
+        index: u32::try_from(link.get("ifindex")?.as_u64()?).ok()?,
+        mac: mac(link.get("address")?.as_str()?)?,
+    })
+}
+
+/// Six octets as two hexadecimal digits each, with colons between.
+#[must_use]
+pub fn mac(text: &str) -> Option<[u8; 6]> {
+    let octets: Option<Vec<u8>> = text
+        .split(':')
+        .map(|octet| (octet.len() == 2).then(|| u8::from_str_radix(octet, 16).ok())?)
+        .collect();
+    octets?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_read_from_what_ip_says() {
+        let text = r#"[{"ifindex":7,"link":"eth0","ifname":"wire","mtu":1500,"address":"02:00:00:00:00:0a"}]"#;
+        let device = Device {
+            index: 7,
+            mac: [2, 0, 0, 0, 0, 10],
+        };
+        assert_eq!(parse(text), Some(device));
+        assert_eq!(parse("[{}]"), None);
+        for wrong in [
+            "02:00:00:00:00",
+            "02:00:00:00:00:00:00",
+            "2:0:0:0:0:a",
+            "02:00:00:00:00:+a",
+        ] {
+            assert_eq!(mac(wrong), None, "{wrong}");
+        }
+    }
+}
