@@ -45,6 +45,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) pool: &'a mut Pool,
     pub(crate) account: &'a Account,
     pub(crate) out: &'a mut Output,
+    /// Flows of this batch's packets are worth being offloaded, however young they are.
+    pub(crate) samples: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -62,6 +64,7 @@ impl<'a> Turn<'a> {
             pool,
             account,
             out,
+            samples: false,
         }
     }
 }

@@ -127,6 +127,10 @@ pub(crate) enum Side {
     Inbound,
 }
 
+/// One batch in so many shows control the flows that are worth being offloaded: a busy one is met within a few requests,
+/// and of many that end after a few packets most are not.
+const SAMPLED_ONE_IN: u32 = 8;
+
 /// The path. One per worker; calls are made by that worker only.
 #[derive(Debug)]
 pub struct Engine {
@@ -144,6 +148,8 @@ pub struct Engine {
     pub(crate) suspicions: Limiter,
     pub(crate) random: Random,
     next_sweep: Now,
+    /// Batches so far, modulo [`SAMPLED_ONE_IN`].
+    batches: u32,
 }
 
 impl Engine {
@@ -164,6 +170,7 @@ impl Engine {
             suspicions: Limiter::new(1, 2, seed),
             random: Random::new(seed),
             next_sweep: Now::default(),
+            batches: 0,
         }
     }
 
@@ -171,6 +178,13 @@ impl Engine {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Counts a batch, and says whether the flows of its packets are to be offloaded.
+    #[inline]
+    pub(crate) const fn next_samples(&mut self) -> bool {
+        self.batches = (self.batches + 1) % SAMPLED_ONE_IN;
+        self.batches == 0
     }
 
     #[must_use]

@@ -21,7 +21,9 @@ impl Engine {
         out: &mut Output,
     ) {
         self.shared.tracer.mark(batch, Entry::Inbound);
-        self.inbound_turn(batch, &mut Turn::new(tables, now, pool, account, out));
+        let samples = self.next_samples();
+        let turn = Turn::new(tables, now, pool, account, out);
+        self.inbound_turn(batch, &mut Turn { samples, ..turn });
     }
 
     /// The same for packets of the tunnel and for those of an instance beside, which have no outer source.

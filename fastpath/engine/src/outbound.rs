@@ -34,7 +34,9 @@ impl Engine {
         out: &mut Output,
     ) {
         self.shared.tracer.mark(batch, Entry::Outbound);
-        self.outbound_turn(batch, &mut Turn::new(tables, now, pool, account, out));
+        let samples = self.next_samples();
+        let turn = Turn::new(tables, now, pool, account, out);
+        self.outbound_turn(batch, &mut Turn { samples, ..turn });
     }
 
     pub(crate) fn outbound_turn(&mut self, batch: &mut Batch, turn: &mut Turn<'_>) {

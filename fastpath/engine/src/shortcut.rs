@@ -129,7 +129,7 @@ impl Engine {
     #[inline(always)]
     fn see(&self, hit: &Hit<'_>, frame: &Frame, turn: &Turn<'_>) -> Option<()> {
         let is_seen = hit.is_seen(turn.now_s);
-        if is_seen && frame.gso.is_none() {
+        if is_seen && frame.gso.is_none() && !turn.samples {
             return Some(());
         }
         if self.settings.offload && hit.may_be_offloaded() {

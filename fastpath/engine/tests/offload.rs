@@ -120,6 +120,28 @@ fn a_lasting_flow_asks() {
     });
 }
 
+/// One batch in 8 is looked at: a busy flow need not wait, and each of many short ones is not asked about.
+#[test]
+fn a_busy_flow_asks_within_a_few_requests() {
+    both(|family| {
+        let mut gateway = gateway(true);
+        let to = (service_ip(family, 2), 53);
+        let answer = udp((instance_ip(family, 2), 53), caller(family));
+        for _ in 0..3 {
+            gateway.out(&udp(caller(family), to));
+            gateway.inn(node(2), &answer);
+        }
+        assert_eq!(asks(&gateway), [], "six batches");
+        gateway.out(&udp(caller(family), to));
+        gateway.inn(node(2), &answer);
+        assert_eq!(asks(&gateway).len(), 1, "eight batches");
+        for _ in 0..64 {
+            gateway.out(&udp(caller(family), to));
+        }
+        assert_eq!(asks(&gateway), [], "it asks once");
+    });
+}
+
 #[test]
 fn what_cannot_be_offloaded_does_not_ask() {
     both(|family| {

@@ -101,8 +101,8 @@ impl Engine {
                 self.shared.flows.remove(flow);
                 return false;
             }
-            // A super-frame is the sign of a transfer, which should not wait for the next second.
-            if after != flow.state || (frame.gso.is_some() && flow.state.may_be_offloaded()) {
+            let is_busy = frame.gso.is_some() || turn.samples;
+            if after != flow.state || (is_busy && flow.state.may_be_offloaded()) {
                 self.change(frame, flow, outbound, flags, turn);
             }
         }
@@ -116,7 +116,9 @@ impl Engine {
         if flow.state.last_s() < turn.now_s {
             touch(flow, turn);
         }
-        let is_worth_it = frame.gso.is_some() || flow.created_s < turn.now_s;
+        // A super-frame is the sign of a transfer; one packet in many is likely to be of a flow with many, and a flow
+        // that lasts into another second may last longer.
+        let is_worth_it = frame.gso.is_some() || turn.samples || flow.created_s < turn.now_s;
         if self.settings.offload
             && is_worth_it
             && frame.trace == 0
