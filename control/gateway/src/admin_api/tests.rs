@@ -100,7 +100,7 @@ async fn gateway(name: &str) -> Gateway {
         state: state_seen,
         publisher: writer().publisher(),
         accounts: Arc::clone(&accounts),
-        early: Arc::default(),
+        early: Arc::new(Arc::default),
         commands: send_commands,
         now_s: || 100,
         flows: Arc::new(|limit| {

@@ -16,8 +16,8 @@ pub struct GatewayView {
     pub publisher: Publisher,
     /// One per worker, in worker order.
     pub accounts: Arc<[Arc<Accounts>]>,
-    /// What BPF programs forwarded or dropped before any worker.
-    pub early: Arc<Accounts>,
+    /// What BPF programs forwarded or dropped before any worker. Takes some system calls.
+    pub early: Arc<dyn Fn() -> Arc<Accounts> + Send + Sync>,
     pub commands: Commands,
     /// The workers' clock in whole seconds, the one that `Used` rows are stamped with.
     pub now_s: fn() -> u32,
@@ -36,7 +36,7 @@ impl GatewayView {
     pub fn running(&self) -> Vec<Arc<Accounts>> {
         let mut accounts = self.accounts.to_vec();
         if self.state.borrow().workers.len() > accounts.len() {
-            accounts.push(Arc::clone(&self.early));
+            accounts.push((self.early)());
         }
         accounts
     }

@@ -157,7 +157,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         state: shown,
         publisher,
         accounts: plane.accounts(),
-        early: plane.early(),
+        early: {
+            let (offloader, early) = (plane.offloader().clone(), plane.early());
+            Arc::new(move || {
+                offloader.count();
+                Arc::clone(&early)
+            })
+        },
         commands: commands.clone(),
         now_s: || u32::try_from(now().as_secs()).unwrap_or(u32::MAX),
         flows: flows::lister(plane.shared(), plane.publisher().clone()),

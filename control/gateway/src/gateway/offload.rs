@@ -199,6 +199,15 @@ impl Offloader {
         }
     }
 
+    /// Brings the account up to date.
+    pub(crate) fn count(&self) {
+        let mut held = self.held();
+        let Held { setup, running, .. } = &mut *held;
+        if let Some(running) = running {
+            running.count(&setup.accounts.engine);
+        }
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         self.held().running.is_some()
     }
@@ -564,10 +573,7 @@ impl Running {
             }
             self.take_out(key);
         }
-        match self.programs.counted() {
-            Ok(counted) => self.account(counted, &setup.accounts.engine),
-            Err(error) => tracing::warn!(%error, "the offload's counters"),
-        }
+        self.count(&setup.accounts.engine);
     }
 
     fn is_stale(&self, entry: &Entry) -> bool {
@@ -582,7 +588,14 @@ impl Running {
             || peer.is_none_or(|peer| peer.version != grounds.peer.version)
     }
 
-    fn account(&mut self, counted: Counted, account: &Account) {
+    fn count(&mut self, account: &Account) {
+        let counted = match self.programs.counted() {
+            Ok(counted) => counted,
+            Err(error) => {
+                tracing::warn!(%error, "the offload's counters");
+                return;
+            }
+        };
         account.received.set(counted.received);
         account.received_bytes.set(counted.received_bytes);
         account.forwarded.set(counted.forwarded);
