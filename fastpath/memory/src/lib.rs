@@ -5,9 +5,11 @@
 pub mod account;
 pub mod buffer;
 pub mod frame;
+mod lanes;
 pub mod words;
 
 pub use account::{Account, Accounts, Counter};
 pub use buffer::{Buffer, FRAME_LEN_MAX, HEADROOM, Pages, Pool, PoolError, Region, TAILROOM};
 pub use frame::{BATCH_MAX, Batch, Checksum, Endpoint, Frame, Gso, GsoKind, Train, append};
+pub use lanes::equal_lanes;
 pub use words::Words;

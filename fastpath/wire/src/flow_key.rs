@@ -69,7 +69,8 @@ impl FlowKey {
     }
 
     /// The key as five words, for hashing and for tables of plain words: source (high, low), destination (high,
-    /// low), then `protocol << 32 | src_port << 16 | dst_port`.
+    /// low), then `is_v4 << 40 | protocol << 32 | src_port << 16 | dst_port`. Of two IPv4 keys the high halves are equal, so
+    /// that whoever finds [`FlowKey::V4`] need not compare them.
     #[must_use]
     #[inline]
     pub const fn words(self) -> [u64; 5] {
@@ -79,9 +80,18 @@ impl FlowKey {
             src_low,
             dst_high,
             dst_low,
-            (self.protocol as u64) << 32 | (self.src_port as u64) << 16 | self.dst_port as u64,
+            (if self.src.is_v4() && self.dst.is_v4() {
+                Self::V4
+            } else {
+                0
+            }) | (self.protocol as u64) << 32
+                | (self.src_port as u64) << 16
+                | self.dst_port as u64,
         ]
     }
+
+    /// In the last of [`FlowKey::words`]: both addresses are of IPv4.
+    pub const V4: u64 = 1 << 40;
 
     /// The inverse of [`FlowKey::words`].
     #[must_use]

@@ -5,13 +5,14 @@
 
 use crate::addr::Family;
 use crate::checksum::{fold64, udp_checksum, update, update_partial};
+use crate::flow_key::FlowKey;
 
 /// Protocol numbers of TCP and UDP, in both families.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// An IPv4 address in the low half of an [`crate::Ip`].
 const MAPPED: u64 = 0xffff << 32;
-/// The addresses of a key are its first four words; the last one is protocol and ports.
+/// The addresses of a key are its first four words; the last one is family, protocol and ports.
 const REST: usize = 4;
 
 /// What a glance tells.
@@ -54,7 +55,7 @@ fn glance_ipv4(bytes: &[u8]) -> Option<Glance> {
             MAPPED | u64::from(be32(start, 12)),
             0,
             MAPPED | u64::from(be32(start, 16)),
-            u64::from(protocol) << 32 | u64::from(be32(start, 20)),
+            FlowKey::V4 | u64::from(protocol) << 32 | u64::from(be32(start, 20)),
         ],
         family: Family::V4,
         tcp_flags,
@@ -156,34 +157,37 @@ impl Glance {
         let change = u32::from(fold64(change));
         let field = update(be16(start, 10), change);
         start[10..12].copy_from_slice(&field.to_be_bytes());
-        self.rewrite_layer4::<N, 20>(start, complete, to, change);
+        self.rewrite_layer4::<N, 20>(start, complete, to[REST], change);
     }
 
     #[inline(always)]
     fn rewrite_ipv6<const N: usize>(&self, start: &mut [u8; N], complete: bool, to: &[u64; 5]) {
-        let mut change = 0;
-        for (at, (old, new)) in self.key.iter().zip(to).take(REST).enumerate() {
-            start[8 + at * 8..16 + at * 8].copy_from_slice(&new.to_be_bytes());
-            change += (!old >> 32) + u64::from(low(!old)) + (new >> 32) + u64::from(low(*new));
-        }
-        self.rewrite_layer4::<N, 40>(start, complete, to, u32::from(fold64(change)));
+        let (from, to_rest) = (&self.key, to[REST]);
+        let changed = |at: usize| {
+            (!from[at] >> 32) + u64::from(low(!from[at])) + (to[at] >> 32) + u64::from(low(to[at]))
+        };
+        start[8..16].copy_from_slice(&to[0].to_be_bytes());
+        start[16..24].copy_from_slice(&to[1].to_be_bytes());
+        start[24..32].copy_from_slice(&to[2].to_be_bytes());
+        start[32..40].copy_from_slice(&to[3].to_be_bytes());
+        let change = changed(0) + changed(1) + changed(2) + changed(3);
+        self.rewrite_layer4::<N, 40>(start, complete, to_rest, u32::from(fold64(change)));
     }
 
-    /// Ports and checksum, over which the pseudo-header changed by `change`.
+    /// Ports and checksum, over which the pseudo-header changed by `change`. `rest` is the last word of the new key.
     #[inline(always)]
     fn rewrite_layer4<const N: usize, const AT: usize>(
         &self,
         start: &mut [u8; N],
         complete: bool,
-        to: &[u64; 5],
+        rest: u64,
         mut change: u32,
     ) {
-        let from = &self.key;
-        if to[REST] != from[REST] {
-            start[AT..AT + 4].copy_from_slice(&low(to[REST]).to_be_bytes());
+        let from = self.key[REST];
+        if rest != from {
+            start[AT..AT + 4].copy_from_slice(&low(rest).to_be_bytes());
             if complete {
-                let ports = u64::from(!low(from[REST])) + u64::from(low(to[REST]));
-                change += u32::from(fold64(ports));
+                change += u32::from(fold64(u64::from(!low(from)) + u64::from(low(rest))));
             }
         }
         let is_udp = N == AT + 8;
