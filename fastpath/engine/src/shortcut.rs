@@ -40,7 +40,7 @@ pub(crate) fn look_up(batch: &Batch, flows: &Table, outbound: bool, glances: &mu
         }));
     }
     for glanced in glances.iter_mut().flatten() {
-        flows.prefetch_entry(&mut glanced.probe);
+        flows.prefetch_entry(&mut glanced.probe, glanced.glance.family);
     }
 }
 
@@ -65,9 +65,10 @@ impl Engine {
             Placement::Local => (None, Exit::Beside),
             Placement::Peer(slot) => {
                 let peer = turn.tables.peer(slot)?;
-                let len = frame.gso.map_or(frame.len(), |gso| {
-                    usize::from(gso.header_len) + usize::from(gso.segment_size)
-                });
+                let len = match &frame.gso {
+                    None => frame.len(),
+                    Some(gso) => usize::from(gso.header_len) + usize::from(gso.segment_size),
+                };
                 if peer.port == 0 || peer.ip == Ip::UNSPECIFIED || len > usize::from(peer.mtu) {
                     return None;
                 }
@@ -104,7 +105,7 @@ impl Engine {
         let Glanced { glance, probe } = glanced;
         let key = &glance.key;
         let hit = self.shared.flows.hit(probe, key, false)?;
-        let ([src_high, src_low], ports) = hit.dialled();
+        let [src_high, src_low, ports] = hit.dialled();
         let (local, remote) = ends(&hit, glance, frame, turn)?;
         if local.placement != Placement::Local || local.ns_ip.halves() != [key[2], key[3]] {
             return None;
@@ -138,12 +139,12 @@ impl Engine {
         if is_seen {
             return Some(());
         }
-        see_now(hit, turn)
+        see_now(*hit, turn)
     }
 }
 
 #[inline(never)]
-fn see_now(hit: &Hit<'_>, turn: &Turn<'_>) -> Option<()> {
+fn see_now(hit: Hit<'_>, turn: &Turn<'_>) -> Option<()> {
     let (instances, service) = ([hit.local(), hit.remote()], hit.service());
     if !hit.see(turn.now_s) {
         return None;

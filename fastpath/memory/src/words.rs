@@ -82,6 +82,19 @@ impl Words {
         }
     }
 
+    /// The `N` words from `index` on; `None` when they reach past the end.
+    #[must_use]
+    #[inline]
+    pub fn chunk<const N: usize>(&self, index: usize) -> Option<&[AtomicU64; N]> {
+        if index.checked_add(N)? > self.len {
+            return None;
+        }
+        // SAFETY: `index + N <= len`, so the address is inside the mapping.
+        let first = unsafe { self.base.as_ptr().add(index) };
+        // SAFETY: `N` words from there are mapped until `drop`, and arrays of atomics are aligned as atomics are.
+        Some(unsafe { &*first.cast::<[AtomicU64; N]>() })
+    }
+
     /// Asks the CPU for the cache line of word `index`; of an index out of range nothing comes.
     #[inline]
     pub fn prefetch(&self, index: usize) {
@@ -165,6 +178,10 @@ mod tests {
         assert_eq!(words[999].load(Relaxed), 7);
         words.prefetch(999);
         words.prefetch(1000);
+        let last = words.chunk::<2>(998).unwrap();
+        assert_eq!(last[1].load(Relaxed), 7);
+        assert!(words.chunk::<2>(999).is_none());
+        assert!(words.chunk::<2>(usize::MAX).is_none());
     }
 
     #[test]

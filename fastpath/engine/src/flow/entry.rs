@@ -1,4 +1,4 @@
-//! One flow as 16 plain words: identities and slot hints, never a location, and one word of state.
+//! One flow as plain words: identities and slot hints, never a location, and one word of state.
 
 use sluice_tables::slots::Slot;
 use sluice_tables::{InstanceSlot, PeerSlot, ServiceSlot};
@@ -6,21 +6,33 @@ use sluice_wire::{FlowKey, InstanceIp, Ip, Protocol};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-/// Words of an entry: 128 bytes, two cache lines that the prefetcher fetches together.
+/// Words of an entry: 128 bytes, two cache lines.
 pub(crate) const ENTRY_WORDS: usize = 16;
 
-// Where things are. The first line holds what a lookup compares, the second what a hit needs.
-pub(crate) const FORWARD: usize = 0;
-const REMOTE_IP: usize = 5;
-pub(crate) const WIRE_PORTS: usize = 7;
-pub(crate) const LOCAL: usize = 8;
-pub(crate) const REMOTE: usize = 9;
+// Where things are. The first line holds all that a packet of IPv4 needs in either direction; the second the high halves
+// of addresses, which are equal in all of IPv4, and what is seldom asked for.
+/// The low half of the local NsIP, and of the address dialled.
+const SRC: usize = 0;
+pub(crate) const DST: usize = 1;
+/// The last of [`FlowKey::words`], outbound.
+pub(crate) const REST: usize = 2;
 /// [`State`].
-pub(crate) const STATE: usize = 10;
-pub(crate) const SERVICE_PEER: usize = 11;
-const CREATED: usize = 12;
+pub(crate) const STATE: usize = 3;
+pub(crate) const LOCAL: usize = 4;
+pub(crate) const REMOTE: usize = 5;
+/// `service << 32 | wire_src_port << 16 | wire_dst_port`.
+pub(crate) const WIRE: usize = 6;
+const REMOTE_IP: usize = 7;
+const SRC_HIGH: usize = 8;
+pub(crate) const DST_HIGH: usize = 9;
+const REMOTE_IP_HIGH: usize = 10;
+/// `peer << 32 | created_s`.
+const PEER_CREATED: usize = 11;
 /// The next free entry, while this one is free.
-pub(crate) const LINK: usize = 13;
+pub(crate) const LINK: usize = 12;
+
+/// The words of one flow.
+pub(crate) type Entry = [AtomicU64; ENTRY_WORDS];
 
 /// An instance as a flow remembers it: good while the slot still has that epoch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,70 +94,91 @@ impl Flow {
         }
     }
 
-    pub(crate) fn load(entry: &[AtomicU64; ENTRY_WORDS], index: u32, state: State) -> Self {
+    pub(crate) fn load(entry: &Entry, index: u32, state: State) -> Self {
         let word = |at: usize| entry[at].load(Relaxed);
-        let ports = word(WIRE_PORTS);
-        let service_peer = word(SERVICE_PEER);
+        let remote_ip = u128::from(word(REMOTE_IP_HIGH)) << 64 | u128::from(word(REMOTE_IP));
+        let forward = [
+            word(SRC_HIGH),
+            word(SRC),
+            word(DST_HIGH),
+            word(DST),
+            word(REST),
+        ];
+        let (wire, peer_created) = (word(WIRE), word(PEER_CREATED));
         Self {
-            forward: FlowKey::from_words([word(0), word(1), word(2), word(3), word(4)]),
-            remote_ip: InstanceIp::new(Ip::from_bits(
-                u128::from(word(REMOTE_IP)) << 64 | u128::from(word(REMOTE_IP + 1)),
-            )),
-            wire_src_port: port(ports >> 16),
-            wire_dst_port: port(ports),
+            forward: FlowKey::from_words(forward),
+            remote_ip: InstanceIp::new(Ip::from_bits(remote_ip)),
+            wire_src_port: port(wire >> 16),
+            wire_dst_port: port(wire),
             local: Pin::from_word(word(LOCAL)),
             remote: Pin::from_word(word(REMOTE)),
-            service: service_of(service_peer),
-            peer: low(service_peer).checked_sub(1).map(PeerSlot::from_index),
-            created_s: low(word(CREATED)),
+            service: slot_of(wire),
+            peer: slot_of(peer_created),
+            created_s: low(peer_created),
             state,
             index,
         }
     }
 
     /// Writes all but the state into an entry that nobody can reach.
-    pub(crate) fn store(&self, entry: &[AtomicU64; ENTRY_WORDS]) {
-        for (at, word) in (FORWARD..).zip(self.forward.words()) {
+    pub(crate) fn store(&self, entry: &Entry) {
+        let [src_high, src, dst_high, dst, rest] = self.forward.words();
+        let [remote_ip_high, remote_ip] = self.remote_ip.ip().halves();
+        for (at, word) in [
+            (SRC, src),
+            (DST, dst),
+            (REST, rest),
+            (LOCAL, self.local.word()),
+            (REMOTE, self.remote.word()),
+            (
+                WIRE,
+                slot_word(self.service) | wire_ports(self.wire_src_port, self.wire_dst_port),
+            ),
+            (REMOTE_IP, remote_ip),
+            (SRC_HIGH, src_high),
+            (DST_HIGH, dst_high),
+            (REMOTE_IP_HIGH, remote_ip_high),
+            (
+                PEER_CREATED,
+                slot_word(self.peer) | u64::from(self.created_s),
+            ),
+        ] {
             entry[at].store(word, Relaxed);
         }
-        let [high, low, ..] = FlowKey {
-            src: self.remote_ip.ip(),
-            ..self.forward
-        }
-        .words();
-        entry[REMOTE_IP].store(high, Relaxed);
-        entry[REMOTE_IP + 1].store(low, Relaxed);
-        entry[WIRE_PORTS].store(wire_ports(self.wire_src_port, self.wire_dst_port), Relaxed);
-        entry[LOCAL].store(self.local.word(), Relaxed);
-        entry[REMOTE].store(self.remote.word(), Relaxed);
-        let service = self.service.map_or(0, |slot| u64::from(slot.index()) + 1);
-        let peer = self.peer.map_or(0, |slot| u64::from(slot.index()) + 1);
-        entry[SERVICE_PEER].store(service << 32 | peer, Relaxed);
-        entry[CREATED].store(u64::from(self.created_s), Relaxed);
     }
 }
 
 /// Whether the entry's outbound packets have these [`FlowKey::words`].
-#[inline]
-pub(crate) fn matches_forward(entry: &[AtomicU64; ENTRY_WORDS], key: &[u64; 5]) -> bool {
-    (0..5).all(|at| entry[FORWARD + at].load(Relaxed) == key[at])
+#[inline(always)]
+pub(crate) fn matches_forward(entry: &Entry, key: &[u64; 5]) -> bool {
+    let [src_high, src, dst_high, dst, rest] = *key;
+    let is = |at: usize, word: u64| entry[at].load(Relaxed) == word;
+    is(SRC, src)
+        && is(DST, dst)
+        && is(REST, rest)
+        && (rest & FlowKey::V4 != 0 || is(SRC_HIGH, src_high) && is(DST_HIGH, dst_high))
 }
 
 /// Whether the entry's inbound packets have these [`FlowKey::words`].
-#[inline]
-pub(crate) fn matches_reverse(entry: &[AtomicU64; ENTRY_WORDS], key: &[u64; 5]) -> bool {
-    let [src_high, src_low, dst_high, dst_low, rest] = *key;
-    entry[REMOTE_IP].load(Relaxed) == src_high
-        && entry[REMOTE_IP + 1].load(Relaxed) == src_low
-        && entry[FORWARD].load(Relaxed) == dst_high
-        && entry[FORWARD + 1].load(Relaxed) == dst_low
-        && entry[WIRE_PORTS].load(Relaxed) == wire_ports(port(rest), port(rest >> 16))
-        && entry[FORWARD + 4].load(Relaxed) >> 32 == rest >> 32
+#[inline(always)]
+pub(crate) fn matches_reverse(entry: &Entry, key: &[u64; 5]) -> bool {
+    let [src_high, src, dst_high, dst, rest] = *key;
+    let is = |at: usize, word: u64| entry[at].load(Relaxed) == word;
+    is(REMOTE_IP, src)
+        && is(SRC, dst)
+        && low(entry[WIRE].load(Relaxed)) == low(rest).rotate_left(16)
+        && high(entry[REST].load(Relaxed)) == high(rest)
+        && (rest & FlowKey::V4 != 0 || is(REMOTE_IP_HIGH, src_high) && is(SRC_HIGH, dst_high))
 }
 
-/// The service that the word of service and peer names.
-pub(crate) fn service_of(word: u64) -> Option<ServiceSlot> {
-    high(word).checked_sub(1).map(ServiceSlot::from_index)
+/// A slot in the upper half of a word; 0 is none.
+fn slot_word<S: Slot>(slot: Option<S>) -> u64 {
+    slot.map_or(0, |slot| u64::from(slot.index()) + 1) << 32
+}
+
+/// The inverse of [`slot_word`].
+pub(crate) fn slot_of<S: Slot>(word: u64) -> Option<S> {
+    high(word).checked_sub(1).map(S::from_index)
 }
 
 fn wire_ports(src: u16, dst: u16) -> u64 {
@@ -168,7 +201,7 @@ const fn high(word: u64) -> u32 {
     clippy::cast_possible_truncation,
     reason = "the field is the low 32 bits"
 )]
-const fn low(word: u64) -> u32 {
+pub(crate) const fn low(word: u64) -> u32 {
     word as u32
 }
 

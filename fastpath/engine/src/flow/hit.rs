@@ -1,19 +1,20 @@
 //! A live entry in place: read word by word, so that a packet whose flow goes on copies nothing.
 
 use super::entry::{
-    ENTRY_WORDS, FORWARD, LOCAL, Pin, REMOTE, SERVICE_PEER, STATE, State, WIRE_PORTS,
-    matches_forward, matches_reverse, service_of,
+    DST, DST_HIGH, Entry, LOCAL, Pin, REMOTE, REST, STATE, State, WIRE, low, matches_forward,
+    matches_reverse, slot_of,
 };
 use super::table::{Probe, Table};
 use sluice_tables::ServiceSlot;
+use sluice_wire::FlowKey;
 use sluice_wire::tcp_flag::{FIN, RST, SYN};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
-use std::sync::atomic::{AtomicU64, fence};
+use std::sync::atomic::fence;
 
 /// An entry that matched. What is read from it counts only if [`Hit::is_intact`] says so afterwards.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit<'a> {
-    entry: &'a [AtomicU64; ENTRY_WORDS],
+    entry: &'a Entry,
     state: State,
 }
 
@@ -22,7 +23,7 @@ impl Table {
     /// the index must be searched for it.
     #[inline(always)]
     pub(crate) fn hit(&self, probe: &Probe, key: &[u64; 5], outbound: bool) -> Option<Hit<'_>> {
-        let entry = self.entry(probe.entry)?;
+        let entry = self.entry_of(probe)?;
         let state = State::read(&entry[STATE]);
         let matches = if outbound {
             matches_forward(entry, key)
@@ -51,22 +52,25 @@ impl Hit<'_> {
     }
 
     pub(crate) fn service(&self) -> Option<ServiceSlot> {
-        service_of(self.word(SERVICE_PEER))
+        slot_of(self.word(WIRE))
     }
 
-    /// The ports on the wire as in the last of [`FlowKey::words`](sluice_wire::FlowKey::words), outbound.
+    /// The ports on the wire as in the last of [`FlowKey::words`], outbound.
     #[inline(always)]
     pub(crate) fn wire_ports(&self) -> u64 {
-        self.word(WIRE_PORTS)
+        u64::from(low(self.word(WIRE)))
     }
 
-    /// The address dialled and its port, and the local port.
+    /// The address dialled, high and low half, and the last of the outbound key's words.
     #[inline(always)]
-    pub(crate) fn dialled(&self) -> ([u64; 2], u64) {
-        (
-            [self.word(FORWARD + 2), self.word(FORWARD + 3)],
-            self.word(FORWARD + 4),
-        )
+    pub(crate) fn dialled(&self) -> [u64; 3] {
+        let rest = self.word(REST);
+        let high = if rest & FlowKey::V4 == 0 {
+            self.word(DST_HIGH)
+        } else {
+            0
+        };
+        [high, self.word(DST), rest]
     }
 
     /// Whether all that was read until now is of one live flow.
@@ -90,7 +94,7 @@ impl Hit<'_> {
     }
 
     /// Notes a use in this second; false when the flow changed meanwhile.
-    pub(crate) fn see(&self, now_s: u32) -> bool {
+    pub(crate) fn see(self, now_s: u32) -> bool {
         self.state
             .swap(&self.entry[STATE], self.state.seen(now_s))
             .is_ok()

@@ -9,12 +9,13 @@
 //! keys, so that forward and reverse key appear together and only if both are absent.
 
 use super::entry::{
-    ENTRY_WORDS, Flow, LINK, Offloading, STATE, State, Timeouts, matches_forward, matches_reverse,
+    ENTRY_WORDS, Entry, Flow, LINK, Offloading, STATE, State, Timeouts, matches_forward,
+    matches_reverse,
 };
 use super::index::{BUCKET_SLOTS, BUCKET_WORDS, Bucket, HashKeys, Held, Place};
 use super::quota::{Charge, Quotas};
 use sluice_memory::Words;
-use sluice_wire::FlowKey;
+use sluice_wire::{Family, FlowKey};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
@@ -126,7 +127,8 @@ pub struct Table {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     place: Place,
-    pub(super) entry: u32,
+    /// Its first word; `usize::MAX` when there is none.
+    entry_at: usize,
 }
 
 /// A key and the direction in which packets have it.
@@ -200,7 +202,7 @@ impl Table {
     pub(crate) fn place(&self, words: &[u64; 5], outbound: bool) -> Probe {
         Probe {
             place: self.keys.place(words, outbound, self.buckets),
-            entry: u32::MAX,
+            entry_at: usize::MAX,
         }
     }
 
@@ -220,18 +222,20 @@ impl Table {
         self.live() > u64::from(self.flows_max) / 2
     }
 
-    /// Second pass: asks for the lines of the entry the key most likely has.
+    /// Second pass: asks for the lines of the entry the key most likely has; IPv4 needs the first only.
     #[inline(always)]
-    pub(crate) fn prefetch_entry(&self, probe: &mut Probe) {
+    pub(crate) fn prefetch_entry(&self, probe: &mut Probe, family: Family) {
         for number in probe.place.buckets {
             let Some(bucket) = self.bucket(number) else {
                 return;
             };
             if let Some(entry) = bucket.likely_entry(probe.place.tag) {
-                probe.entry = entry;
                 let at = self.entry_at(entry);
+                probe.entry_at = at;
                 self.words.prefetch(at);
-                self.words.prefetch(at + ENTRY_WORDS / 2);
+                if family == Family::V6 {
+                    self.words.prefetch(at + ENTRY_WORDS / 2);
+                }
                 return;
             }
         }
@@ -583,11 +587,7 @@ impl Table {
     }
 
     /// Reads a live entry that matches; `None` when it does not or changed meanwhile.
-    fn read(
-        &self,
-        index: u32,
-        matches: impl Fn(&[AtomicU64; ENTRY_WORDS]) -> bool,
-    ) -> Option<Flow> {
+    fn read(&self, index: u32, matches: impl Fn(&Entry) -> bool) -> Option<Flow> {
         let entry = self.entry(index)?;
         let state = State::read(&entry[STATE]);
         if !state.is_live() || !matches(entry) {
@@ -630,7 +630,7 @@ impl Table {
     }
 
     /// Undoes the publishing of an entry that found no slot.
-    fn retire(&self, index: u32, entry: &[AtomicU64; ENTRY_WORDS], state: State) {
+    fn retire(&self, index: u32, entry: &Entry, state: State) {
         state.dead().publish(&entry[STATE]);
         self.give_entry(index, entry);
     }
@@ -657,7 +657,7 @@ impl Table {
         Some(index)
     }
 
-    fn give_entry(&self, index: u32, entry: &[AtomicU64; ENTRY_WORDS]) {
+    fn give_entry(&self, index: u32, entry: &Entry) {
         let head = self.count(FREE);
         let mut word = head.load(Relaxed);
         loop {
@@ -681,10 +681,7 @@ impl Table {
 
     #[inline]
     fn bucket(&self, number: u32) -> Option<Bucket<'_>> {
-        self.words
-            .get(Self::bucket_at(number)..)?
-            .first_chunk()
-            .map(Bucket)
+        self.words.chunk(Self::bucket_at(number)).map(Bucket)
     }
 
     #[inline]
@@ -694,16 +691,22 @@ impl Table {
 
     /// A torn index slot may name any entry; what is outside is nobody's.
     #[inline]
-    pub(super) fn entry(&self, index: u32) -> Option<&[AtomicU64; ENTRY_WORDS]> {
+    pub(super) fn entry(&self, index: u32) -> Option<&Entry> {
         if index >= self.flows_max {
             return None;
         }
-        self.words.get(self.entry_at(index)..)?.first_chunk()
+        self.words.chunk(self.entry_at(index))
+    }
+
+    /// The entry that [`Table::prefetch_entry`] asked for.
+    #[inline(always)]
+    pub(super) fn entry_of(&self, probe: &Probe) -> Option<&Entry> {
+        self.words.chunk(probe.entry_at)
     }
 }
 
 #[inline(always)]
-fn matches(entry: &[AtomicU64; ENTRY_WORDS], sought: &Sought) -> bool {
+fn matches(entry: &Entry, sought: &Sought) -> bool {
     if sought.outbound {
         matches_forward(entry, &sought.words)
     } else {
