@@ -13,6 +13,8 @@ pub struct RootConfig {
     /// Where the REST interface listens; Oakestra's port is 10099.
     pub listen: SocketAddr,
     pub access: Access,
+    /// `host:port` of the server whose key signs the tokens of `/api/pubnet`; none = those paths do not exist.
+    pub jwt_key_server: Option<String>,
     /// Holds `root.redb`.
     pub data_dir: PathBuf,
     /// Unix socket for health, metrics and `/v1`; none = no admin interface.
@@ -79,6 +81,9 @@ impl RootConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.access.check(self.listen)?;
         self.plan.check()?;
+        if let Some(server) = &self.jwt_key_server {
+            host_port(server)?;
+        }
         Ok(())
     }
 }

@@ -56,10 +56,12 @@ pub enum ListenError {
     InUse { path: PathBuf },
 }
 
-/// Serves `routes` to whom one of `access` admits, until `stop` becomes true.
+/// Serves `routes` to whom one of `access` admits, and `guarded` to everyone, because they check callers themselves,
+/// until `stop` becomes true.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
+    guarded: Router,
     access: Vec<Access>,
     stop: watch::Receiver<bool>,
 ) {
@@ -67,7 +69,9 @@ pub(crate) async fn serve(
         // Small requests and answers: waiting for more bytes only adds delay.
         let _ = stream.set_nodelay(true);
     });
-    let routes = limited(routes).layer(middleware::from_fn_with_state(Arc::new(access), admit));
+    let admit = middleware::from_fn_with_state(Arc::new(access), admit);
+    // In this order: what no route knows is asked for a token, too.
+    let routes = limited(guarded.merge(routes.layer(admit)));
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone()));
     drain(server.into_future(), stop).await;

@@ -43,6 +43,12 @@ impl Reply {
         }
     }
 
+    /// The same with a line feed after the body.
+    pub(crate) fn with_line_feed(mut self) -> Self {
+        self.body.push(b'\n');
+        self
+    }
+
     /// The body of `/v1` when something is wrong: `{"error": ...}`.
     pub(crate) fn error(status: StatusCode, error: impl ToString) -> Self {
         Self::json_with(status, &serde_json::json!({ "error": error.to_string() }))

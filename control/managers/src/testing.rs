@@ -52,6 +52,7 @@ pub(crate) fn root_config(directory: &Path) -> RootConfig {
     RootConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         access: Access::default(),
+        jwt_key_server: None,
         data_dir: directory.to_owned(),
         admin_socket: None,
         plan: AddressPlan::oakestra(),

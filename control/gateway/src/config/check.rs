@@ -43,6 +43,8 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
             token_file: check.optional_path("root.token_file", &root.token_file)?,
             allow_without_token: check
                 .subnets("root.allow_without_token", &root.allow_without_token)?,
+            jwt_key_server: check
+                .optional_host_port("root.jwt_key_server", &root.jwt_key_server)?,
         },
         cluster: check.cluster(cluster)?,
         gateway: check.gateway(&raw.gateway, raw.fastpath.tunnel_port)?,

@@ -59,6 +59,8 @@ pub struct Root {
     pub token_file: Option<PathBuf>,
     /// Callers from here need no token.
     pub allow_without_token: Vec<Subnet>,
+    /// Whose key signs the tokens of Oakestra's web interface; `None` serves it nothing.
+    pub jwt_key_server: Option<HostPort>,
 }
 
 /// The cluster manager.

@@ -48,6 +48,7 @@ pub struct RawRoot {
     pub admin_socket: String,
     pub token_file: String,
     pub allow_without_token: Vec<String>,
+    pub jwt_key_server: String,
 }
 
 /// `[cluster]`.
@@ -172,6 +173,7 @@ impl Default for RawRoot {
             admin_socket: "/run/sluice/root.sock".into(),
             token_file: String::new(),
             allow_without_token: Vec::new(),
+            jwt_key_server: String::new(),
         }
     }
 }

@@ -33,6 +33,7 @@ impl Config {
                 self.root.token_file.as_deref(),
                 &self.root.allow_without_token,
             )?,
+            jwt_key_server: self.root.jwt_key_server.as_ref().map(ToString::to_string),
             data_dir: self.root.data_dir.clone(),
             admin_socket: Some(self.root.admin_socket.clone()),
             plan: self.plan,

@@ -78,6 +78,11 @@ impl Rows {
         self.path("root.admin_socket", Some(&root.admin_socket));
         self.path("root.token_file", root.token_file.as_ref());
         self.list("root.allow_without_token", &root.allow_without_token);
+        let server = root.jwt_key_server.as_ref();
+        self.add(
+            "root.jwt_key_server",
+            server.map_or_else(String::new, ToString::to_string),
+        );
         let cluster = &config.cluster;
         self.add("cluster.id", &cluster.id);
         self.add("cluster.listen", cluster.listen);

@@ -12,6 +12,7 @@ use crate::clock::{Clock, incarnation};
 use crate::config::{BrokerConfig, ClusterConfig, ConfigError};
 use crate::http::{self, AdminSocket, Client, ListenError};
 use crate::store::{Store, StoreError};
+use axum::Router;
 use bus::Bus;
 use calls::Calls;
 use site::Site;
@@ -192,6 +193,7 @@ impl Server {
         tasks.spawn(http::serve(
             self.listener,
             api::routes(asks),
+            Router::new(),
             access,
             stopped.clone(),
         ));

@@ -3,6 +3,7 @@
 mod api;
 mod identity;
 mod notices;
+mod pubnet;
 mod shared;
 mod v1;
 
@@ -10,6 +11,7 @@ use crate::admin;
 use crate::config::{ConfigError, RootConfig};
 use crate::http::{self, AdminSocket, Client, ListenError};
 use crate::store::{Store, StoreError};
+use axum::Router;
 use shared::Shared;
 use sluice_proto::record::RestoreError;
 use sluice_proto::table_query::root::Root;
@@ -113,10 +115,17 @@ impl Server {
 
         let admin_routes = admin::routes(readiness).merge(v1::routes(Arc::clone(&shared)));
         let public_routes = api::routes(Arc::clone(&shared)).merge(v1::routes(Arc::clone(&shared)));
+        let guarded_routes = self
+            .config
+            .jwt_key_server
+            .map_or_else(Router::new, |server| {
+                pubnet::routes(Arc::clone(&shared), server)
+            });
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(http::serve(
             self.listener,
             public_routes,
+            guarded_routes,
             vec![self.config.access],
             stopped.clone(),
         ));

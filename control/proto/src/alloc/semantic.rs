@@ -275,32 +275,37 @@ impl Semantic {
         }
     }
 
+    /// The free addresses of a family for a use, in the order in which they will be given. Nothing is taken.
+    pub fn free(&self, usage: Use, family: Family, now_s: u64) -> impl Iterator<Item = Ip> + '_ {
+        let span = self.ranges.of(family).map(|range| span(range, usage));
+        span.into_iter().flat_map(move |span| {
+            let start = self.cursors.get(&span.first).copied().unwrap_or(span.first);
+            let start = start.to_bits().wrapping_sub(span.first.to_bits()) % span.size;
+            (0..span.size)
+                .map(move |step| span.first.offset((start + step) % span.size))
+                .filter(move |ip| self.is_free(*ip, now_s))
+        })
+    }
+
+    fn is_free(&self, ip: Ip, now_s: u64) -> bool {
+        let rests = self
+            .resting
+            .get(&ip)
+            .is_some_and(|rest| rest.until_s > now_s);
+        is_plain(ip) && !rests && !self.taken.contains_key(&ip)
+    }
+
     fn allocate_in(&mut self, range: Subnet, owner: &Owner, now_s: u64) -> Result<Ip, AllocError> {
-        let span = span(range, owner.usage);
-        let exhausted = || AllocError::Exhausted {
+        let ip = self.free(owner.usage, range.family(), now_s).next();
+        let ip = ip.ok_or_else(|| AllocError::Exhausted {
             range,
             wanted: owner.clone(),
-        };
-        let start = self.cursors.get(&span.first).copied().unwrap_or(span.first);
-        let start_offset = start.to_bits().wrapping_sub(span.first.to_bits()) % span.size;
-        let mut offset = start_offset;
-        loop {
-            let ip = span.first.offset(offset);
-            let next = (offset + 1) % span.size;
-            let rests = self
-                .resting
-                .get(&ip)
-                .is_some_and(|rest| rest.until_s > now_s);
-            if is_plain(ip) && !rests && !self.taken.contains_key(&ip) {
-                self.take(ip, owner.clone());
-                self.cursors.insert(span.first, span.first.offset(next));
-                return Ok(ip);
-            }
-            if next == start_offset {
-                return Err(exhausted());
-            }
-            offset = next;
-        }
+        })?;
+        self.take(ip, owner.clone());
+        let span = span(range, owner.usage);
+        let next = (ip.to_bits() - span.first.to_bits() + 1) % span.size;
+        self.cursors.insert(span.first, span.first.offset(next));
+        Ok(ip)
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the root knows, for answers that change nothing.
 
 use super::Root;
+use crate::alloc::Use;
 use crate::message::{Job, SubnetGrant};
 use crate::names::ServiceName;
 use crate::table_query::Key;
+use sluice_wire::{Family, Ip};
 use std::collections::BTreeSet;
 
 /// A registered cluster.
@@ -82,6 +84,11 @@ impl Root {
         self.interests
             .iter()
             .flat_map(|(job, clusters)| clusters.iter().map(move |cluster| (job, cluster.as_str())))
+    }
+
+    /// Addresses that the next services may choose as their round robin address, in the order in which they are given.
+    pub fn free_service_ips(&self, family: Family, now_s: u64) -> impl Iterator<Item = Ip> + '_ {
+        self.semantic.free(Use::RoundRobin, family, now_s)
     }
 
     /// Subnets given so far, with the cluster that has them where it said who it was.
