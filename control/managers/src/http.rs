@@ -32,6 +32,9 @@ const DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// With the root's answer to a registration: changes with every start of the root.
 pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("sluice-incarnation");
 
+/// With every answer of the root: from which store it comes, so that a root that lost its store is not believed.
+pub(crate) const STORE: HeaderName = HeaderName::from_static("sluice-store");
+
 /// Opens a TCP listener and says where it listens, which the kernel decides for port 0.
 pub(crate) async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
     let failed = |source| ListenError::Tcp { listen, source };

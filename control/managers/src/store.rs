@@ -1,6 +1,7 @@
 //! Records on disk: a write is durable before its ticket is, and one thread commits whatever came in meanwhile at once.
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use ring::rand::{Random, SystemRandom};
 use sluice_proto::record::Change;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 const RECORDS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("records");
+
+/// One entry: what tells this file from every other one.
+const IDENTITY: TableDefinition<'static, (), u128> = TableDefinition::new("identity");
 
 /// Pages redb may keep; all records are in memory once anyway.
 const CACHE_BYTES: usize = 1 << 20;
@@ -66,6 +70,7 @@ struct Progress {
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
+    identity: u128,
     writes: Option<mpsc::Sender<(Ticket, Batch)>>,
     written: Ticket,
     progress: watch::Receiver<Progress>,
@@ -89,7 +94,7 @@ impl Store {
             .set_cache_size(CACHE_BYTES)
             .create(path)
             .map_err(|error| open(error.to_string()))?;
-        let records = load(&database).map_err(|error| open(error.to_string()))?;
+        let (identity, records) = load(&database).map_err(|error| open(error.to_string()))?;
         let (writes, queue) = mpsc::channel();
         let (progress, watched) = watch::channel(Progress::default());
         let thread = {
@@ -101,6 +106,7 @@ impl Store {
         };
         let store = Self {
             path: path.to_owned(),
+            identity,
             writes: Some(writes),
             written: Ticket(0),
             progress: watched,
@@ -120,6 +126,11 @@ impl Store {
             let _ = writes.send((self.written, batch));
         }
         self.written
+    }
+
+    /// Random, made with the file and kept as long as it: two stores never have the same.
+    pub(crate) const fn identity(&self) -> u128 {
+        self.identity
     }
 
     /// The ticket of the last write.
@@ -198,10 +209,22 @@ impl Waiter {
     }
 }
 
-fn load(database: &Database) -> Result<BTreeMap<String, Vec<u8>>, redb::Error> {
-    // The table must exist before it can be read.
+fn load(database: &Database) -> Result<(u128, BTreeMap<String, Vec<u8>>), redb::Error> {
+    // The tables must exist before they can be read.
     let transaction = database.begin_write()?;
     transaction.open_table(RECORDS)?;
+    let identity = {
+        let mut table = transaction.open_table(IDENTITY)?;
+        let known = table.get(())?.map(|entry| entry.value());
+        match known {
+            Some(identity) => identity,
+            None => {
+                let identity = random_identity()?;
+                table.insert((), identity)?;
+                identity
+            }
+        }
+    };
     transaction.commit()?;
     let transaction = database.begin_read()?;
     let table = transaction.open_table(RECORDS)?;
@@ -210,7 +233,13 @@ fn load(database: &Database) -> Result<BTreeMap<String, Vec<u8>>, redb::Error> {
         let (key, value) = entry?;
         records.insert(key.value().to_owned(), value.value().to_vec());
     }
-    Ok(records)
+    Ok((identity, records))
+}
+
+fn random_identity() -> Result<u128, redb::Error> {
+    ring::rand::generate(&SystemRandom::new())
+        .map(|bytes: Random<[u8; 16]>| u128::from_be_bytes(bytes.expose()))
+        .map_err(|_| std::io::Error::other("the kernel gives no random numbers").into())
 }
 
 fn commit_all(
@@ -284,7 +313,14 @@ mod tests {
         store.waiter().durable(ticket).await.unwrap();
         let copy = directory.path().join("b.redb");
         std::fs::copy(&path, &copy).unwrap();
-        let (_, records) = Store::open(&copy).unwrap();
+        let (reopened, records) = Store::open(&copy).unwrap();
+        assert_eq!(
+            reopened.identity(),
+            store.identity(),
+            "it is the same store"
+        );
+        let (new, _) = Store::open(&directory.path().join("c.redb")).unwrap();
+        assert_ne!(new.identity(), store.identity());
         let expected = [("b", "2"), ("c", "3")].map(|(k, v)| (k.to_owned(), v.as_bytes().to_vec()));
         assert_eq!(records.into_iter().collect::<Vec<_>>(), expected);
     }

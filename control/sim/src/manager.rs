@@ -85,11 +85,13 @@ impl Cluster {
 }
 
 /// The root manager.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RootShell {
     pub root: Root,
     pub notifier: Notifier,
     pub records: Records,
+    /// The store's identity.
+    pub store: String,
     pub up: bool,
     /// The notice on its way to each cluster: its number, and when it ends in failure.
     pub http: BTreeMap<String, (u64, Duration)>,
@@ -105,6 +107,7 @@ impl RootShell {
             root: Root::new(plan),
             notifier: Notifier::new(seed),
             records: Records::new(),
+            store: format!("store{seed}"),
             up: true,
             http: BTreeMap::new(),
             changed: false,

@@ -31,6 +31,8 @@ pub enum Message {
         id: u64,
         status: u16,
         body: Vec<u8>,
+        /// Identity of the root's store.
+        store: String,
     },
     Notice(u64, Notice),
     NoticeReply {
@@ -302,6 +304,21 @@ impl World {
         self.root.restart(seed);
     }
 
+    /// The root starts without its store; gives the root as it was.
+    pub fn wipe_root(&mut self) -> RootShell {
+        self.stop_root();
+        self.note("root starts with an empty store");
+        let empty = RootShell::new(&AddressPlan::oakestra(), self.random.random());
+        std::mem::replace(&mut self.root, empty)
+    }
+
+    /// The root starts with a store that was kept.
+    pub fn bring_back_root(&mut self, kept: RootShell) {
+        self.stop_root();
+        self.root = kept;
+        self.start_root();
+    }
+
     pub fn restart_cluster(&mut self, index: usize) {
         if self.clusters[index].up {
             self.stop_cluster(index);
@@ -472,15 +489,24 @@ impl World {
                     id: request.id,
                     status: applied.reply.status,
                     body: applied.reply.bytes(),
+                    store: self.root.store.clone(),
                 };
                 self.network.send(Party::Root, from, reply, now);
             }
-            (Party::Cluster(index), Message::Reply { id, status, body }) => {
+            (
+                Party::Cluster(index),
+                Message::Reply {
+                    id,
+                    status,
+                    body,
+                    store,
+                },
+            ) => {
                 let cluster = &mut self.clusters[index];
                 if cluster.http.remove(&id).is_some() {
-                    cluster
-                        .answerer
-                        .handle_root_reply(id, Some((status, &body)), now);
+                    let believed = cluster.answerer.handle_root_store(&store);
+                    let reply = believed.then_some((status, &body[..]));
+                    cluster.answerer.handle_root_reply(id, reply, now);
                 }
             }
             (Party::Cluster(index), Message::Notice(id, notice)) => {

@@ -208,6 +208,64 @@ fn without_the_root_an_unknown_service_is_unavailable_and_found_when_it_is_back(
     world.check();
 }
 
+/// A root without its store knows no service and gives taken addresses away. Its cluster does not believe it: nothing is
+/// detached, and what is asked for waits for the root that knows.
+#[test]
+#[ignore = "needs root"]
+fn a_root_that_lost_its_store_ends_nothing() {
+    let mut world = World::new("root-wiped");
+    let (caller, a, b) = (world.caller(0), world.echo(0, "a"), world.echo(1, "b"));
+    let talk = || {
+        for family in [0, 1] {
+            for to in [service_ip(family), a.ip(family), b.ip(family)] {
+                tcp(&caller.namespace, to).unwrap();
+            }
+        }
+    };
+    talk();
+    let mut to_b = connect(&caller.namespace, b.ip(0)).unwrap();
+    let store = world.sites.scratch.path().join("root/root.redb");
+    let kept = store.with_extension("kept");
+    world.sites.root.stop();
+    std::fs::rename(&store, &kept).unwrap();
+    world.sites.root.ready().unwrap();
+    wait_for(
+        "the cluster to notice",
+        Duration::from_secs(20),
+        || match world.sites.clusters[0].said() {
+            said if said.contains("the root has another store") => Ok(()),
+            said => Err(said),
+        },
+    )
+    .unwrap();
+    world.sites.clusters[0].kill();
+    world.sites.clusters[0].start().unwrap();
+    wait_for(
+        "the restarted cluster to notice",
+        Duration::from_secs(20),
+        || match world.sites.clusters[0].said() {
+            said if said.matches("the root has another store").count() >= 2 => Ok(()),
+            said => Err(said),
+        },
+    )
+    .unwrap();
+    talk();
+    again(&mut to_b).unwrap();
+    for gateway in [0, 1] {
+        assert_eq!(known(&world, gateway, ECHO), 2, "gateway {gateway}");
+    }
+    world.sites.root.stop();
+    std::fs::rename(&kept, &store).unwrap();
+    world.sites.root.ready().unwrap();
+    world.sites.clusters[0].ready().unwrap();
+    let late = world.echo(1, "late");
+    assert!([&caller, &a, &b].iter().all(|old| old.ip(0) != late.ip(0)));
+    assert_eq!(tcp(&caller.namespace, late.ip(0)).unwrap().name, "late");
+    talk();
+    again(&mut to_b).unwrap();
+    world.check();
+}
+
 /// Who deletes a service takes its instances off the network, wherever they are attached.
 #[test]
 #[ignore = "needs root"]

@@ -6,7 +6,7 @@ use super::calls::{Calls, Outcome};
 use super::views;
 use crate::broker::{Broker, Message};
 use crate::clock::Clock;
-use crate::http::{INCARNATION, stopped};
+use crate::http::{Answer, INCARNATION, STORE, stopped};
 use crate::log_limit::warn_limited;
 use crate::store::{Store, StoreError, Ticket, Waiter};
 use sluice_proto::message::{Topic, Verb};
@@ -134,6 +134,14 @@ impl Site {
             Cause::Change
         };
         match outcome {
+            Ok(answer) if !self.is_of_our_root(answer) => {
+                metrics::counter!("sluice_cluster_root_strange_total").increment(1);
+                warn_limited!(
+                    "the root has another store than the one this cluster's services are from, and is not believed: bring \
+                     that store back, or begin anew without the `data_dir` of clusters, too"
+                );
+                self.answerer.handle_root_reply(id, None, now);
+            }
             Ok(answer) => {
                 self.root_seen = true;
                 if answer.status.is_server_error() {
@@ -154,6 +162,15 @@ impl Site {
             }
         }
         cause
+    }
+
+    /// A root that does not say which store it has, such as Oakestra's, is believed.
+    fn is_of_our_root(&mut self, answer: &Answer) -> bool {
+        let identity = answer.headers.get(STORE);
+        identity.is_none_or(|identity| {
+            let identity = String::from_utf8_lossy(identity.as_bytes());
+            self.answerer.handle_root_store(&identity)
+        })
     }
 
     /// The root accepted our registration. One that started anew may have lost what it had to tell us.

@@ -2,11 +2,12 @@
 
 use super::identity::{Named, registered_address};
 use super::shared::Shared;
-use crate::http::INCARNATION;
+use crate::http::{INCARNATION, STORE};
 use crate::reply::Reply;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::de::DeserializeOwned;
@@ -32,7 +33,17 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/net/service/{name}/instances", get(query_by_name))
         .route("/api/net/service/ip/{ip}/instances", get(query_by_address))
         .route("/api/net/subnet", get(subnet))
+        .layer(middleware::map_response_with_state(
+            Arc::clone(&shared),
+            with_store,
+        ))
         .with_state(shared)
+}
+
+async fn with_store(State(root): Root, mut response: Response) -> Response {
+    let identity = root.store_identity.clone();
+    response.headers_mut().insert(STORE, identity);
+    response
 }
 
 async fn register_cluster(

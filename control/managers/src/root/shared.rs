@@ -3,7 +3,7 @@
 use crate::clock::{Clock, incarnation, wall_clock};
 use crate::reply::Reply;
 use crate::store::{Batch, Store, StoreError, Ticket, Waiter};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use sluice_proto::message::{JobUpdate, UpdateKind};
 use sluice_proto::table_query::notifier::Notifier;
 use sluice_proto::table_query::root::{self, Applied, Command, Effect, Root};
@@ -16,6 +16,8 @@ pub(crate) struct Shared {
     waiter: Waiter,
     /// Another number in every life: a cluster that sees it change asks again for what it may have missed.
     pub(super) incarnation: u64,
+    /// The store's identity, as it is told (see [`crate::http::STORE`]).
+    pub(super) store_identity: HeaderValue,
     /// Wakes the task that tells clusters (see [`super::notices`]).
     pub(super) told: Notify,
     pub(super) clock: Clock,
@@ -42,7 +44,9 @@ impl Shared {
             };
             notifier.handle_update(cluster, &update);
         }
+        let identity = format!("{:032x}", store.identity());
         Self {
+            store_identity: HeaderValue::from_str(&identity).expect("digits fit a header"),
             waiter: store.waiter(),
             state: Mutex::new(State {
                 root,

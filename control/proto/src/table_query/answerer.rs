@@ -246,6 +246,8 @@ pub struct Answerer {
     requests: u64,
     /// The last attempt to reach the root failed.
     root_lost: bool,
+    /// The root's store that this manager's jobs and subnets are from, once it has said so.
+    root_store: Option<String>,
     dirty: store::Dirty,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
@@ -274,6 +276,7 @@ impl Answerer {
             asked: BTreeMap::new(),
             requests: 0,
             root_lost: false,
+            root_store: None,
             dirty: store::Dirty::default(),
             timers: Timers::default(),
             transmits: VecDeque::new(),

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// The record with the identity of the root's store.
+const ROOT_STORE: &str = "root_store";
+
 #[derive(Debug, Deserialize, Serialize)]
 struct StoredJob {
     job: Job,
@@ -40,9 +43,14 @@ pub(super) struct Dirty {
     nodes: BTreeSet<NodeId>,
     spares: BTreeSet<String>,
     reports: BTreeSet<(ServiceName, u32)>,
+    root_store: bool,
 }
 
 impl Dirty {
+    pub(super) const fn root_store(&mut self) {
+        self.root_store = true;
+    }
+
     pub(super) fn job(&mut self, name: &ServiceName) {
         self.jobs.insert(name.clone());
     }
@@ -67,6 +75,9 @@ fn spare_key(grant: &SubnetGrant) -> String {
 
 impl Answerer {
     pub(super) fn next_change(&mut self) -> Option<Change> {
+        if std::mem::take(&mut self.dirty.root_store) {
+            return Some(Change::put(ROOT_STORE.to_owned(), &self.root_store));
+        }
         if let Some(name) = self.dirty.jobs.pop_first() {
             let key = format!("job/{}", name.as_str().to_ascii_lowercase());
             return Some(match self.jobs.get(&name) {
@@ -127,6 +138,7 @@ impl Answerer {
                     let node = node_of(key, id)?;
                     answerer.nodes.insert(node, read(key, value)?);
                 }
+                ROOT_STORE => answerer.root_store = read(key, value)?,
                 "spare" => answerer.spare.push_back(read(key, value)?),
                 "report" => {
                     let stored: StoredReport = read(key, value)?;

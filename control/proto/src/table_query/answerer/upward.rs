@@ -116,6 +116,22 @@ impl Answerer {
             .set(timer, latest.map_or(at, |latest| at.min(latest)));
     }
 
+    /// Whether an answer that the root gives from the store with this identity may be believed; to be asked before
+    /// [`Answerer::handle_root_reply`], which gets `None` for one that may not.
+    ///
+    /// The first store that answers is this manager's for good. Another one does not know our services, which is no
+    /// evidence that they were deleted, and gives addresses away that ours have: such a root counts as away.
+    pub fn handle_root_store(&mut self, identity: &str) -> bool {
+        match &self.root_store {
+            Some(ours) => ours == identity,
+            None => {
+                self.root_store = Some(identity.to_owned());
+                self.dirty.root_store();
+                true
+            }
+        }
+    }
+
     /// The root answers, but is not the one that answered before: it may have lost notices and interests on the way.
     pub fn handle_root_restarted(&mut self, now: Duration) {
         self.root_is_back(now);
