@@ -5,6 +5,7 @@
 use super::clock::now;
 use super::error::LabError;
 use super::netns::NetNs;
+use super::tap::{self, Kind};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use std::cmp::Reverse;
@@ -12,8 +13,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -56,7 +56,7 @@ impl DelayLine {
         let mut files = Vec::new();
         let mut routes = BTreeMap::new();
         for (index, end) in ends.iter().enumerate() {
-            files.push(open_tun(&end.namespace, &end.device)?);
+            files.push(tap::open(&end.namespace, Kind::Tun, &end.device)?);
             let mut commands = format!("link set {} mtu 1500 txqueuelen 1000 up", end.device);
             for (address, length) in &end.addresses {
                 let nodad = if address.is_ipv6() { " nodad" } else { "" };
@@ -208,57 +208,6 @@ fn destination(packet: &[u8]) -> Option<IpAddr> {
             .map(IpAddr::from),
         _ => None,
     }
-}
-
-/// Opens a new TUN device, without any header and without waiting, in `namespace`.
-fn open_tun(namespace: &NetNs, device: &str) -> Result<File, LabError> {
-    let name = device.to_owned();
-    namespace
-        .run(move || {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .custom_flags(libc::O_NONBLOCK)
-                .open("/dev/net/tun")?;
-            set_interface(&file, &name)?;
-            Ok(file)
-        })
-        .map_err(LabError::socket(format!(
-            "TUN device {device} in {}",
-            namespace.name()
-        )))
-}
-
-/// `struct ifreq` as TUNSETIFF reads it: the name, the flags, padding.
-#[repr(C)]
-struct InterfaceRequest {
-    name: [u8; libc::IFNAMSIZ],
-    flags: libc::c_short,
-    padding: [u8; 22],
-}
-
-#[expect(
-    unsafe_code,
-    reason = "a TUN device is made by an ioctl, which has no safe form"
-)]
-fn set_interface(file: &File, name: &str) -> std::io::Result<()> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "both flags are below 0x8000"
-    )]
-    let mut request = InterfaceRequest {
-        name: [0; libc::IFNAMSIZ],
-        flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
-        padding: [0; 22],
-    };
-    let len = name.len().min(libc::IFNAMSIZ - 1);
-    request.name[..len].copy_from_slice(&name.as_bytes()[..len]);
-    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, 40 bytes, which `request` is; the descriptor is open.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if result < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod process;
 pub mod host;
 pub mod napi;
 pub mod wire;
+pub mod tap;
 pub mod delay;
 pub mod tools;
 pub mod http;
