@@ -3,6 +3,7 @@
 //! The tables are asked again whenever [`Changes`] is readable; nothing is remembered here that could be out of date.
 
 use super::devices::{Devices, LinkState, Mac};
+use super::ipsec::Policies;
 use super::netlink::{NetlinkError, RouteSocket};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{
@@ -12,50 +13,71 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use sluice_link::af_xdp::Hop;
+use sluice_link::sys::Epoll;
 use sluice_wire::Ip;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE`.
 const GROUPS: u32 = 1 | 4 | 0x10 | 0x40 | 0x100 | 0x400;
 
-/// Readable when links, addresses, routes or neighbours have changed.
-pub(crate) struct Changes(Socket);
+/// `XFRMNLGRP_POLICY`.
+const IPSEC_GROUPS: u32 = 8;
+
+/// Readable when links, addresses, routes, neighbours or IPsec policies have changed.
+pub(crate) struct Changes {
+    sockets: Vec<Socket>,
+    readable: Epoll,
+}
 
 impl Changes {
     /// # Errors
     /// When the socket cannot be opened.
     pub(crate) fn watch() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, GROUPS))?;
-        socket.set_non_blocking(true)?;
-        Ok(Self(socket))
+        let mut sockets = vec![listening(NETLINK_ROUTE, GROUPS)?];
+        match listening(NETLINK_XFRM, IPSEC_GROUPS) {
+            Ok(socket) => sockets.push(socket),
+            // A kernel without IPsec.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PROTONOSUPPORT) => {}
+            Err(error) => return Err(error),
+        }
+        let readable = Epoll::new(sockets.iter().map(Socket::as_fd))?;
+        Ok(Self { sockets, readable })
     }
 
     /// Takes what has come. What it says does not matter: the tables are read anew, also when the kernel had more to say
     /// than the socket holds.
     pub(crate) fn drain(&self) {
         let mut bytes = Vec::with_capacity(1 << 16);
-        loop {
-            bytes.clear();
-            match self.0.recv(&mut bytes, 0) {
-                Ok(_) => {}
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {}
-                Err(_) => return,
+        for socket in &self.sockets {
+            loop {
+                bytes.clear();
+                match socket.recv(&mut bytes, 0) {
+                    Ok(_) => {}
+                    Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {}
+                    Err(_) => break,
+                }
             }
         }
     }
 }
 
+fn listening(protocol: isize, groups: u32) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind(&SocketAddr::new(0, groups))?;
+    socket.set_non_blocking(true)?;
+    Ok(socket)
+}
+
 impl AsRawFd for Changes {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.readable.as_fd().as_raw_fd()
     }
 }
 
@@ -63,6 +85,8 @@ impl AsRawFd for Changes {
 pub(crate) struct Hops {
     socket: RouteSocket,
     device: LinkState,
+    /// Nodes that an IPsec policy keeps from us, as last said in the log.
+    guarded: BTreeSet<Ip>,
 }
 
 impl Hops {
@@ -70,6 +94,7 @@ impl Hops {
         Ok(Self {
             socket: RouteSocket::open()?,
             device,
+            guarded: BTreeSet::new(),
         })
     }
 
@@ -81,14 +106,19 @@ impl Hops {
     }
 
     /// The ways that are known now. A node is left out that is reached over another device, or whose next hop has no known
-    /// link-layer address: its packets are the kernel's.
+    /// link-layer address, or to which an IPsec policy applies: its packets are the kernel's.
     pub(crate) fn resolve(&mut self, nodes: &[Ip]) -> Result<BTreeMap<Ip, Way>, NetlinkError> {
         let neighbours = self.neighbours()?;
-        let mut ways = BTreeMap::new();
+        let policies = Policies::read()?;
+        let (mut ways, mut guarded) = (BTreeMap::new(), BTreeSet::new());
         for &node in nodes {
             let Some((next, source, mtu)) = self.route(node) else {
                 continue;
             };
+            if policies.cover_sent(source, node) {
+                guarded.insert(node);
+                continue;
+            }
             if let Some(&(mac, is_static)) = neighbours.get(&next) {
                 let hop = Hop { mac, source, mtu };
                 let way = Way {
@@ -98,6 +128,10 @@ impl Hops {
                 };
                 ways.insert(node, way);
             }
+        }
+        if guarded != self.guarded {
+            tracing::info!(nodes = ?guarded, "IPsec policies apply to datagrams to these nodes: the kernel sends them");
+            self.guarded = guarded;
         }
         Ok(ways)
     }
@@ -232,11 +266,11 @@ impl Hops {
     }
 
     /// Every address that this host answers for over the device: the device's own, and those of the loopback device that
-    /// others can reach.
+    /// others can reach. One that an IPsec policy guards is left out: only the kernel knows what may come for it.
     pub(crate) fn own_addresses(&self) -> Result<Vec<Ip>, NetlinkError> {
         /// `lo`, in every network namespace.
         const LOOPBACK: u32 = 1;
-        let device = self.device.index;
+        let (device, policies) = (self.device.index, Policies::read()?);
         Ok(Devices::open()?
             .addresses()?
             .into_iter()
@@ -245,6 +279,7 @@ impl Hops {
                     || row.device == LOOPBACK && !IpAddr::from(row.address).is_loopback()
             })
             .map(|row| row.address)
+            .filter(|&own| !policies.cover_received(own))
             .collect())
     }
 }

@@ -12,7 +12,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::Socket;
-use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -145,6 +145,12 @@ pub(crate) fn generic(
     let socket = open(NETLINK_GENERIC)?;
     // Drivers say in words what they refuse; a kernel that cannot is understood all the same.
     let _ = socket.set_ext_ack(true);
+    exchange(&socket, bytes, 1, each).map_err(|failure| failure.named(what.to_owned()))
+}
+
+/// Sends one IPsec dump request with sequence number 1, and gives every reply to `each`.
+pub(crate) fn ipsec(bytes: &[u8], what: &str, each: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+    let socket = open(NETLINK_XFRM)?;
     exchange(&socket, bytes, 1, each).map_err(|failure| failure.named(what.to_owned()))
 }
 
