@@ -16,4 +16,5 @@ mod doctor;
 mod hardware;
 mod af_xdp;
 mod lan;
+mod underlay;
 mod offload;
