@@ -7,6 +7,7 @@
 pub mod error;
 pub mod clock;
 pub mod privilege;
+pub mod priority;
 pub mod netns;
 pub mod process;
 pub mod host;

@@ -324,6 +324,24 @@ impl Sites {
         Ok(())
     }
 
+    /// Restarts every gateway with these lines as the last of its `[fastpath]` section, in place of the last ones.
+    ///
+    /// # Errors
+    /// With the words of the one that failed.
+    pub fn restart_gateways(&mut self, fastpath: &str) -> Result<(), LabError> {
+        for (index, gateway) in self.gateways.iter_mut().enumerate() {
+            gateway.role.configure(|text| {
+                let (kept, _) = text.split_once("[fastpath]").unwrap_or((&text, ""));
+                format!("{kept}[fastpath]\n{}\n{fastpath}\n", core_of(index))
+            })?;
+            gateway.role.stop();
+            gateway.role.start()?;
+        }
+        self.gateways
+            .iter_mut()
+            .try_for_each(|gateway| gateway.role.ready())
+    }
+
     /// Stops the root and all cluster managers.
     pub fn stop_managers(&mut self) {
         self.root.stop();
@@ -540,7 +558,7 @@ impl Plan<'_> {
 
 /// The `cores` line of a gateway: the workers of several gateways on one machine must not share the first core.
 #[must_use]
-pub fn core_of(index: usize) -> String {
+fn core_of(index: usize) -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!("cores = [{}]", index % cores)
 }

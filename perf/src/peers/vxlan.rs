@@ -2,7 +2,7 @@
 
 use crate::lab::wire::veth;
 use crate::lab::{LabError, NetNs};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// A client and a server in namespaces of their own, attached to two nodes that VXLAN joins.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct VxlanDnat {
     pub server: NetNs,
     /// The addresses a client dials; the first node translates them to the server's.
     pub service: [IpAddr; 2],
+    /// The server's own IPv4 address.
+    pub server_address: IpAddr,
 }
 
 /// One node of the pair.
@@ -76,6 +78,19 @@ impl VxlanDnat {
                 [10, 98, 0, 1].into(),
                 IpAddr::from([0xfd98, 0, 0, 0, 0, 0, 0, 1]),
             ],
+            server_address: [10, 99, 2, 2].into(),
         })
+    }
+
+    /// One more client at the first node, IPv4 only, and its address.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn another_client(client_at: Node<'_>) -> Result<(NetNs, Ipv4Addr), LabError> {
+        let host = NetNs::new("vxlan-client-2")?;
+        veth((client_at.namespace, "vxport1"), (&host, "eth0"), MTU)?;
+        client_at.namespace.ip("link set vxport1 master vxbr0")?;
+        host.ip("address add 10.99.1.3/24 dev eth0\nroute add default via 10.99.1.1")?;
+        Ok((host, Ipv4Addr::new(10, 99, 1, 3)))
     }
 }

@@ -3,6 +3,9 @@
 mod memory;
 mod af_xdp;
 pub mod forward;
+mod pair;
+mod tcp;
+mod flood;
 
 use super::{Settings, environment};
 use crate::lab::LabError;
@@ -12,15 +15,21 @@ use crate::report::Report;
 type Part = fn(&Settings, &mut Report) -> Result<(), LabError>;
 
 /// The parts of the suite, for [`Settings::only`].
-pub const PARTS: [&str; 3] = ["engine", "scaling", "af_xdp"];
+pub const PARTS: [&str; 5] = ["engine", "scaling", "af_xdp", "tcp", "flood"];
 
 /// Runs the suite.
 ///
 /// # Errors
 /// When memory cannot be mapped, the laboratory cannot be built, or a run fails.
 pub fn run(settings: &Settings) -> Result<Report, LabError> {
-    let mut report = Report::new("fastpath", environment(&["ip", "nft"]));
-    let parts: [Part; PARTS.len()] = [memory::engine, memory::scaling, af_xdp::run];
+    let mut report = Report::new("fastpath", environment(&["iperf3", "ip", "ethtool", "nft"]));
+    let parts: [Part; PARTS.len()] = [
+        memory::engine,
+        memory::scaling,
+        af_xdp::run,
+        tcp::run,
+        flood::run,
+    ];
     let wanted = |name: &str| settings.only.as_deref().is_none_or(|only| only == name);
     for (_, part) in PARTS.iter().zip(parts).filter(|(name, _)| wanted(name)) {
         part(settings, &mut report)?;

@@ -235,7 +235,8 @@ fn many_flows(pair: &Pair, sites: &Sites) -> Result<f64, LabError> {
     })
 }
 
-fn resident_mib(pid: u32) -> Result<f64, LabError> {
+/// Resident memory of a process.
+pub(super) fn resident_mib(pid: u32) -> Result<f64, LabError> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).map_err(LabError::file(&path))?;
     text.lines()

@@ -10,7 +10,7 @@
 
 use super::{Settings, environment};
 use crate::lab::scratch::Scratch;
-use crate::lab::sites::{Cable, Layout, Microservice, Sites, Target, core_of, descriptor};
+use crate::lab::sites::{Cable, Layout, Microservice, Sites, Target, descriptor};
 use crate::lab::wire::carried;
 use crate::lab::{LabError, NetNs, Process};
 use crate::peers::vxlan::{Node, VxlanDnat};
@@ -137,26 +137,26 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
         (settings.say)(&format!("round {} of {}", round + 1, pace.rounds));
         let (own, other) = if round % 2 == 0 {
             let own = measure(&ours, &sites, &pace)?;
-            restart(&mut sites, WITHOUT_OFFLOAD)?;
+            sites.restart_gateways(WITHOUT_OFFLOAD)?;
             (own, measure(&peer, &sites, &pace)?)
         } else {
-            restart(&mut sites, WITHOUT_OFFLOAD)?;
+            sites.restart_gateways(WITHOUT_OFFLOAD)?;
             let other = measure(&peer, &sites, &pace)?;
-            restart(&mut sites, "")?;
+            sites.restart_gateways("")?;
             let own = measure(&ours, &sites, &pace)?;
-            restart(&mut sites, WITHOUT_OFFLOAD)?;
+            sites.restart_gateways(WITHOUT_OFFLOAD)?;
             (own, other)
         };
         let worker = (ours.transfer(1, &pace)?, ours.latency(&pace)?.p50_us);
         rounds.push(&own, &other, &worker);
-        restart(&mut sites, ONE_PACKET)?;
+        sites.restart_gateways(ONE_PACKET)?;
         let slow = ours.transfer(1, &pace)?;
         rounds.one_packet.push((own.tcp_1.gbit_s, slow.gbit_s));
-        restart(&mut sites, SPIN)?;
+        sites.restart_gateways(SPIN)?;
         rounds
             .p50_spin
             .push((ours.latency(&pace)?.p50_us, rounds.p50[round].1));
-        restart(&mut sites, "")?;
+        sites.restart_gateways("")?;
     }
     rows(&mut report, &rounds);
     Ok(report)
@@ -238,22 +238,6 @@ fn tracks(sites: &Sites) -> Result<[Track; 2], LabError> {
             &sites.scratch,
         )?,
     ])
-}
-
-/// Restarts both gateways with this line in their `[fastpath]` section.
-fn restart(sites: &mut Sites, line: &str) -> Result<(), LabError> {
-    for (index, gateway) in sites.gateways.iter_mut().enumerate() {
-        gateway.role.configure(|text| {
-            let (kept, _) = text.split_once("[fastpath]").unwrap_or((&text, ""));
-            format!("{kept}[fastpath]\n{}\n{line}\n", core_of(index))
-        })?;
-        gateway.role.stop();
-        gateway.role.start()?;
-    }
-    sites
-        .gateways
-        .iter_mut()
-        .try_for_each(|gateway| gateway.role.ready())
 }
 
 fn rows(report: &mut Report, rounds: &Rounds) {

@@ -1,17 +1,17 @@
-//! Many datagrams per system call, without any offload: sendmmsg and recvmmsg on fixed memory.
+//! Many messages per system call, without any offload: sendmmsg and recvmmsg on fixed memory.
 #![expect(unsafe_code, reason = "the kernel takes arrays of pointers")]
 
 use std::io;
-use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-/// Datagrams per system call.
+/// Messages per system call.
 const BURST: usize = 64;
 const COUNT: libc::c_uint = 64;
 /// Bytes of room for each.
 const ROOM: usize = 2048;
 
 /// Memory for a burst.
+#[derive(Debug)]
 pub(super) struct Burst {
     bytes: Vec<[u8; ROOM]>,
 }
@@ -23,11 +23,29 @@ impl Burst {
         }
     }
 
-    /// Sends [`BURST`] datagrams of `len` bytes (at most 2048) on a connected socket; returns how many were taken.
+    /// A burst of messages that begin with these bytes, at most 2048.
+    pub(super) fn of(message: &[u8]) -> Self {
+        let mut burst = Self::new();
+        for bytes in &mut burst.bytes {
+            for (byte, value) in bytes.iter_mut().zip(message) {
+                *byte = *value;
+            }
+        }
+        burst
+    }
+
+    /// The first `len` bytes (at most 2048) of each message.
+    pub(super) fn messages(&mut self, len: usize) -> impl Iterator<Item = &mut [u8]> {
+        self.bytes
+            .iter_mut()
+            .map(move |bytes| &mut bytes[..len.min(ROOM)])
+    }
+
+    /// Sends [`BURST`] messages of `len` bytes (at most 2048) on a connected socket; returns how many were taken.
     ///
     /// # Errors
     /// What the kernel says when it takes none.
-    pub(super) fn send(&mut self, socket: &UdpSocket, len: usize) -> io::Result<usize> {
+    pub(super) fn send(&mut self, socket: &impl AsRawFd, len: usize) -> io::Result<usize> {
         let mut slices = self.slices(len.min(ROOM));
         let mut headers = headers(&mut slices);
         // SAFETY: `headers` holds BURST headers; each points to one slice that points into `bytes`, all alive here.
@@ -35,11 +53,11 @@ impl Burst {
         usize::try_from(result).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Receives what has come, at most [`BURST`] datagrams; waits for the first only.
+    /// Receives what has come, at most [`BURST`] messages; waits for the first only.
     ///
     /// # Errors
     /// What the kernel says, also when the socket's time limit passes.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    pub(super) fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         let mut slices = self.slices(ROOM);
         let mut headers = headers(&mut slices);
         // SAFETY: as in `send`; no name and no control buffer is given, and no timeout.

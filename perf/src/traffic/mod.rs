@@ -10,3 +10,5 @@ pub mod stream;
 pub mod frames;
 #[cfg(feature = "suites")]
 pub mod sink;
+pub mod held;
+pub mod flood;

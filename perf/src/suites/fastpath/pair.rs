@@ -1,0 +1,116 @@
+//! Two gateways on one cable, a client at the first and a service at the second: where `tcp` and `flood` measure.
+
+use super::super::Settings;
+use crate::lab::scratch::Scratch;
+use crate::lab::sites::{Attached, Cable, Layout, Microservice, Sites, Target, descriptor};
+use crate::lab::{LabError, NetNs};
+use std::net::{IpAddr, Ipv4Addr};
+
+const APP: &str = "bench.sluice";
+const SERVICE_IP: [&str; 2] = ["10.30.91.1", "fdff:2000::91"];
+
+/// An instance.
+pub(super) struct Member {
+    pub(super) namespace: NetNs,
+    pub(super) attached: Attached,
+}
+
+/// The cable of the suite `tun`: one veth pair, frames of MTU size, GRO at the receiver.
+pub(super) struct Pair {
+    pub(super) sites: Sites,
+    /// Instances of services of their own, at the first gateway.
+    pub(super) clients: Vec<Member>,
+    /// Instances of the service, at the second gateway.
+    pub(super) servers: Vec<Member>,
+    /// The round-robin ServiceIP.
+    pub(super) service: IpAddr,
+}
+
+impl Pair {
+    pub(super) fn new(
+        settings: &Settings,
+        clients: &[&str],
+        servers: &[&str],
+    ) -> Result<Self, LabError> {
+        let layout = Layout {
+            clusters: 1,
+            gateways: vec![0, 0],
+            cable: Cable::Pair,
+            log_level: "warn".to_owned(),
+            ..Layout::two_sites()
+        };
+        let scratch = Scratch::new("sluice-perf-fastpath")?;
+        let sites = Sites::new(&settings.sluice, scratch, &layout)?;
+        let microservice = |name, rr_ip| Microservice {
+            name,
+            namespace: "perf",
+            rr_ip,
+        };
+        let services: Vec<Microservice<'_>> =
+            std::iter::once(microservice("sink", Some(SERVICE_IP)))
+                .chain(clients.iter().map(|name| microservice(name, None)))
+                .collect();
+        sites.apply(&descriptor("bench", "sluice", &services))?;
+        let attached = |gateway, service: &str, name: &str| {
+            let namespace = NetNs::new(name)?;
+            let service = format!("{APP}.{service}.perf");
+            let attached = sites.attach(gateway, &service, Target::Namespace(&namespace))?;
+            Ok(Member {
+                namespace,
+                attached,
+            })
+        };
+        let clients = clients
+            .iter()
+            .map(|name| attached(0, name, name))
+            .collect::<Result<_, LabError>>()?;
+        let servers = servers
+            .iter()
+            .map(|name| attached(1, "sink", name))
+            .collect::<Result<_, LabError>>()?;
+        Ok(Self {
+            sites,
+            clients,
+            servers,
+            service: SERVICE_IP[0]
+                .parse()
+                .unwrap_or_else(|_| unreachable!("the address above is well-formed")),
+        })
+    }
+
+    /// What `/v1/status` of a gateway (counted from 0) says under `key`.
+    pub(super) fn status(&self, gateway: usize, key: &str) -> Result<serde_json::Value, LabError> {
+        let status = self.sites.gateways[gateway].role.ask("/v1/status")?;
+        Ok(status[key].clone())
+    }
+
+    /// Restarts both gateways with these lines in their `[fastpath]` section, and checks that their links are of the
+    /// kind asked for: `tun` or `af_xdp`.
+    pub(super) fn restart(&mut self, link: &str, lines: &str) -> Result<(), LabError> {
+        self.sites
+            .restart_gateways(&format!("link = \"{link}\"\n{lines}"))?;
+        for gateway in 0..self.sites.gateways.len() {
+            let workers = self.status(gateway, "workers")?;
+            let links = workers[0]["links"].as_array().cloned().unwrap_or_default();
+            let service = links.first().and_then(|line| line.as_str()).unwrap_or("");
+            if !service.starts_with(link) {
+                return Err(LabError::Reply {
+                    what: format!("the links of gateway {} with {link}", gateway + 1),
+                    text: workers.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An address of the laboratory that is IPv4 by its plan.
+pub(super) fn v4(address: IpAddr) -> Result<Ipv4Addr, LabError> {
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(LabError::Reply {
+            what: "an IPv4 address".to_owned(),
+            text: address.to_string(),
+        }),
+    }
+}
