@@ -1,18 +1,16 @@
-//! Compiles the BPF programs of `bpf/` to objects that `src/bpf` embeds.
+//! Compiles the BPF programs of `bpf/` to the object that `src/bpf` embeds.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One object per source; the headers beside them are included.
-const SOURCES: [&str; 2] = ["xdp.c", "offload.c"];
+/// Includes all others.
+const SOURCE: &str = "programs.c";
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for source in SOURCES {
-        compile(source, &out.join(source).with_extension("o"));
-    }
+    compile(SOURCE, &out.join(SOURCE).with_extension("o"));
 }
 
 /// # Panics

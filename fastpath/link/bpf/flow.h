@@ -39,6 +39,12 @@ struct binding {
 	__u32 remote_version;
 	__u32 peer;
 	__u32 peer_version;
+	/* One's complement differences, folded: of the addresses, and of the ports. */
+	__u16 address_change;
+	__u16 port_change;
+	/* Outbound: the outer source port. Inbound: the instance's Ethernet address. */
+	__be16 lane;
+	__u8 mac[6];
 };
 
 struct flow_state {
@@ -54,7 +60,8 @@ struct peer {
 	/* Our address towards it. */
 	struct address local;
 	__be16 port;
-	__be16 local_port;
+	/* The next hop towards it, where XDP writes the Ethernet header. */
+	__u8 mac[6];
 	/* The Ethernet device towards it. */
 	__u32 device;
 	/* The longest inner packet it takes. */
@@ -67,7 +74,18 @@ struct lease {
 	__u64 until_ns;
 	/* 1: everything goes to the worker, which has something to look at. */
 	__u32 paused;
-	__u32 zero;
+	/* `enum redirect`. */
+	__u32 redirects;
+};
+
+/* What may be done within XDP. A veth only takes redirected frames while somebody at its other end looks for them. */
+enum redirect {
+	/* The underlay's device takes frames. */
+	REDIRECT_OUT = 1,
+	/* The service side's device does. */
+	REDIRECT_IN = 2,
+	/* `sluice_inbound` takes what is unwrapped. */
+	REDIRECT_JOINED = 4,
 };
 
 /* Index of `flow_counters`. */
@@ -82,7 +100,10 @@ enum flow_counter {
 
 struct offload_settings {
 	__be16 tunnel_port;
-	__u16 zero;
+	/* Of the uplink. */
+	__u8 uplink_mac[6];
+	/* 1: `sluice_outbound` is on the bridge's port towards the uplink, 0: on the uplink. */
+	__u32 at_port;
 	/* The uplink of the node's bridge: local instances are behind it. */
 	__u32 uplink;
 };
@@ -96,9 +117,13 @@ struct offload_settings {
 		__builtin_offsetof(struct binding, peer), sizeof(struct flow_state),                                   \
 		__builtin_offsetof(struct flow_state, generation), sizeof(struct peer),                                \
 		__builtin_offsetof(struct peer, device), __builtin_offsetof(struct peer, version),                     \
+		__builtin_offsetof(struct binding, lane), __builtin_offsetof(struct binding, mac),                     \
 		sizeof(struct lease), __builtin_offsetof(struct lease, paused), sizeof(struct offload_settings),       \
 		__builtin_offsetof(struct offload_settings, uplink), FLOW_COUNTERS, OFFLOAD_INSTANCES_MAX,             \
 		OFFLOAD_PEERS_MAX
+
+/* Fixed when the programs are loaded. */
+const volatile struct offload_settings offload_settings;
 
 /* The loader sets how many flows there can be. */
 struct {
@@ -151,6 +176,14 @@ static __always_inline void count(enum flow_counter counter, __u64 n)
 
 	if (likely(value))
 		*value += n;
+}
+
+static __always_inline int may_redirect(enum redirect redirect)
+{
+	__u32 only = 0;
+	struct lease *lease = bpf_map_lookup_elem(&flow_lease, &only);
+
+	return lease && lease->redirects & redirect;
 }
 
 /* A packet of a flow, as far as the offload reads it. */

@@ -4,30 +4,16 @@
  *   instance -> bridge -> uplink: `sluice_outbound` (tc) translates, wraps, and sends out of the underlay's device
  *   underlay: `sluice_decap` (XDP) unwraps -> GRO joins segments -> `sluice_inbound` (tc) translates, and delivers
  *
+ * So it is beside TUN links. With AF_XDP links `sluice_underlay` unwraps, and what comes frame by frame does not come
+ * here at all (redirect.h).
+ *
  * The outbound program sees super-frames whole and leaves them whole: the kernel cuts them after the device's queue. The
  * inbound side is in two parts because segments can only be joined after they were unwrapped: XDP runs before GRO, and
  * tc after it, where the checksum's state is known. Whatever is not an established flow's is left as it is, for the worker.
- *
- * The outer UDP checksum is zero (RFC 768: none was made): inside are checksums of its own. For the licence see xdp.c.
  */
-#include "flow.h"
+#include "hand_over.h"
+#include "outer.h"
 #include <linux/pkt_cls.h>
-
-char LICENSE[] SEC("license") = "GPL";
-
-/* Sizes and offsets of flow.h for the test of `src/offload/abi.rs`; never loaded. */
-const __u32 abi_layout[] SEC("abi") = { FLOW_LAYOUT };
-
-/* Fixed when the programs are loaded. */
-const volatile struct offload_settings offload_settings;
-
-/* Between XDP and tc a frame carries this in front of it. Nothing that comes over a wire can have it. */
-struct handed_over {
-	__u32 magic;
-	__u32 zero;
-};
-
-#define MAGIC 0x536c7563
 
 /* For the program behind ours in line, or for the kernel. */
 #define NOT_OURS TC_ACT_UNSPEC
@@ -71,28 +57,16 @@ static __always_inline int translate(struct __sk_buff *skb, struct flow_packet *
 				    sizeof(addresses), 0);
 }
 
-struct outer_v4 {
-	struct ethhdr ethernet;
-	struct iphdr ip;
-	struct udphdr udp;
-} __attribute__((packed));
-
-#define OUTER_V4 (sizeof(struct iphdr) + sizeof(struct udphdr))
-
-/* RFC 1071. */
-static __always_inline __sum16 header_checksum(const struct iphdr *ip)
+/* Frames that the bridge floods are not for us, and the port it sends them to us by sees what it sends. */
+static __always_inline int is_for_us(const struct __sk_buff *skb, const struct ethhdr *ethernet)
 {
-	const __u16 *words = (const void *)ip;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (int at = 0; at < 10; at++)
-		sum += words[at];
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~(sum + (sum >> 16));
+	if (offload_settings.at_port)
+		return same_mac(ethernet->h_dest, offload_settings.uplink_mac);
+	return skb->pkt_type == 0 /* PACKET_HOST */;
 }
 
-/* Local instances: parse, flow, locate, translate, encap. */
+/* Local instances: parse, flow, locate, translate, encap. On the uplink, or, where XDP takes frames off it, before it: on
+ * the bridge's port towards it, where super-frames are whole, too. */
 SEC("classifier")
 int sluice_outbound(struct __sk_buff *skb)
 {
@@ -100,15 +74,13 @@ int sluice_outbound(struct __sk_buff *skb)
 	struct flow_packet packet;
 	struct bpf_fib_lookup route = { .family = 2 /* AF_INET */, .l4_protocol = IPPROTO_UDP };
 	struct outer_v4 outer = {};
-	struct iphdr ip = {};
 	struct binding *binding;
 	struct ethhdr *ethernet;
 	struct peer *peer;
 	__u32 longest;
 	int is_v4;
 
-	/* Frames that the bridge floods are not for us. */
-	if (skb->pkt_type != 0 /* PACKET_HOST */ || !TAKE(&frame, ethernet))
+	if (!TAKE(&frame, ethernet) || !is_for_us(skb, ethernet))
 		return NOT_OURS;
 	is_v4 = ethernet->h_proto == bpf_htons(ETH_P_IP);
 	if ((!is_v4 && ethernet->h_proto != bpf_htons(ETH_P_IPV6)) || !parse_flow(&frame, is_v4, 0, &packet) ||
@@ -117,8 +89,8 @@ int sluice_outbound(struct __sk_buff *skb)
 	binding = find_flow(&packet, &peer);
 	if (!binding)
 		return NOT_OURS;
-	/* A datagram super-frame would be cut into fragments of one, not into datagrams. */
-	if (skb->gso_size && packet.key.protocol != IPPROTO_TCP)
+	/* A datagram super-frame would be cut into fragments of one, not into datagrams. Others go by XDP where they can. */
+	if (packet.key.protocol != IPPROTO_TCP && (skb->gso_size || may_redirect(REDIRECT_OUT)))
 		return NOT_OURS;
 	longest = skb->gso_size ? packet.header_length + skb->gso_size : packet.length;
 	if (longest > peer->mtu)
@@ -128,10 +100,11 @@ int sluice_outbound(struct __sk_buff *skb)
 	 * become narrower, the worker's socket knows what to do. */
 	__builtin_memcpy(&route.ipv4_src, &peer->local.octets[12], 4);
 	__builtin_memcpy(&route.ipv4_dst, &peer->ip.octets[12], 4);
-	route.sport = peer->local_port;
+	route.sport = binding->lane;
 	route.dport = peer->port;
 	route.tot_len = longest + OUTER_V4;
-	route.ifindex = skb->ifindex;
+	/* As if it came in there, which it will have. */
+	route.ifindex = offload_settings.uplink;
 	if (bpf_fib_lookup(skb, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_SUCCESS || route.ifindex != peer->device)
 		return NOT_OURS;
 
@@ -144,20 +117,7 @@ int sluice_outbound(struct __sk_buff *skb)
 		goto broken;
 	__builtin_memcpy(outer.ethernet.h_dest, route.dmac, 6);
 	__builtin_memcpy(outer.ethernet.h_source, route.smac, 6);
-	outer.ethernet.h_proto = bpf_htons(ETH_P_IP);
-	ip.version = 4;
-	ip.ihl = 5;
-	ip.tot_len = bpf_htons(packet.length + OUTER_V4);
-	ip.frag_off = bpf_htons(0x4000); /* don't fragment */
-	ip.ttl = 64;
-	ip.protocol = IPPROTO_UDP;
-	ip.saddr = route.ipv4_src;
-	ip.daddr = route.ipv4_dst;
-	ip.check = header_checksum(&ip);
-	outer.ip = ip;
-	outer.udp.source = peer->local_port;
-	outer.udp.dest = peer->port;
-	outer.udp.len = bpf_htons(packet.length + sizeof(outer.udp));
+	write_outer(&outer, packet.length, route.ipv4_src, route.ipv4_dst, binding->lane, peer->port);
 	if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
 		goto broken;
 	count(FLOW_FORWARDED, 1);
@@ -175,13 +135,11 @@ int sluice_decap(struct xdp_md *context)
 {
 	struct frame frame = frame_of(context);
 	struct address source, destination;
-	struct handed_over *note;
 	struct flow_packet packet;
-	struct ethhdr *ethernet, kept;
+	struct ethhdr *ethernet;
 	struct udphdr *udp;
-	struct peer *peer;
 	__u32 payload, outer;
-	int is_v4;
+	int is_v4, action;
 
 	if (!TAKE(&frame, ethernet))
 		return XDP_PASS;
@@ -208,32 +166,13 @@ int sluice_decap(struct xdp_md *context)
 		return XDP_PASS;
 	}
 	if (!TAKE(&frame, udp) || udp->dest != offload_settings.tunnel_port || bpf_ntohs(udp->len) != payload ||
-	    frame.at + 1 > frame.end)
+	    !find_tunnelled(&frame, payload - sizeof(*udp), &source, &destination, &packet, &is_v4))
 		return XDP_PASS;
-	is_v4 = *(__u8 *)frame.at >> 4 == 4;
-	if (!parse_flow(&frame, is_v4, 1, &packet) || packet.length != payload - sizeof(*udp))
-		return XDP_PASS;
-	if (!find_flow(&packet, &peer) || !same_address(&source, &peer->ip) || !same_address(&destination, &peer->local))
-		return XDP_PASS;
-
-	kept = *ethernet;
-	kept.h_proto = is_v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	/* A driver that has no room for the note leaves the frame to the worker. */
-	if (bpf_xdp_adjust_meta(context, -(int)sizeof(*note)))
-		return XDP_PASS;
-	if (bpf_xdp_adjust_head(context, outer))
-		return XDP_ABORTED;
-	frame = frame_of(context);
-	note = (void *)(long)context->data_meta;
-	if (!TAKE(&frame, ethernet) || (void *)(note + 1) > (void *)(long)context->data)
-		return XDP_ABORTED;
-	*ethernet = kept;
-	note->magic = MAGIC;
-	note->zero = 0;
-	return XDP_PASS;
+	action = hand_over(context, outer, is_v4);
+	return action == NO_FLOW ? XDP_PASS : action;
 }
 
-/* What `sluice_decap` unwrapped and GRO joined: flow, translate, deliver. */
+/* What XDP unwrapped and GRO joined: flow, translate, deliver. */
 SEC("classifier")
 int sluice_inbound(struct __sk_buff *skb)
 {

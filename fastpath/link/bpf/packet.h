@@ -44,6 +44,14 @@ static __always_inline int same_mac(const __u8 a[6], const volatile __u8 b[6])
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
 }
 
+/* From what the loader sets, which the compiler must not take for zero. */
+static __always_inline void copy_mac(__u8 to[6], const volatile __u8 from[6])
+{
+#pragma unroll
+	for (int at = 0; at < 6; at++)
+		to[at] = from[at];
+}
+
 static __always_inline struct address mapped(__be32 ip)
 {
 	struct address address = {};

@@ -8,17 +8,9 @@
  *
  * A queue without a socket passes its frames (the last argument of bpf_redirect_map): when the process dies, so does
  * its map entry, and the kernel has the device back.
- *
- * Licence. The source is offered under Apache-2.0 or GPL-2.0. The string below is what the kernel is told about the
- * loaded program: it only knows names of the GPL family, and the second licence is one of them. No helper we call
- * asks for it.
  */
 #include "early_drop.h"
-
-char LICENSE[] SEC("license") = "GPL";
-
-/* Sizes and offsets of abi.h for the test of `src/bpf/abi.rs`; never loaded. */
-const __u32 abi_layout[] SEC("abi") = { ABI_LAYOUT };
+#include "redirect.h"
 
 static __always_inline int in_service_v4(__be32 ip)
 {
@@ -35,7 +27,7 @@ static __always_inline int in_service_v6(const struct in6_addr *ip)
 	       (words[3] & settings.service_v6.mask[3]) == settings.service_v6.network[3];
 }
 
-/* Frames of local services: parse, is it for a service, (established flow), worker. */
+/* Frames of local services: parse, is it for a service, established flow, worker. */
 SEC("xdp.frags")
 int sluice_service(struct xdp_md *context)
 {
@@ -43,10 +35,12 @@ int sluice_service(struct xdp_md *context)
 	struct ethhdr *ethernet;
 	struct iphdr *v4;
 	struct ipv6hdr *v6;
+	int is_v4, action;
 
 	if (!TAKE(&frame, ethernet) || !same_mac(ethernet->h_dest, settings.service_mac))
 		return XDP_PASS;
-	if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
+	is_v4 = ethernet->h_proto == bpf_htons(ETH_P_IP);
+	if (is_v4) {
 		if (!TAKE(&frame, v4) || !in_service_v4(v4->daddr))
 			return XDP_PASS;
 	} else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6)) {
@@ -57,6 +51,9 @@ int sluice_service(struct xdp_md *context)
 	}
 	if (unlikely(is_multi_buffer(context)))
 		return drop(TALLY_TOO_BIG);
+	action = redirect_outbound(context, is_v4, settings.underlay_mac);
+	if (action != NO_FLOW)
+		return action;
 	return bpf_redirect_map(&service_sockets, context->rx_queue_index, XDP_PASS);
 }
 
@@ -72,7 +69,7 @@ static __always_inline enum tally judge_datagram(const struct udphdr *udp, __u32
 	return TALLY_COUNT;
 }
 
-/* Datagrams of other nodes: parse, is it for us, early drop, (established flow), worker. */
+/* Datagrams of other nodes: parse, is it for us, early drop, established flow, worker. */
 SEC("xdp.frags")
 int sluice_underlay(struct xdp_md *context)
 {
@@ -81,7 +78,7 @@ int sluice_underlay(struct xdp_md *context)
 	struct address source, destination;
 	struct udphdr *udp;
 	enum tally verdict;
-	int martian, is_v4;
+	int martian, is_v4, action;
 	/* By the IP header: bytes from the IP header on, and bytes of the datagram. */
 	__u32 packet, payload;
 	void *ip;
@@ -130,5 +127,11 @@ int sluice_underlay(struct xdp_md *context)
 	verdict = judge_source(source, is_v4);
 	if (verdict != TALLY_COUNT)
 		return drop(verdict);
+	if (bpf_ntohs(udp->len) == payload) {
+		action = redirect_inbound(context, frame, packet - payload + sizeof(*udp), payload - sizeof(*udp), &source,
+					  &destination, settings.service_mac);
+		if (action != NO_FLOW)
+			return action;
+	}
 	return bpf_redirect_map(&underlay_sockets, context->rx_queue_index, XDP_PASS);
 }

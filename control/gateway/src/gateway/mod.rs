@@ -9,6 +9,7 @@ mod mqtt;
 mod offload;
 pub(crate) mod path_mtu;
 mod plane;
+mod redirect;
 mod routes;
 mod state;
 mod trace;

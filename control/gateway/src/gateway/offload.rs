@@ -5,9 +5,11 @@
 //! sees the packet), a changed row ([`Offloader::revoke`], before publishing), and silence of this process (the lease).
 
 use super::plane::now;
+use super::redirect::Redirect;
 use crate::node::devices::{Devices, Outlet};
 use sluice_engine::flow::Offloading;
 use sluice_engine::{Flow, Shared};
+use sluice_link::af_xdp::{Hop, Mac, lane_port};
 use sluice_link::offload::abi::{Grounds, INSTANCES_MAX, PEERS_MAX, Peer as PeerRow, Versioned};
 use sluice_link::offload::{Counted, Entry, Offload, OffloadSettings};
 use sluice_link::sys::ethtool;
@@ -35,6 +37,7 @@ pub(crate) struct Setup {
     pub(crate) wanted: Result<(), String>,
     pub(crate) flows_max: u32,
     pub(crate) tunnel_port: u16,
+    pub(crate) workers: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) publisher: Publisher,
     pub(crate) accounts: Arc<Accounts>,
@@ -48,12 +51,19 @@ struct Held {
     idle: String,
 }
 
+/// Bytes of IP and UDP header around a packet on an IPv4 underlay.
+const OUTER_V4: u16 = 28;
+
 /// The programs are attached to the uplink.
 #[derive(Debug)]
 struct Running {
     programs: Offload,
     uplink: String,
+    /// With AF_XDP links: their programs are the offload's, too.
+    redirect: Option<Redirect>,
     paused: bool,
+    /// Flows that came too early: they may ask again at the next tick.
+    early: Vec<Flow>,
     /// Underlay devices that were tried: the name, and why its packets are left to the worker, if they are.
     underlays: BTreeMap<u32, (String, Option<String>)>,
     /// Peers whose device was looked for.
@@ -83,8 +93,16 @@ struct Row {
 struct Peer {
     version: u32,
     /// All that an entry takes from the peer's row, and the kernel's way to it. `None` when it is to be looked up anew.
-    known: Option<(PeerFacts, Outlet)>,
+    known: Option<(PeerFacts, Exit)>,
     row: PeerRow,
+}
+
+/// The kernel's way to a peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Exit {
+    outlet: Outlet,
+    /// Where we write Ethernet headers ourselves.
+    hop: Option<Hop>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,6 +115,9 @@ struct PeerFacts {
 
 /// Why a flow stays with the worker.
 type Refused = &'static str;
+
+/// The kernel asks the neighbour when the first packet goes there.
+const NO_HOP: Refused = "its peer's next hop is not known yet";
 
 impl Offloader {
     pub(crate) fn new(setup: Setup) -> Self {
@@ -127,6 +148,41 @@ impl Offloader {
                 );
                 held.idle = reason;
             }
+        }
+    }
+
+    /// What the programs of AF_XDP links need for the offload; `None` when it is switched off.
+    pub(crate) fn wanted(&self) -> Option<u32> {
+        let held = self.held();
+        let Setup {
+            wanted, flows_max, ..
+        } = &held.setup;
+        wanted.is_ok().then_some(*flows_max)
+    }
+
+    /// The programs of AF_XDP links are attached, and take these flows.
+    pub(crate) fn start_redirect(&self, uplink: &str, redirect: Redirect, programs: Offload) {
+        let mut held = self.held();
+        let running = Running::over(programs, uplink, Some(redirect));
+        tracing::info!(
+            how = running.text(),
+            "established flows are offloaded to the kernel"
+        );
+        held.idle.clear();
+        held.running = Some(running);
+    }
+
+    /// Tells the Ethernet addresses of local instances and the next hops towards nodes as they are known now. Flows that
+    /// were made for others are taken out.
+    pub(crate) fn set_ways(&self, neighbours: BTreeMap<Ip, Mac>, hops: BTreeMap<Ip, Hop>) {
+        let mut held = self.held();
+        let Held { setup, running, .. } = &mut *held;
+        if let Some(running) = running
+            && let Some(redirect) = &mut running.redirect
+            && redirect.set_ways(neighbours, hops)
+        {
+            running.follow_routes();
+            running.follow_neighbours(setup);
         }
     }
 
@@ -168,7 +224,12 @@ impl Offloader {
                     running.take_out((index, generation));
                 }
             }
-            Err(reason) => tracing::debug!(?flow, reason, "a flow stays with the worker"),
+            Err(reason) => {
+                tracing::debug!(?flow, reason, "a flow stays with the worker");
+                if reason == NO_HOP {
+                    running.early.push(flow);
+                }
+            }
         }
     }
 
@@ -218,14 +279,7 @@ impl Offloader {
         let Some(running) = &held.running else {
             return (format!("off: {}", held.idle), 0);
         };
-        let mut text = format!("tc {}", running.uplink);
-        for (name, reason) in running.underlays.values() {
-            match reason {
-                None => text.push_str(&format!(", XDP {name}")),
-                Some(reason) => text.push_str(&format!(", not {name}: {reason}")),
-            }
-        }
-        (text, running.flows.len())
+        (running.text(), running.flows.len())
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -248,10 +302,16 @@ impl Running {
         programs
             .attach_uplink((uplink, device.index))
             .map_err(|error| error.to_string())?;
+        Ok(Self::over(programs, uplink, None))
+    }
+
+    fn over(programs: Offload, uplink: &str, redirect: Option<Redirect>) -> Self {
         let mut running = Self {
             programs,
             uplink: uplink.to_owned(),
+            redirect,
             paused: false,
+            early: Vec::new(),
             underlays: BTreeMap::new(),
             met: BTreeSet::new(),
             flows: BTreeMap::new(),
@@ -264,10 +324,27 @@ impl Running {
             counted: Counted::default(),
         };
         running.renew();
-        Ok(running)
+        running
+    }
+
+    fn text(&self) -> String {
+        if let Some(redirect) = &self.redirect {
+            return redirect.text();
+        }
+        let mut text = format!("tc {}", self.uplink);
+        for (name, reason) in self.underlays.values() {
+            match reason {
+                None => text.push_str(&format!(", XDP {name}")),
+                Some(reason) => text.push_str(&format!(", not {name}: {reason}")),
+            }
+        }
+        text
     }
 
     fn renew(&mut self) {
+        if let Some(redirect) = &mut self.redirect {
+            self.programs.set_redirects(redirect.look());
+        }
         let until = now() + LEASE;
         let until_ns = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
         if let Err(error) = self.programs.set_lease(until_ns, self.paused) {
@@ -293,7 +370,14 @@ impl Running {
         else {
             return Err("an address is not known");
         };
-        let peer = self.peer(slot, &tables, setup.tunnel_port)?;
+        let peer = self.peer(slot, &tables)?;
+        // Only XDP writes it: the kernel finds out by itself.
+        let mac = match &self.redirect {
+            Some(redirect) => redirect
+                .neighbour(flow.forward.src)
+                .ok_or("its instance's Ethernet address is not known")?,
+            None => [0; 6],
+        };
         let grounds = Grounds {
             local: self.instance(flow.local.slot, &tables)?,
             remote: self.instance(flow.remote.slot, &tables)?,
@@ -308,7 +392,12 @@ impl Running {
             dst_port: flow.wire_dst_port,
             ..flow.forward
         };
-        let entry = Entry::new(&flow.forward, &sent, &flow.reverse(), &grounds);
+        let lane = match &self.redirect {
+            // Its worker's own is not known here; so flows spread over the receiver's queues all the same.
+            Some(_) => lane_port(setup.tunnel_port, grounds.id as usize % setup.workers),
+            None => setup.tunnel_port,
+        };
+        let entry = Entry::new(&flow.forward, &sent, &flow.reverse(), &grounds).by(lane, mac);
         if let Err(error) = self.programs.insert(&entry) {
             tracing::debug!(%error, "installing a flow");
             self.retire(entry);
@@ -381,12 +470,7 @@ impl Running {
     }
 
     /// The version under which what `tables` and the kernel's routes say of the peer is believed.
-    fn peer(
-        &mut self,
-        slot: PeerSlot,
-        tables: &Tables,
-        tunnel_port: u16,
-    ) -> Result<Versioned, Refused> {
+    fn peer(&mut self, slot: PeerSlot, tables: &Tables) -> Result<Versioned, Refused> {
         if slot.index() >= PEERS_MAX {
             return Err("its peer's slot is too high");
         }
@@ -404,19 +488,27 @@ impl Running {
         if !facts.ip.is_v4() {
             return Err("its underlay is IPv6");
         }
-        let outlet = Devices::open()
-            .and_then(|mut devices| devices.outlet(facts.ip))
-            .ok()
-            .flatten()
-            .ok_or("there is no route to its peer")?;
-        self.take_up(&outlet)?;
+        let exit = match &self.redirect {
+            Some(_) => self.exit(facts.ip, None).ok_or(NO_HOP)?,
+            None => Devices::open()
+                .ok()
+                .and_then(|mut devices| self.exit(facts.ip, Some(&mut devices)))
+                .ok_or("there is no route to its peer")?,
+        };
+        let Exit { outlet, hop } = exit;
+        if hop.is_none() {
+            self.take_up(&outlet)?;
+        }
         let version = before.map_or(0, |peer| peer.version) + 1;
         let row = PeerRow::new(
             (facts.ip, facts.port),
-            (outlet.source, tunnel_port),
+            outlet.source,
             outlet.device,
-            facts.mtu,
+            hop.map_or(facts.mtu, |hop| {
+                facts.mtu.min(hop.mtu.saturating_sub(OUTER_V4))
+            }),
         )
+        .by_hop(hop.map_or([0; 6], |hop| hop.mac))
         .with_version(version);
         self.programs
             .set_peer(slot.index(), row)
@@ -425,7 +517,7 @@ impl Running {
             slot,
             Peer {
                 version,
-                known: Some((facts, outlet)),
+                known: Some((facts, exit)),
                 row,
             },
         );
@@ -433,6 +525,17 @@ impl Running {
             slot: slot.index(),
             version,
         })
+    }
+
+    /// The way to the node at `ip` as it is now.
+    fn exit(&self, ip: Ip, devices: Option<&mut Devices>) -> Option<Exit> {
+        if let Some(redirect) = &self.redirect {
+            let (outlet, hop) = redirect.hop(ip)?;
+            let hop = Some(hop);
+            return Some(Exit { outlet, hop });
+        }
+        let outlet = devices?.outlet(ip).ok().flatten()?;
+        Some(Exit { outlet, hop: None })
     }
 
     /// Attaches to the device towards a peer, once.
@@ -473,6 +576,9 @@ impl Running {
 
     /// Attaches to the devices towards peers before there is traffic: a driver may lose frames meanwhile.
     fn meet_peers(&mut self, tables: &Tables) {
+        if self.redirect.is_some() {
+            return;
+        }
         let facts = |slot| PeerFacts::of(slot, tables);
         let new: Vec<Ip> = tables
             .peers()
@@ -529,12 +635,34 @@ impl Running {
             .iter()
             .filter(|(_, peer)| {
                 peer.known.is_some_and(|(facts, known)| {
-                    devices.outlet(facts.ip).ok().flatten() != Some(known)
+                    self.exit(facts.ip, Some(&mut devices)) != Some(known)
                 })
             })
             .map(|(slot, _)| *slot)
             .collect();
         changed.into_iter().for_each(|slot| self.disbelieve(slot));
+    }
+
+    /// An instance that has another Ethernet address: its entries were made for the old one.
+    fn follow_neighbours(&mut self, setup: &Setup) {
+        let Some(redirect) = &self.redirect else {
+            return;
+        };
+        let astray = |(flow, entry): &(Flow, Entry)| {
+            redirect.neighbour(flow.forward.src) != Some(entry.mac())
+        };
+        let changed: Vec<(u32, u16)> = self
+            .flows
+            .iter()
+            .filter(|(_, it)| astray(it))
+            .map(|(&key, _)| key)
+            .collect();
+        for key in changed {
+            if let Some((flow, _)) = self.flows.get(&key) {
+                setup.shared.flows().set_offloading(flow, Offloading::No);
+            }
+            self.take_out(key);
+        }
     }
 
     /// Takes out every flow to that peer.
@@ -554,6 +682,9 @@ impl Running {
     fn read_back(&mut self, setup: &Setup) {
         let flows = setup.shared.flows();
         self.clear();
+        for flow in self.early.drain(..) {
+            flows.set_offloading(&flow, Offloading::No);
+        }
         let mut out = Vec::new();
         for (&(index, generation), (flow, entry)) in &self.flows {
             let state = self.programs.state(entry.id).unwrap_or_default();
@@ -638,7 +769,7 @@ const UNFINISHED: [&str; 4] = ["veth", "virtio_net", "tun", "netkit"];
 
 /// Has the kernel finish the checksums of what leaves over such a device. It stays so: others only get what they could
 /// have computed themselves.
-fn finish_checksums(device: &str) -> Result<(), String> {
+pub(super) fn finish_checksums(device: &str) -> Result<(), String> {
     match ethtool::driver(device) {
         Ok(driver) if UNFINISHED.contains(&driver.as_str()) => {
             ethtool::set_tx_checksum(device, false)

@@ -1,13 +1,15 @@
 //! The workers and their links, as control holds them: opened once this node has a name, woken when tables changed.
 
 use super::Error;
-use super::offload::{Offloader, Setup};
+use super::offload::{Offloader, Setup, finish_checksums};
+use super::redirect::Redirect;
 use super::xdp::XdpSide;
 use crate::admin_api::WorkerState;
 use crate::config::Fastpath;
-use crate::node::devices::LinkState;
+use crate::node::devices::{Devices, LinkState};
+use crate::node::{self, NodeError};
 use sluice_engine::{Counters, Engine, Limits, Settings, Shared};
-use sluice_link::af_xdp::Mac;
+use sluice_link::af_xdp::{Mac, XdpOffload};
 use sluice_link::{Link, LinksSettings, choose, sys};
 use sluice_memory::{Accounts, FRAME_LEN_MAX, Pool};
 use sluice_tables::{Publisher, Upcalls};
@@ -93,6 +95,7 @@ impl Plane {
             wanted,
             flows_max: u32::try_from(config.offload_flows_max).unwrap_or(u32::MAX),
             tunnel_port: config.tunnel_port,
+            workers: config.workers,
             shared: Arc::clone(&shared),
             publisher: publisher.clone(),
             accounts: Arc::clone(&early),
@@ -163,13 +166,35 @@ impl Plane {
         if !self.workers.is_empty() {
             return Ok(());
         }
-        let (side, pairs) = XdpSide::open(
+        let port = Devices::open()
+            .and_then(|mut devices| devices.link(&node::port_name(&service.name)))
+            .map_err(NodeError::from)?;
+        let offload = self.offloader.wanted().map(|flows_max| XdpOffload {
+            flows_max,
+            port: port.as_ref().map(|port| (port.name.clone(), port.index)),
+        });
+        let is_wanted = offload.is_some();
+        let (side, pairs, redirected) = XdpSide::open(
             &self.config,
-            (service, self.config.service.lan().is_some()),
+            (service.clone(), self.config.service.lan().is_some()),
             service_ranges,
-            underlay,
+            underlay.clone(),
             sockets,
+            offload,
         )?;
+        match redirected {
+            Some(redirected) => {
+                finish_checksums(&underlay.name).unwrap_or_else(|reason| {
+                    tracing::warn!(reason, "checksums of super-frames");
+                });
+                let port = port.as_ref().map(|port| &*port.name);
+                let (redirect, programs) = Redirect::between(&service, &underlay, port, redirected);
+                self.offloader
+                    .start_redirect(&service.name, redirect, programs);
+            }
+            None if is_wanted => self.offloader.decline("XDP is not in the driver"),
+            None => {}
+        }
         self.links = side.links();
         self.xdp = Some(side);
         let started = pairs
@@ -185,6 +210,7 @@ impl Plane {
 
     /// As before a start that failed half way: programs detached, sockets closed, so that other links can be opened.
     fn undo_start(&mut self) {
+        self.offloader.stop();
         self.stop();
         self.counters.clear();
         self.links.clear();
@@ -202,7 +228,7 @@ impl Plane {
             inner_mtu: config.inner_mtu,
             tunnels_max: config.tunnels_max,
             tunnel_idle_s: config.tunnel_idle_s,
-            offload: config.offload && !config.one_packet_per_syscall && self.xdp.is_none(),
+            offload: config.offload && !config.one_packet_per_syscall,
             ..Settings::default()
         };
         let engine = Engine::new(
@@ -239,6 +265,7 @@ impl Plane {
     pub(crate) fn set_neighbours(&mut self, neighbours: BTreeMap<Ip, Mac>) {
         if let Some(xdp) = &mut self.xdp {
             xdp.set_neighbours(neighbours);
+            self.offloader.set_ways(xdp.neighbours(), xdp.next_hops());
         }
     }
 
@@ -258,6 +285,7 @@ impl Plane {
     pub(crate) fn follow(&mut self, nodes: &[Ip]) {
         if let Some(xdp) = &mut self.xdp {
             xdp.follow(nodes);
+            self.offloader.set_ways(xdp.neighbours(), xdp.next_hops());
         }
     }
 
@@ -300,9 +328,8 @@ impl Plane {
 
     /// Lets the kernel forward established flows that come in on the uplink, where the links leave it to the kernel.
     pub(crate) fn offload(&self, uplink: &str) {
-        match self.xdp {
-            None => self.offloader.start(uplink),
-            Some(_) => self.offloader.decline("AF_XDP links take the frames first"),
+        if self.xdp.is_none() {
+            self.offloader.start(uplink);
         }
     }
 

@@ -7,7 +7,8 @@ use crate::node::hops::{Hops, Way};
 use crate::node::netlink::NetlinkError;
 use sluice_hw_profiles::Settings;
 use sluice_link::af_xdp::{
-    self, BusyPoll, Device, Mac, Pair, QueueSettings, XdpControl, XdpLinks, XdpSettings,
+    self, BusyPoll, Device, Hop, Mac, Pair, QueueSettings, Redirected, XdpControl, XdpLinks,
+    XdpOffload, XdpSettings,
 };
 use sluice_link::bpf::{SourceLimit, TALLIES};
 use sluice_link::sys::xsk::Missed;
@@ -76,11 +77,16 @@ impl XdpSide {
         service_ranges: Dual<Subnet>,
         underlay: LinkState,
         sockets: &Settings,
-    ) -> Result<(Self, Vec<Pair>), Error> {
+        offload: Option<XdpOffload>,
+    ) -> Result<(Self, Vec<Pair>, Option<Redirected>), Error> {
         let xdp = &config.xdp;
         let over = |device| Hops::over(device).map_err(crate::node::NodeError::from);
         let lan = is_lan.then(|| over(service.clone())).transpose()?;
-        let XdpLinks { pairs, control } = af_xdp::open(&XdpSettings {
+        let XdpLinks {
+            pairs,
+            control,
+            offload,
+        } = af_xdp::open(&XdpSettings {
             service: device(service)?,
             underlay: device(underlay.clone())?,
             service_ranges,
@@ -100,6 +106,7 @@ impl XdpSide {
                 length_v4: LIMIT_LENGTH_V4,
                 length_v6: LIMIT_LENGTH_V6,
             }),
+            offload,
         })?;
         let mut side = Self {
             control,
@@ -116,7 +123,7 @@ impl XdpSide {
             is_over: false,
         };
         side.follow(&[]);
-        Ok((side, pairs))
+        Ok((side, pairs, offload))
     }
 
     /// A device is no longer the one that was opened.
@@ -144,11 +151,16 @@ impl XdpSide {
             .is_some_and(|lan| lan.ways.contains_key(&host))
     }
 
-    fn publish_neighbours(&mut self) {
+    /// MAC addresses of all local instances that are known.
+    pub(super) fn neighbours(&self) -> BTreeMap<Ip, Mac> {
         let hosts = self.lan.iter().flat_map(|lan| &lan.ways);
-        let rows = (self.macs.iter().map(|(&ip, &mac)| (ip, mac)))
+        (self.macs.iter().map(|(&ip, &mac)| (ip, mac)))
             .chain(hosts.map(|(&ip, way)| (ip, way.hop.mac)))
-            .collect();
+            .collect()
+    }
+
+    fn publish_neighbours(&mut self) {
+        let rows = self.neighbours().into_iter().collect();
         self.control.neighbours.publish(rows);
     }
 
@@ -189,11 +201,20 @@ impl XdpSide {
         let ways = self.hops.resolve(nodes)?;
         if ways != self.ways {
             tracing::debug!(?ways, "next hops changed");
-            let hops = ways.iter().map(|(&node, way)| (node, way.hop)).collect();
-            self.control.hops.publish(hops);
             self.ways = ways;
+            self.control
+                .hops
+                .publish(self.next_hops().into_iter().collect());
         }
         Ok(())
+    }
+
+    /// The next hops that are known.
+    pub(super) fn next_hops(&self) -> BTreeMap<Ip, Hop> {
+        self.ways
+            .iter()
+            .map(|(&node, way)| (node, way.hop))
+            .collect()
     }
 
     /// Keeps the kernel's knowledge of the next hops in use from growing old. Called once a second.

@@ -556,8 +556,13 @@ impl NodeNet {
 
 impl Wiring {
     fn uplink_port(&self) -> String {
-        format!("{}p", self.uplink)
+        port_name(&self.uplink)
     }
+}
+
+/// The other end of the uplink of that name: the bridge's port.
+pub(crate) fn port_name(uplink: &str) -> String {
+    format!("{uplink}p")
 }
 
 fn check_names(wiring: &Wiring) -> Result<(), NodeError> {

@@ -18,3 +18,4 @@ mod af_xdp;
 mod lan;
 mod underlay;
 mod offload;
+mod offload_xdp;

@@ -21,7 +21,7 @@ const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
 const SINK_PORT: u16 = 7002;
 
 /// What status says under a name.
-fn status(world: &World, gateway: usize, key: &str) -> serde_json::Value {
+pub(crate) fn status(world: &World, gateway: usize, key: &str) -> serde_json::Value {
     let all = world.sites.gateways[gateway]
         .role
         .ask("/v1/status")
@@ -30,19 +30,22 @@ fn status(world: &World, gateway: usize, key: &str) -> serde_json::Value {
 }
 
 /// Frames that the kernel forwarded by itself at that gateway.
-fn forwarded(world: &World, gateway: usize) -> u64 {
+pub(crate) fn forwarded(world: &World, gateway: usize) -> u64 {
     let workers = status(world, gateway, "workers");
     workers
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|row| row["links"][0] == "established flows in the kernel")
+        .filter(|row| {
+            row["links"][0] == "established flows in the kernel"
+                || row["links"][0] == "XDP programs"
+        })
         .filter_map(|row| row["forwarded"].as_u64())
         .sum()
 }
 
 /// Waits until so many flows are offloaded at that gateway.
-fn wait_for_flows(world: &World, gateway: usize, count: u64) {
+pub(crate) fn wait_for_flows(world: &World, gateway: usize, count: u64) {
     wait_for(&format!("{count} offloaded flows"), LIMIT, || {
         let flows = status(world, gateway, "flows_offloaded");
         if flows == count {
@@ -58,7 +61,11 @@ fn wait_for_flows(world: &World, gateway: usize, count: u64) {
 }
 
 /// Does `ask` until both gateways have offloaded so many flows.
-fn ask_until_offloaded(world: &World, count: u64, mut ask: impl FnMut() -> io::Result<Answer>) {
+pub(crate) fn ask_until_offloaded(
+    world: &World,
+    count: u64,
+    mut ask: impl FnMut() -> io::Result<Answer>,
+) {
     wait_for("the flow to be offloaded", LIMIT, || {
         ask().map_err(|error| error.to_string())?;
         pause(Duration::from_millis(50));
@@ -76,7 +83,7 @@ fn ask_until_offloaded(world: &World, count: u64, mut ask: impl FnMut() -> io::R
 }
 
 /// Bytes of a transfer, different at every place: what arrives twice, not at all or elsewhere is seen.
-fn content(len: usize) -> Vec<u8> {
+pub(crate) fn content(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
@@ -162,6 +169,39 @@ fn transfer(
     sink.next()
 }
 
+/// Transfers of so many bytes in both directions and families arrive whole, at least half of each by the offload.
+pub(crate) fn both_ways_are_offloaded(world: &World, caller: &Instance, b: &Instance, len: usize) {
+    let sent = content(len);
+    for family in [0, 1] {
+        for (from, to) in [(caller, b), (b, caller)] {
+            let mut before = [0; 2];
+            let offloaded = || {
+                before = [0, 1].map(|gateway| forwarded(world, gateway));
+                [0, 1]
+                    .iter()
+                    .all(|gateway| status(world, *gateway, "flows_offloaded") == 1)
+            };
+            let received = transfer(
+                &from.namespace,
+                &to.namespace,
+                to.ip(family),
+                &sent,
+                offloaded,
+            );
+            assert!(received == sent, "{} of {len} bytes", received.len());
+            for gateway in [0, 1] {
+                // A super-frame has at most 64 KB; a pause of the lease may hand some to the worker.
+                let frames = u64::try_from(len / 2 / 65_536).unwrap();
+                let now = forwarded(world, gateway) - before[gateway];
+                assert!(now >= frames, "{now} frames of {len} bytes");
+            }
+            for gateway in [0, 1] {
+                wait_for_flows(world, gateway, 0);
+            }
+        }
+    }
+}
+
 /// Both directions of both families, bytes compared, without loss and with. In the last round the instances finish their
 /// checksums themselves, so that the ends verify what the programs made of them.
 #[test]
@@ -180,35 +220,7 @@ fn transfers_are_offloaded_and_arrive_whole() {
                 offload(&end.namespace, "eth-sluice", &["tx", "off"]).unwrap();
             }
         }
-        let sent = content(len);
-        for family in [0, 1] {
-            for (from, to) in [(&caller, &b), (&b, &caller)] {
-                let mut before = [0; 2];
-                let offloaded = || {
-                    before = [0, 1].map(|gateway| forwarded(&world, gateway));
-                    [0, 1]
-                        .iter()
-                        .all(|gateway| status(&world, *gateway, "flows_offloaded") == 1)
-                };
-                let received = transfer(
-                    &from.namespace,
-                    &to.namespace,
-                    to.ip(family),
-                    &sent,
-                    offloaded,
-                );
-                assert!(received == sent, "{} of {len} bytes", received.len());
-                for gateway in [0, 1] {
-                    // A super-frame has at most 64 KB; a pause of the lease may hand some to the worker.
-                    let frames = u64::try_from(len / 2 / 65_536).unwrap();
-                    let now = forwarded(&world, gateway) - before[gateway];
-                    assert!(now >= frames, "{now} frames of {len} bytes");
-                }
-                for gateway in [0, 1] {
-                    wait_for_flows(&world, gateway, 0);
-                }
-            }
-        }
+        both_ways_are_offloaded(&world, &caller, &b, len);
     }
     world.check();
 }

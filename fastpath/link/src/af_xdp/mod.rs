@@ -21,6 +21,7 @@ pub use underlay::XdpUnderlayLink;
 use crate::Merge;
 use crate::bpf::abi::QUEUES_MAX;
 use crate::bpf::{BpfError, Mode, ProgramSettings, Programs, Side, SourceLimit};
+use crate::offload::{Offload, OffloadSettings};
 use crate::sys::ethtool;
 use crate::sys::xsk::{Binding, Missed, XskSocket};
 use crate::udp::{self, UdpError, UdpSettings};
@@ -109,6 +110,17 @@ pub struct XdpSettings {
     /// Sources whose tunnel datagrams are dropped.
     pub blocked: Vec<Subnet>,
     pub source_limit: Option<SourceLimit>,
+    /// Established flows are forwarded without a worker, where both devices have the program in their driver.
+    pub offload: Option<XdpOffload>,
+}
+
+/// What the offload of established flows needs beside the links.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct XdpOffload {
+    /// 1 or more.
+    pub flows_max: u32,
+    /// Name and index of the bridge's port towards the service device, if that is behind a bridge.
+    pub port: Option<(String, u32)>,
 }
 
 #[derive(Debug, Error)]
@@ -193,6 +205,15 @@ pub struct Pair {
 pub struct XdpLinks {
     pub pairs: Vec<Pair>,
     pub control: XdpControl,
+    pub offload: Option<Redirected>,
+}
+
+/// The flows that the programs forward themselves.
+#[derive(Debug)]
+pub struct Redirected {
+    pub offload: Offload,
+    /// Whether TCP is forwarded in super-frames, or why not: then it is by frames, as datagrams are.
+    pub joined: Result<(), BpfError>,
 }
 
 /// Control's side of the links. Dropping it detaches the programs.
@@ -266,6 +287,11 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         tunnel_port: settings.tunnel_port,
         blocked: settings.blocked.clone(),
         source_limit: settings.source_limit,
+        offload: settings.offload.as_ref().map(|offload| OffloadSettings {
+            tunnel_port: settings.tunnel_port,
+            uplink: settings.service.index,
+            flows_max: offload.flows_max,
+        }),
     })?;
     let counts = [
         queues_of(&settings.service, settings.workers)?,
@@ -343,8 +369,20 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
             pool,
         });
     }
+    let offload = match &settings.offload {
+        Some(offload) if modes == [Mode::Native; 2] => {
+            let (service, underlay) = (&settings.service, &settings.underlay);
+            let port = offload.port.as_ref().map(|(name, index)| (&**name, *index));
+            Some(Redirected {
+                offload: programs.redirect(service.index, underlay.index)?,
+                joined: programs.attach_joined(port, (&underlay.name, underlay.index)),
+            })
+        }
+        Some(_) | None => None,
+    };
     Ok(XdpLinks {
         pairs,
+        offload,
         control: XdpControl {
             programs,
             neighbours,
@@ -429,7 +467,8 @@ fn hold_lane(port: u16, worker: usize) -> Result<UdpSocket, XskError> {
 
 /// The outer source port of a worker: the tunnel port for the first one, which is what a NAT and a stock peer expect;
 /// dynamic ports (RFC 6335 section 6) for the others, so that receivers spread a node's traffic over their queues.
-fn lane_port(tunnel_port: u16, worker: usize) -> u16 {
+#[must_use]
+pub fn lane_port(tunnel_port: u16, worker: usize) -> u16 {
     const DYNAMIC: u16 = 49_152;
     const APART: u16 = 257;
     let worker = u16::try_from(worker).unwrap_or(u16::MAX);

@@ -85,17 +85,17 @@ pod!(Address Range Settings);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::XDP_OBJECT;
+    use crate::bpf::OBJECT;
     use object::{Object as _, ObjectSection as _};
     use sluice_wire::DropReason;
     use std::mem::{offset_of, size_of};
 
     #[test]
     fn c_and_rust_lay_the_shared_structs_out_alike() {
-        let file = object::File::parse(XDP_OBJECT).unwrap();
+        let file = object::File::parse(OBJECT).unwrap();
         let section = file
             .section_by_name("abi")
-            .expect("bpf/xdp.c has abi_layout");
+            .expect("bpf/programs.c has abi_layout");
         let c: Vec<usize> = section
             .data()
             .unwrap()

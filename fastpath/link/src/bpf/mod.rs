@@ -4,20 +4,23 @@
 
 pub mod abi;
 
+use crate::offload::{self, Offload, OffloadSettings};
 use crate::sys::while_busy;
 use abi::{Address, Settings};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, MapError, PerCpuArray, XskMap};
+use aya::maps::xdp::XdpMapError;
+use aya::maps::{DevMap, HashMap, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{ProgramError, TcAttachType, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError, EbpfLoader, TestRun as _};
 use sluice_wire::{DropReason, Dual, Ip, Subnet};
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use thiserror::Error;
 
-pub(crate) static XDP_OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp.o"));
+/// All programs and their maps.
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs.o"));
 
 /// The reasons for which the programs drop, in the order of `enum tally`.
 pub const TALLIES: [DropReason; 6] = [
@@ -54,6 +57,8 @@ pub struct ProgramSettings {
     /// Sources whose datagrams are dropped, at most 4,096.
     pub blocked: Vec<Subnet>,
     pub source_limit: Option<SourceLimit>,
+    /// Established flows are forwarded within XDP.
+    pub offload: Option<OffloadSettings>,
 }
 
 /// Which program.
@@ -161,13 +166,20 @@ impl Programs {
             source_length_v4: limit.map_or(0, |limit| u32::from(limit.length_v4)),
             source_length_v6: limit.map_or(0, |limit| u32::from(limit.length_v6)),
         };
+        let flows = settings.offload.map(|offload| {
+            let of = offload::abi::Settings::new(settings.tunnel_port, offload.uplink);
+            (of.at_port(settings.service_mac), offload.flows_max)
+        });
         let mut loader = EbpfLoader::new();
         loader.override_global("settings", &globals, true);
+        if let Some((flows, flows_max)) = &flows {
+            offload::prepare(&mut loader, flows, *flows_max);
+        }
         if limit.is_some() {
             loader.map_max_entries("source_buckets", BUCKETS_MAX);
         }
         let mut programs = Self {
-            ebpf: loader.load(XDP_OBJECT)?,
+            ebpf: loader.load(OBJECT)?,
             links: Vec::new(),
         };
         for side in [Side::Service, Side::Underlay] {
@@ -182,6 +194,51 @@ impl Programs {
         }
         programs.block(&settings.blocked)?;
         Ok(programs)
+    }
+
+    /// Has frames of established flows redirected to the devices with these indices, and gives out the maps that say
+    /// which flows those are. To be called once.
+    ///
+    /// # Errors
+    /// When a device is gone, or the maps were given out.
+    pub fn redirect(&mut self, service: u32, underlay: u32) -> Result<Offload, BpfError> {
+        const MAP: &str = "flow_devices";
+        let failed = |source| BpfError::Map { map: MAP, source };
+        let map = self.ebpf.map_mut(MAP).ok_or(BpfError::Missing(MAP))?;
+        let mut devices = DevMap::try_from(map).map_err(failed)?;
+        // `enum flow_device`.
+        for (index, device) in [(0, underlay), (1, service)] {
+            devices
+                .set(index, device, None, 0)
+                .map_err(|error| match error {
+                    XdpMapError::MapError(source) => failed(source),
+                    XdpMapError::ChainedProgramNotSupported => BpfError::Missing(MAP),
+                })?;
+        }
+        Offload::fed_to(&mut self.ebpf)
+    }
+
+    /// Takes up what GRO joined on the underlay, and super-frames of local instances before XDP cuts them: on `port`, the
+    /// bridge's port towards the uplink, if there is one. Names and indices.
+    ///
+    /// # Errors
+    /// On Linux before 6.6, which cannot attach by bpf_link there.
+    pub fn attach_joined(
+        &mut self,
+        port: Option<(&str, u32)>,
+        underlay: (&str, u32),
+    ) -> Result<(), BpfError> {
+        offload::load_classifiers(&mut self.ebpf)?;
+        let ebpf = &mut self.ebpf;
+        let inbound =
+            offload::attach_classifier(ebpf, offload::INBOUND, underlay, TcAttachType::Ingress)?;
+        if let Some(port) = port {
+            let outbound =
+                offload::attach_classifier(ebpf, offload::OUTBOUND, port, TcAttachType::Egress)?;
+            self.links.push(outbound);
+        }
+        self.links.push(inbound);
+        Ok(())
     }
 
     /// Attaches the program of `side` to device `index`: in the driver if `native`, behind it where that is refused.

@@ -5,23 +5,33 @@
 
 pub mod abi;
 
-use crate::bpf::{BpfError, Verdict};
-use abi::{Binding, FlowKey, FlowState, Grounds, Lease, Peer, Settings};
-use aya::maps::{Array, HashMap, MapError, PerCpuArray};
+use crate::af_xdp::Mac;
+use crate::bpf::{BpfError, OBJECT, Verdict};
+use abi::{Binding, FlowKey, FlowState, Grounds, Lease, Peer, Redirects, Settings};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _};
 use sluice_wire as wire;
+use std::collections::BTreeMap;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/offload.o"));
-
-const OUTBOUND: &str = "sluice_outbound";
+pub(crate) const OUTBOUND: &str = "sluice_outbound";
 const DECAP: &str = "sluice_decap";
-const INBOUND: &str = "sluice_inbound";
+pub(crate) const INBOUND: &str = "sluice_inbound";
 
 /// `enum flow_counter`.
 const COUNTERS: usize = 5;
+
+/// The maps of `bpf/flow.h`, taken out of the object that the programs are in.
+const MAPS: [&str; 6] = [
+    "flow_bindings",
+    "flow_states",
+    "instance_versions",
+    "flow_peers",
+    "flow_lease",
+    "flow_counters",
+];
 
 /// What the programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
@@ -66,12 +76,30 @@ impl Entry {
         Self {
             id: grounds.id,
             generation: grounds.generation,
-            outbound: (FlowKey::outbound(forward), Binding::new(sent, grounds)),
+            outbound: (
+                FlowKey::outbound(forward),
+                Binding::new(forward, sent, grounds),
+            ),
             inbound: (
                 FlowKey::inbound(reverse),
-                Binding::new(&forward.reversed(), grounds),
+                Binding::new(reverse, &forward.reversed(), grounds),
             ),
         }
+    }
+
+    /// The same with the outer source port of its outbound packets, and the Ethernet address of its local instance, which
+    /// only XDP needs.
+    #[must_use]
+    pub const fn by(mut self, lane: u16, mac: Mac) -> Self {
+        self.outbound.1 = self.outbound.1.on_lane(lane);
+        self.inbound.1 = self.inbound.1.to_mac(mac);
+        self
+    }
+
+    /// The Ethernet address that inbound packets are delivered to by XDP.
+    #[must_use]
+    pub const fn mac(&self) -> Mac {
+        self.inbound.1.mac()
     }
 
     /// What it rests on.
@@ -81,39 +109,57 @@ impl Entry {
     }
 }
 
-/// The loaded programs and their maps. Dropping it detaches them.
+/// The maps of the flows, and the programs where AF_XDP links have none. Dropping it detaches them.
 #[derive(Debug)]
 pub struct Offload {
-    ebpf: Ebpf,
+    maps: BTreeMap<&'static str, Map>,
+    redirects: Redirects,
+    /// `None` when the links of AF_XDP hold them.
+    programs: Option<Ebpf>,
     links: Vec<FdLink>,
 }
 
+/// Gives `loader` what the programs of the offload are told.
+pub(crate) fn prepare<'a>(loader: &mut EbpfLoader<'a>, globals: &'a Settings, flows_max: u32) {
+    loader
+        .override_global("offload_settings", globals, true)
+        .map_max_entries("flow_bindings", flows_max.saturating_mul(2))
+        .map_max_entries("flow_states", flows_max);
+}
+
 impl Offload {
-    /// Loads the programs; nothing is attached, and nothing believed before [`Offload::set_lease`].
+    /// Loads the programs that go with a TUN link; nothing is attached, and nothing believed before
+    /// [`Offload::set_lease`].
     ///
     /// # Errors
     /// Without privilege, or on a kernel that refuses them.
     pub fn load(settings: &OffloadSettings) -> Result<Self, BpfError> {
         let globals = Settings::new(settings.tunnel_port, settings.uplink);
         let mut loader = EbpfLoader::new();
-        loader
-            .override_global("offload_settings", &globals, true)
-            .map_max_entries("flow_bindings", settings.flows_max.saturating_mul(2))
-            .map_max_entries("flow_states", settings.flows_max);
-        let mut offload = Self {
-            ebpf: loader.load(OBJECT)?,
-            links: Vec::new(),
-        };
-        for program in [OUTBOUND, INBOUND] {
-            let refused = |source| BpfError::Verify { program, source };
-            offload.classifier(program)?.load().map_err(refused)?;
-        }
-        let refused = |source| BpfError::Verify {
+        prepare(&mut loader, &globals, settings.flows_max);
+        let mut ebpf = loader.load(OBJECT)?;
+        load_classifiers(&mut ebpf)?;
+        xdp(&mut ebpf)?.load().map_err(|source| BpfError::Verify {
             program: DECAP,
             source,
-        };
-        offload.xdp()?.load().map_err(refused)?;
+        })?;
+        let mut offload = Self::fed_to(&mut ebpf)?;
+        offload.programs = Some(ebpf);
         Ok(offload)
+    }
+
+    /// The maps of programs that are held elsewhere. They are believed from [`Offload::set_lease`] on.
+    pub(crate) fn fed_to(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        let maps = MAPS.into_iter().map(|name| {
+            let map = ebpf.take_map(name).ok_or(BpfError::Missing(name))?;
+            Ok((name, map))
+        });
+        Ok(Self {
+            maps: maps.collect::<Result<_, BpfError>>()?,
+            redirects: Redirects::default(),
+            programs: None,
+            links: Vec::new(),
+        })
     }
 
     /// Takes up what comes in on the uplink, whose name and index are `device`.
@@ -121,7 +167,9 @@ impl Offload {
     /// # Errors
     /// On Linux before 6.6, which cannot attach by bpf_link there.
     pub fn attach_uplink(&mut self, device: (&str, u32)) -> Result<(), BpfError> {
-        self.attach_classifier(OUTBOUND, device)
+        let link = attach_classifier(self.programs()?, OUTBOUND, device, TcAttachType::Ingress)?;
+        self.links.push(link);
+        Ok(())
     }
 
     /// Takes up what comes in on an underlay device.
@@ -130,13 +178,14 @@ impl Offload {
     /// When its driver has no XDP, another XDP program is there, or as for [`Offload::attach_uplink`].
     pub fn attach_underlay(&mut self, device: (&str, u32)) -> Result<(), BpfError> {
         // In this order nothing is unwrapped that nobody takes further.
-        self.attach_classifier(INBOUND, device)?;
+        let link = attach_classifier(self.programs()?, INBOUND, device, TcAttachType::Ingress)?;
+        self.links.push(link);
         let failed = |source| BpfError::Attach {
             program: DECAP,
             device: device.1,
             source,
         };
-        let program = self.xdp()?;
+        let program = xdp(self.programs()?)?;
         let link = program
             .attach_to_if_index(device.1, XdpMode::Driver)
             .and_then(|id| program.take_link(id))
@@ -153,25 +202,9 @@ impl Offload {
         Ok(())
     }
 
-    fn attach_classifier(
-        &mut self,
-        name: &'static str,
-        (device, index): (&str, u32),
-    ) -> Result<(), BpfError> {
-        let failed = |source| BpfError::Attach {
-            program: name,
-            device: index,
-            source,
-        };
-        let program = self.classifier(name)?;
-        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program
-            .attach_with_options(device, TcAttachType::Ingress, first)
-            .map_err(failed)?;
-        let link = program.take_link(id).map_err(failed)?;
-        self.links
-            .push(FdLink::try_from(link).map_err(|_| BpfError::NoLink)?);
-        Ok(())
+    /// What may be done within XDP, from the next [`Offload::set_lease`] on.
+    pub const fn set_redirects(&mut self, redirects: Redirects) {
+        self.redirects = redirects;
     }
 
     /// Entries are believed until then; while `paused`, none is.
@@ -179,7 +212,8 @@ impl Offload {
     /// # Errors
     /// When the kernel refuses the write, which it has no reason to.
     pub fn set_lease(&mut self, until_ns: u64, paused: bool) -> Result<(), BpfError> {
-        self.set("flow_lease", 0, Lease::new(until_ns, paused))
+        let lease = Lease::new(until_ns, paused, self.redirects);
+        self.set("flow_lease", 0, lease)
     }
 
     /// Entries made with another version of the instance are not believed from now on.
@@ -253,7 +287,7 @@ impl Offload {
     pub fn state(&self, id: u32) -> Result<FlowState, BpfError> {
         const MAP: &str = "flow_states";
         let failed = |source| BpfError::Map { map: MAP, source };
-        let map = self.ebpf.map(MAP).ok_or(BpfError::Missing(MAP))?;
+        let map = self.maps.get(MAP).ok_or(BpfError::Missing(MAP))?;
         let states: Array<_, FlowState> = Array::try_from(map).map_err(failed)?;
         states.get(&id, 0).map_err(failed)
     }
@@ -263,7 +297,7 @@ impl Offload {
     pub fn counted(&self) -> Result<Counted, BpfError> {
         const MAP: &str = "flow_counters";
         let failed = |source| BpfError::Map { map: MAP, source };
-        let map = self.ebpf.map(MAP).ok_or(BpfError::Missing(MAP))?;
+        let map = self.maps.get(MAP).ok_or(BpfError::Missing(MAP))?;
         let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(failed)?;
         let mut sums = [0; COUNTERS];
         for (index, sum) in (0..).zip(&mut sums) {
@@ -305,8 +339,7 @@ impl Offload {
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        let result = self
-            .classifier(OUTBOUND)?
+        let result = classifier(self.programs()?, OUTBOUND)?
             .test_run(options)
             .map_err(|source| BpfError::Verify {
                 program: OUTBOUND,
@@ -335,13 +368,13 @@ impl Offload {
             data_out: Some(&mut out),
             ..TestRunOptions::default()
         };
-        let result = self
-            .xdp()?
-            .test_run(options)
-            .map_err(|source| BpfError::Verify {
-                program: DECAP,
-                source,
-            })?;
+        let result =
+            xdp(self.programs()?)?
+                .test_run(options)
+                .map_err(|source| BpfError::Verify {
+                    program: DECAP,
+                    source,
+                })?;
         out.truncate(result.data_size_out as usize);
         // `enum xdp_action`.
         let verdict = match result.return_value {
@@ -354,28 +387,63 @@ impl Offload {
 
     fn set<T: Pod>(&mut self, map: &'static str, index: u32, value: T) -> Result<(), BpfError> {
         let failed = |source| BpfError::Map { map, source };
-        let inner = self.ebpf.map_mut(map).ok_or(BpfError::Missing(map))?;
+        let inner = self.maps.get_mut(map).ok_or(BpfError::Missing(map))?;
         let mut array: Array<_, T> = Array::try_from(inner).map_err(failed)?;
         array.set(index, value, 0).map_err(failed)
     }
 
     fn bindings(&mut self) -> Result<HashMap<&mut aya::maps::MapData, FlowKey, Binding>, BpfError> {
         const MAP: &str = "flow_bindings";
-        let map = self.ebpf.map_mut(MAP).ok_or(BpfError::Missing(MAP))?;
+        let map = self.maps.get_mut(MAP).ok_or(BpfError::Missing(MAP))?;
         HashMap::try_from(map).map_err(|source| BpfError::Map { map: MAP, source })
     }
 
-    fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
-        self.ebpf
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(BpfError::Missing(name))
+    fn programs(&mut self) -> Result<&mut Ebpf, BpfError> {
+        self.programs.as_mut().ok_or(BpfError::Missing(DECAP))
     }
+}
 
-    fn xdp(&mut self) -> Result<&mut Xdp, BpfError> {
-        self.ebpf
-            .program_mut(DECAP)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(BpfError::Missing(DECAP))
+/// Loads what runs in tc.
+pub(crate) fn load_classifiers(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    for program in [OUTBOUND, INBOUND] {
+        let refused = |source| BpfError::Verify { program, source };
+        classifier(ebpf, program)?.load().map_err(refused)?;
     }
+    Ok(())
+}
+
+/// Attaches a program of tc to the device of that name and index, before all others.
+pub(crate) fn attach_classifier(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    (device, index): (&str, u32),
+    side: TcAttachType,
+) -> Result<FdLink, BpfError> {
+    let failed = |source| BpfError::Attach {
+        program: name,
+        device: index,
+        source,
+    };
+    let program = classifier(ebpf, name)?;
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options(device, side, first)
+        .map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    FdLink::try_from(link).map_err(|_| BpfError::NoLink)
+}
+
+fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, BpfError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(BpfError::Missing(name))
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, BpfError> {
+    ebpf.program_mut(DECAP)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(BpfError::Missing(DECAP))
 }

@@ -32,6 +32,7 @@ fn settings(lab: &Lab, workers: usize) -> XdpSettings {
         pages: Pages::Small,
         blocked: Vec::new(),
         source_limit: None,
+        offload: None,
     }
 }
 

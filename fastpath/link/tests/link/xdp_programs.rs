@@ -21,6 +21,7 @@ fn settings() -> ProgramSettings {
         tunnel_port: PORT,
         blocked: Vec::new(),
         source_limit: None,
+        offload: None,
     }
 }
 

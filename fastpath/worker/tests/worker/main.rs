@@ -8,3 +8,5 @@ mod namespaces;
 mod site;
 #[cfg(test)]
 mod offload;
+#[cfg(test)]
+mod offload_xdp;

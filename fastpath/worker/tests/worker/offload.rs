@@ -20,22 +20,22 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
 
-const UPLINK_MAC: [u8; 6] = [0x52, 1, 10, 18, 1, 1];
-const WIRE_MAC: [u8; 6] = [0x52, 9, 0, 0, 0, 1];
-const FAR_MAC: [u8; 6] = [0x52, 9, 0, 0, 0, 2];
-const CALLER_MAC: [u8; 6] = [0x52, 3, 10, 18, 1, 2];
+pub(crate) const UPLINK_MAC: [u8; 6] = [0x52, 1, 10, 18, 1, 1];
+pub(crate) const WIRE_MAC: [u8; 6] = [0x52, 9, 0, 0, 0, 1];
+pub(crate) const FAR_MAC: [u8; 6] = [0x52, 9, 0, 0, 0, 2];
+pub(crate) const CALLER_MAC: [u8; 6] = [0x52, 3, 10, 18, 1, 2];
 const CALLER_PORT: u16 = 4000;
 const PORT: u16 = 80;
-const PEER_MTU: u16 = 1420;
-const FOREVER_NS: u64 = u64::MAX;
+pub(crate) const PEER_MTU: u16 = 1420;
+pub(crate) const FOREVER_NS: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Layer4 {
+pub(crate) enum Layer4 {
     Tcp,
     Udp,
 }
 
-const CASES: [(Family, Layer4); 4] = [
+pub(crate) const CASES: [(Family, Layer4); 4] = [
     (Family::V4, Layer4::Tcp),
     (Family::V4, Layer4::Udp),
     (Family::V6, Layer4::Tcp),
@@ -75,7 +75,7 @@ fn packet(from: (Ip, u16), to: (Ip, u16), layer_4: Layer4, flags: &str, len: usi
     bytes
 }
 
-fn ethernet(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
+pub(crate) fn ethernet(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
     let header = Ethernet2Header {
         destination: to,
         source: from,
@@ -89,7 +89,7 @@ fn ethernet(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
 }
 
 /// What comes from the caller on node 1.
-fn sent(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
+pub(crate) fn sent(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
     packet(
         (ns_ip(family, 1), CALLER_PORT),
         (service_ip(family), PORT),
@@ -100,7 +100,7 @@ fn sent(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
 }
 
 /// What comes from the instance on node 2, as it is in the tunnel.
-fn tunnelled(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
+pub(crate) fn tunnelled(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8> {
     packet(
         (instance_ip(family, 2), PORT),
         (ns_ip(family, 1), CALLER_PORT),
@@ -111,7 +111,7 @@ fn tunnelled(family: Family, layer_4: Layer4, flags: &str, len: usize) -> Vec<u8
 }
 
 /// A frame of the underlay.
-fn wrapped(from: [u8; 4], to: [u8; 4], port: u16, inner: &[u8]) -> Vec<u8> {
+pub(crate) fn wrapped(from: [u8; 4], to: [u8; 4], port: u16, inner: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(FAR_MAC, WIRE_MAC)
         .ipv4(from, to, 64)
@@ -122,7 +122,7 @@ fn wrapped(from: [u8; 4], to: [u8; 4], port: u16, inner: &[u8]) -> Vec<u8> {
 }
 
 /// Node 1 in user space.
-struct Node {
+pub(crate) struct Node {
     engine: Engine,
     tables: Arc<Tables>,
     pool: Pool,
@@ -130,7 +130,7 @@ struct Node {
     output: Output,
 }
 
-fn peer() -> Endpoint {
+pub(crate) fn peer() -> Endpoint {
     Endpoint {
         ip: Ip::v4([192, 0, 2, 2]),
         port: TUNNEL_PORT,
@@ -138,7 +138,7 @@ fn peer() -> Endpoint {
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut site = Site::new(1);
         site.learn(1, peer());
         let limits = Limits {
@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// What the engine makes of a packet of the caller, or with `from` of one out of the tunnel.
-    fn carry(&mut self, packet: &[u8], from: Option<Endpoint>) -> Vec<u8> {
+    pub(crate) fn carry(&mut self, packet: &[u8], from: Option<Endpoint>) -> Vec<u8> {
         let mut frame = Frame::new(self.pool.take().unwrap());
         frame.fill(packet);
         frame.outer = from;
@@ -206,7 +206,7 @@ impl Bench {
         .unwrap();
         let peer = Peer::new(
             (peer().ip, peer().port),
-            (Ip::v4([192, 0, 2, 1]), TUNNEL_PORT),
+            Ip::v4([192, 0, 2, 1]),
             wire,
             PEER_MTU,
         );
@@ -245,7 +245,7 @@ impl Bench {
     }
 }
 
-fn entry(id: u32, generation: u32, family: Family, layer_4: Layer4) -> Entry {
+pub(crate) fn entry(id: u32, generation: u32, family: Family, layer_4: Layer4) -> Entry {
     let protocol = match layer_4 {
         Layer4::Tcp => 6,
         Layer4::Udp => 17,
@@ -273,6 +273,7 @@ fn entry(id: u32, generation: u32, family: Family, layer_4: Layer4) -> Entry {
             },
         },
     )
+    .by(TUNNEL_PORT, CALLER_MAC)
 }
 
 /// Runs `test` on a thread in node 1's namespace.

@@ -74,6 +74,7 @@ pub(crate) fn run(forward: &Forward) -> Result<(), LabError> {
         pages: Pages::Large,
         blocked: Vec::new(),
         source_limit: None,
+        offload: None,
     })
     .map_err(failed)?;
     let hop = Hop {

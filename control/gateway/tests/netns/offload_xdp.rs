@@ -1,0 +1,111 @@
+//! Established flows with AF_XDP links: forwarded by the links' own programs, and what a crash leaves of it.
+//!
+//! ```text
+//!  caller ── sluice0p (tc) sluice0 (XDP) gateway 1 eth0 (XDP, tc) ── wire ── gateway 2 ── echo b, sink
+//! ```
+
+use crate::offload::{
+    ask_until_offloaded, both_ways_are_offloaded, content, forwarded, status, wait_for_flows,
+};
+use crate::world::{PORT, World, again, connect, one_site, service_ip, udp, udp_socket};
+use sluice_perf::lab::clock::wait_for;
+use sluice_perf::lab::sites::{Cable, Layout};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// With a cable the devices are each other's ends, and take redirected frames; a switch's ports do not.
+fn over_af_xdp(name: &str, cable: Cable) -> World {
+    World::laid(
+        name,
+        &Layout {
+            cable,
+            fastpath: "link = \"af_xdp\"\n".to_owned(),
+            ..one_site()
+        },
+    )
+}
+
+/// Both directions of both families, bytes compared, without loss and with. Most of it went by the kernel.
+#[test]
+#[ignore = "needs root"]
+fn transfers_over_af_xdp_are_offloaded_and_arrive_whole() {
+    let mut world = over_af_xdp("xdp-offload-transfer", Cable::Switch);
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    for (percent, len) in [(0, 100 << 20), (2, 8 << 20)] {
+        world.sites.wire.as_mut().unwrap().lose(percent).unwrap();
+        both_ways_are_offloaded(&world, &caller, &b, len);
+    }
+    world.check();
+}
+
+/// Datagrams are redirected within XDP: what they are counted by is in the programs, and the sockets hear nothing of
+/// them. Fragments go to the worker as before.
+#[test]
+#[ignore = "needs root"]
+fn datagrams_are_redirected_and_keep_their_addresses() {
+    let world = over_af_xdp("xdp-offload-datagrams", Cable::Pair);
+    let (caller, _b) = (world.caller(0), world.echo(1, "b"));
+    for family in [0, 1] {
+        let socket = udp_socket(&caller.namespace, family, 5000);
+        let to = service_ip(family);
+        ask_until_offloaded(&world, family as u64 + 1, || udp(&socket, to));
+        for gateway in [0, 1] {
+            let how = status(&world, gateway, "offload");
+            assert_eq!(
+                how,
+                "sluice0 to eth0 by XDP, back by XDP, TCP super-frames by tc"
+            );
+        }
+        let before = [0, 1].map(|gateway| forwarded(&world, gateway));
+        let answer = udp(&socket, to).unwrap();
+        assert_eq!((answer.peer, answer.from.ip()), (caller.ip(family), to));
+        let lengths = [101, 512, 1000, 1372];
+        for len in lengths {
+            let sent = content(len);
+            socket.send_to(&sent, (to, PORT)).unwrap();
+            let mut bytes = vec![0; 2000];
+            let (received, from) = socket.recv_from(&mut bytes).unwrap();
+            assert_eq!((&bytes[..received], from.ip()), (&sent[..], to));
+        }
+        // Questions and answers.
+        for gateway in [0, 1] {
+            let expected = before[gateway] + 2 * (1 + lengths.len() as u64);
+            wait_for("the offload's counters", LIMIT, || {
+                let now = forwarded(&world, gateway);
+                (now == expected)
+                    .then_some(())
+                    .ok_or_else(|| format!("{now}, expected {expected}"))
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+        }
+        let sent = content(4000);
+        socket.send_to(&sent, (to, PORT)).unwrap();
+        let mut bytes = vec![0; 5000];
+        let (received, _) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!(&bytes[..received], &sent[..]);
+    }
+    world.check();
+}
+
+/// Withdrawn, the instance gets nothing more from an offloaded connection: the caller is reset, and nothing hangs.
+#[test]
+#[ignore = "needs root"]
+fn a_withdrawn_instance_takes_its_redirected_flows_with_it() {
+    let world = over_af_xdp("xdp-offload-withdrawn", Cable::Pair);
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let mut stream = connect(&caller.namespace, service_ip(0)).unwrap();
+    ask_until_offloaded(&world, 1, || again(&mut stream));
+    world.sites.detach(1, &b.attached).unwrap();
+    wait_for("the caller to be told", LIMIT, || {
+        match again(&mut stream) {
+            Ok(answer) => Err(format!("{answer:?}")),
+            Err(_) => Ok(()),
+        }
+    })
+    .unwrap();
+    for gateway in [0, 1] {
+        wait_for_flows(&world, gateway, 0);
+    }
+    world.check();
+}
