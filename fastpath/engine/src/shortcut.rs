@@ -14,7 +14,7 @@ use crate::translate::is_complete;
 use arrayvec::ArrayVec;
 use sluice_memory::{BATCH_MAX, Batch, Endpoint, Frame};
 use sluice_tables::{Placement, Route};
-use sluice_wire::{Glance, Ip, glance};
+use sluice_wire::{Glance, glance};
 
 /// A packet for which a glance was enough, and where its flow is.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +64,12 @@ impl Engine {
         let (tunnel, exit) = match remote.placement {
             Placement::Local => (None, Exit::Beside),
             Placement::Peer(slot) => {
-                let peer = turn.tables.peer(slot)?;
+                let peer = turn.tables.peer_route(slot)?;
                 let len = match &frame.gso {
                     None => frame.len(),
                     Some(gso) => usize::from(gso.header_len) + usize::from(gso.segment_size),
                 };
-                if peer.port == 0 || peer.ip == Ip::UNSPECIFIED || len > usize::from(peer.mtu) {
+                if len > usize::from(peer.mtu) {
                     return None;
                 }
                 let outer = Endpoint {
@@ -113,7 +113,8 @@ impl Engine {
         // The sender's node is the one where the tables have the sender.
         match (remote.placement, frame.outer) {
             (Placement::Local, None) => {}
-            (Placement::Peer(slot), Some(outer)) if turn.tables.peer(slot)?.ip == outer.ip => {}
+            (Placement::Peer(slot), Some(outer))
+                if turn.tables.peer_route(slot)?.ip == outer.ip => {}
             (Placement::Local | Placement::Peer(_) | Placement::Nowhere, _) => return None,
         }
         self.see(&hit, frame, turn)?;

@@ -267,6 +267,7 @@ impl Writer {
             if let Some(row) = self.tables.peers.row_mut(slot.index()) {
                 row.format = format;
                 row.mtu = mtu;
+                self.tables.peer_routes.set(slot, row);
             }
             return slot;
         }
@@ -277,6 +278,9 @@ impl Writer {
             format,
             mtu,
         }));
+        if let Some(row) = self.tables.peers.row(slot.index()) {
+            self.tables.peer_routes.set(slot, row);
+        }
         self.tables
             .outer
             .insert(ip, here.into_iter().chain([slot]).collect());
@@ -485,5 +489,34 @@ mod tests {
         assert_eq!(writer.tables().peers_at(ip), [one, two]);
         writer.forget_peer(one);
         assert_eq!(writer.tables().peers_at(ip), [two]);
+    }
+
+    #[test]
+    fn a_peer_s_route_is_its_row_and_nothing_fits_one_that_cannot_be_reached() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let ip = Ip::v4([192, 0, 2, 1]);
+        let route = |writer: &Writer, slot| {
+            let route = *writer.tables().peer_route(slot).unwrap();
+            (route.ip, route.port, route.mtu, route.epoch)
+        };
+        let one = writer.upsert_peer(ip, 50103, TunnelFormat::Plain, 1450);
+        let nowhere = writer.upsert_peer(Ip::UNSPECIFIED, 50103, TunnelFormat::Plain, 1450);
+        let silent = writer.upsert_peer(ip, 0, TunnelFormat::Plain, 1450);
+        assert_eq!(route(&writer, one), (ip, 50103, 1450, 0));
+        assert_eq!(route(&writer, nowhere).2, 0);
+        assert_eq!(route(&writer, silent).2, 0);
+        assert_eq!(
+            writer.upsert_peer(ip, 50103, TunnelFormat::Plain, 1300),
+            one
+        );
+        assert_eq!(route(&writer, one), (ip, 50103, 1300, 0));
+        // The slot used for another peer.
+        writer.forget_peer(one);
+        let other = Ip::v4([192, 0, 2, 9]);
+        assert_eq!(
+            writer.upsert_peer(other, 50104, TunnelFormat::Plain, 1400),
+            one
+        );
+        assert_eq!(route(&writer, one), (other, 50104, 1400, 1));
     }
 }

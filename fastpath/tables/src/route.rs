@@ -1,7 +1,7 @@
-//! Where each instance is, in one cache line per family: what every packet asks. The rows say everything else.
+//! Where each instance is, in one cache line per family, and each peer: what every packet asks. The rows say everything else.
 
-use crate::slots::{InstanceSlot, Slot};
-use crate::snapshot::{Instance, InstanceState, Placement};
+use crate::slots::{InstanceSlot, PeerSlot, Slot};
+use crate::snapshot::{Instance, InstanceState, Peer, Placement};
 use sluice_wire::{Family, InstanceIp, Ip, NsIp};
 use std::sync::Arc;
 
@@ -63,5 +63,43 @@ impl Routes {
         }
         let chunk = Arc::make_mut(&mut self.0[index / CHUNK]);
         chunk[index % CHUNK] = [Family::V4, Family::V6].map(|family| Route::of(row, family));
+    }
+}
+
+/// Where a peer is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PeerRoute {
+    pub ip: Ip,
+    pub port: u16,
+    /// As in its row, but 0 when the peer has no address or no port: nothing fits then.
+    pub mtu: u16,
+    /// As in its row.
+    pub epoch: u32,
+}
+
+/// The routes of all peers by slot; a clone shares them, a change copies them: peers are few.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerRoutes(Arc<Vec<PeerRoute>>);
+
+impl PeerRoutes {
+    #[inline(always)]
+    pub(crate) fn route(&self, slot: PeerSlot) -> Option<&PeerRoute> {
+        self.0.get(slot.index() as usize)
+    }
+
+    /// Takes over what the row of the slot says now.
+    pub(crate) fn set(&mut self, slot: PeerSlot, row: &Peer) {
+        let can_be_reached = row.port != 0 && row.ip != Ip::UNSPECIFIED;
+        let route = PeerRoute {
+            ip: row.ip,
+            port: row.port,
+            mtu: if can_be_reached { row.mtu } else { 0 },
+            epoch: row.epoch,
+        };
+        let (routes, at) = (Arc::make_mut(&mut self.0), slot.index() as usize);
+        if routes.len() <= at {
+            routes.resize(at + 1, route);
+        }
+        routes[at] = route;
     }
 }

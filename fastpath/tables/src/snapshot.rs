@@ -1,6 +1,6 @@
 //! The snapshot a worker reads: instances, services and peers in stable slots, and the indexes that find them.
 
-use crate::route::{Route, Routes};
+use crate::route::{PeerRoute, PeerRoutes, Route, Routes};
 use crate::slots::{Index, InstanceSlot, PeerSlot, Rows, ServiceSlot, Slot};
 use sluice_wire::{AddressPlan, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 use std::sync::Arc;
@@ -141,6 +141,8 @@ pub struct Tables {
     pub(crate) routes: Routes,
     pub(crate) services: Rows<Service>,
     pub(crate) peers: Rows<Peer>,
+    /// Made from `peers` row by row.
+    pub(crate) peer_routes: PeerRoutes,
     pub(crate) semantic: Index<Ip, Known>,
     pub(crate) local: Index<NsIp, InstanceSlot>,
     pub(crate) outer: Index<Ip, Arc<[PeerSlot]>>,
@@ -157,6 +159,7 @@ impl Tables {
             routes: Routes::default(),
             services: Rows::new(),
             peers: Rows::new(),
+            peer_routes: PeerRoutes::default(),
             semantic: Index::new(),
             local: Index::new(),
             outer: Index::new(),
@@ -195,6 +198,13 @@ impl Tables {
     #[must_use]
     pub fn peer(&self, slot: PeerSlot) -> Option<&Peer> {
         self.peers.row(slot.index())
+    }
+
+    /// Where the peer of a slot is; `None` only for a slot of another installation.
+    #[inline(always)]
+    #[must_use]
+    pub fn peer_route(&self, slot: PeerSlot) -> Option<&PeerRoute> {
+        self.peer_routes.route(slot)
     }
 
     /// What a semantic address means; `None` when control must be asked.

@@ -16,12 +16,22 @@ pub struct Tunnel {
     pub last_used_s: u32,
 }
 
+/// A use that was noted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Noted {
+    peer: PeerSlot,
+    epoch: u32,
+    now_s: u32,
+}
+
 /// One worker's active tunnels. Live flows are counted by the flow table, which all workers share; whoever
 /// asks for room passes that count in.
 #[derive(Debug)]
 pub struct Tunnels {
     /// By peer slot, so that a packet finds its tunnel without a search.
     by_slot: Vec<Option<Tunnel>>,
+    /// What was noted last, of a tunnel that is still active: noting it again changes nothing.
+    noted: Option<Noted>,
     active: usize,
     active_max: usize,
     idle_s: u32,
@@ -34,6 +44,7 @@ impl Tunnels {
     pub fn new(active_max: usize, idle_s: u32) -> Self {
         Self {
             by_slot: Vec::new(),
+            noted: None,
             active: 0,
             active_max: active_max.max(1),
             idle_s,
@@ -51,18 +62,21 @@ impl Tunnels {
         now_s: u32,
         flows: impl Fn(PeerSlot) -> u32,
     ) {
-        if let Some(Some(tunnel)) = self.by_slot.get_mut(peer.index() as usize)
-            && tunnel.epoch == epoch
-        {
-            tunnel.last_used_s = now_s;
+        let use_ = Noted { peer, epoch, now_s };
+        if self.noted == Some(use_) {
             return;
         }
-        self.open(peer, epoch, now_s, flows);
+        match self.by_slot.get_mut(peer.index() as usize) {
+            Some(Some(tunnel)) if tunnel.epoch == epoch => tunnel.last_used_s = now_s,
+            _ => self.open(peer, epoch, now_s, flows),
+        }
+        self.noted = Some(use_);
     }
 
     /// Closes tunnels that were idle too long and carry no live flow. Returns how many.
     pub fn handle_timeout(&mut self, now_s: u32, flows: impl Fn(PeerSlot) -> u32) -> usize {
         let before = self.active;
+        self.noted = None;
         for row in &mut self.by_slot {
             if let Some(tunnel) = row
                 && now_s.saturating_sub(tunnel.last_used_s) >= self.idle_s

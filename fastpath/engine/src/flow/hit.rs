@@ -11,7 +11,7 @@ use sluice_wire::tcp_flag::{FIN, RST, SYN};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::fence;
 
-/// An entry that matched. What is read from it counts only if [`Hit::is_intact`] says so afterwards.
+/// An entry that matched, of a flow that [`Hit::goes_on`] or not. What is read from it counts only if [`Hit::is_intact`] says so afterwards.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit<'a> {
     entry: &'a Entry,
@@ -30,12 +30,13 @@ impl Table {
         } else {
             matches_reverse(entry, key)
         };
-        (matches && state.is_live()).then_some(Hit { entry, state })
+        matches.then_some(Hit { entry, state })
     }
 }
 
 impl Hit<'_> {
-    /// Whether a packet with these flags changes nothing but when the flow was last seen.
+    /// Whether the flow lives and a packet with these flags changes nothing but when it was last seen. A dead one is not
+    /// established.
     #[inline(always)]
     pub(crate) const fn goes_on(&self, tcp_flags: u8) -> bool {
         self.state.is_undisturbed() && tcp_flags & (SYN | FIN | RST) == 0
@@ -73,12 +74,12 @@ impl Hit<'_> {
         [high, self.word(DST), rest]
     }
 
-    /// Whether all that was read until now is of one live flow.
+    /// Whether all that was read until now is of one flow that lives, if it lived at first.
     #[inline(always)]
     pub(crate) fn is_intact(&self) -> bool {
         fence(Acquire);
-        let after = State::read(&self.entry[STATE]);
-        after.is_live() && after.generation() == self.state.generation()
+        // The end of a flow is the beginning of the entry's next generation.
+        State::read(&self.entry[STATE]).generation() == self.state.generation()
     }
 
     /// Whether this second is already noted as the last in which the flow was used.
