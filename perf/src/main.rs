@@ -5,6 +5,7 @@ use sluice_perf::instrument::Instrument;
 use sluice_perf::lab::scratch::on_interrupt;
 use sluice_perf::lab::{LabError, privilege};
 use sluice_perf::report::{Report, ReportError};
+use sluice_perf::suites::places::{Call, Gateway, Place, Places};
 use sluice_perf::suites::{Settings, engine, fastpath, footprint, tun};
 use std::io::Write;
 use std::path::PathBuf;
@@ -54,6 +55,28 @@ enum Suite {
     },
 }
 
+impl Suite {
+    /// Why a suite does not go over hosts.
+    const fn stays_here(&self) -> Option<&'static str> {
+        match self {
+            Self::Fastpath { .. } => None,
+            Self::Engine(_) | Self::Budget(_) | Self::Spin { .. } => Some(
+                "this suite runs in memory: no frame comes from a --generator or goes to a --sink; run it on the host that is \
+                 to be measured, without them",
+            ),
+            Self::Footprint(_) => Some(
+                "this suite measures memory, idle time and first packets of gateways it starts itself, with managers 1 ms \
+                 away; run it on the host that is to be measured, without --generator, --dut and --sink",
+            ),
+            Self::Tun(_) => Some(
+                "this suite compares both gateways and the kernel over one cable between two namespaces, and has no frames \
+                 of its own; `sluice-perf fastpath` goes over hosts",
+            ),
+            Self::Instrument(_) => Some("an instrument runs where it is started"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Half {
     Outbound,
@@ -74,6 +97,65 @@ struct Options {
     /// The program to measure [default: `sluice` beside this program]
     #[arg(long, value_name = "PATH")]
     sluice: Option<PathBuf>,
+    #[command(flatten)]
+    hosts: Hosts,
+}
+
+/// Hosts in place of namespaces of this machine. The same `sluice-perf` must be at the same path on each.
+#[derive(Args, Debug)]
+struct Hosts {
+    /// Where frames are sent from: [USER@]HOST:INTERFACE, or an interface of this machine
+    #[arg(long, value_name = "PLACE", requires_all = ["dut", "sink", "call"])]
+    generator: Option<Place>,
+    /// The device under test: [USER@]HOST:SERVICE,UNDERLAY
+    #[arg(long, value_name = "PLACE", requires_all = ["generator", "sink", "call"])]
+    dut: Option<Place>,
+    /// Where frames are counted: [USER@]HOST:INTERFACE
+    #[arg(long, value_name = "PLACE", requires_all = ["generator", "dut", "call"])]
+    sink: Option<Place>,
+    /// What the device under test carries to the sink: NsIP of the caller, address dialled, NsIP called
+    #[arg(long, value_name = "CALLER,DIALLED,CALLED", requires_all = ["generator", "dut", "sink"])]
+    call: Option<Call>,
+    /// Starts a command at a host, whose name and the command are appended
+    #[arg(long, value_name = "COMMAND", default_value = "ssh -o BatchMode=yes")]
+    remote_shell: String,
+    /// Starts the gateway at the device under test
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        default_value = "systemctl start sluice-gateway"
+    )]
+    gateway_start: String,
+    /// Stops it, also when it does not run
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        default_value = "systemctl stop sluice-gateway"
+    )]
+    gateway_stop: String,
+}
+
+impl Hosts {
+    fn places(&self) -> Result<Option<Places>, LabError> {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        let (Some(generator), Some(dut), Some(sink), Some(call)) =
+            (&self.generator, &self.dut, &self.sink, self.call)
+        else {
+            return Ok(None);
+        };
+        let places = Places {
+            generator: generator.clone(),
+            dut: dut.clone(),
+            sink: sink.clone(),
+            shell: words(&self.remote_shell),
+            gateway: Gateway {
+                start: words(&self.gateway_start),
+                stop: words(&self.gateway_stop),
+                call,
+            },
+        };
+        places.checked().map(Some).map_err(LabError::Request)
+    }
 }
 
 #[derive(Debug, Error)]
@@ -126,6 +208,10 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
             return Ok(engine::spin(direction, *packets, *idle, *flows)?);
         }
     };
+    let places = options.hosts.places()?;
+    if let (Some(_), Some(reason)) = (&places, cli.suite.stays_here()) {
+        return Err(LabError::Request(reason.to_owned()).into());
+    }
     let needs_namespaces = !matches!(cli.suite, Suite::Engine(_) | Suite::Budget(_));
     if needs_namespaces {
         privilege::acquire()?;
@@ -142,6 +228,7 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
             .unwrap_or_else(|| "sluice".into()),
         quick: options.quick,
         only: part,
+        places,
         say,
     })?;
     // Nobody reads when standard output is closed; the file is still written.

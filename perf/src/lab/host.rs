@@ -3,7 +3,7 @@
 use super::error::LabError;
 use super::netns::{NetNs, with_open_signals};
 use super::process::Program;
-use super::tools;
+use std::net::Ipv4Addr;
 
 /// A place for processes with a network of its own.
 #[derive(Clone, Debug)]
@@ -72,19 +72,6 @@ impl Host {
         self.succeed(&program).map(drop)
     }
 
-    /// `ethtool -K device <settings>`.
-    ///
-    /// # Errors
-    /// When `ethtool` refuses.
-    pub fn offload(&self, device: &str, settings: &[&str]) -> Result<(), LabError> {
-        let program = match self {
-            Self::Remote { .. } => Program::new("ethtool"),
-            Self::Namespace(_) | Self::Here => Program::new(tools::find("ethtool")?),
-        };
-        self.succeed(&program.args(["-K", device]).args(settings))
-            .map(drop)
-    }
-
     /// What `ip` says about a device.
     ///
     /// # Errors
@@ -97,6 +84,25 @@ impl Host {
             text,
         })
     }
+
+    /// The first IPv4 address of a device.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn address(&self, name: &str) -> Result<Ipv4Addr, LabError> {
+        let program = Program::new("ip").args(["-j", "-4", "address", "show", "dev", name]);
+        let text = self.succeed(&program)?;
+        parse_address(&text).ok_or_else(|| LabError::Reply {
+            what: format!("`{program}` at {}, for an IPv4 address,", self.name()),
+            text,
+        })
+    }
+}
+
+fn parse_address(text: &str) -> Option<Ipv4Addr> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    let first = value.get(0)?.get("addr_info")?.get(0)?;
+    first.get("local")?.as_str()?.parse().ok()
 }
 
 fn parse(text: &str) -> Option<Device> {
@@ -130,6 +136,10 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 10],
         };
         assert_eq!(parse(text), Some(device));
+        let text =
+            r#"[{"ifindex":7,"addr_info":[{"family":"inet","local":"192.0.2.7","prefixlen":24}]}]"#;
+        assert_eq!(parse_address(text), Some(Ipv4Addr::new(192, 0, 2, 7)));
+        assert_eq!(parse_address(r#"[{"ifindex":7,"addr_info":[]}]"#), None);
         assert_eq!(parse("[{}]"), None);
         for wrong in [
             "02:00:00:00:00",

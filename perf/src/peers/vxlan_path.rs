@@ -1,6 +1,7 @@
 //! The path in the kernel, in one direction: what comes in at one device is translated by nft DNAT and leaves in VXLAN.
 
 use crate::lab::{Host, LabError, Program};
+use std::fs;
 use std::net::Ipv4Addr;
 
 /// The virtual address, the real one behind it, and who calls.
@@ -45,4 +46,37 @@ pub fn remove(host: &Host, service: &str) -> Result<(), LabError> {
     host.ip(&format!(
         "link delete vxpath0\naddress delete 10.99.1.1/24 dev {service}"
     ))
+}
+
+const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+/// Connection tracking has room for so many flows as long as this lives; then the machine's limit is what it was. A
+/// namespace cannot have more than the machine.
+#[derive(Debug)]
+pub struct Room {
+    before: Option<String>,
+}
+
+impl Room {
+    /// # Errors
+    /// When the limit is lower and may not be raised.
+    pub fn at_least(flows: u32) -> Result<Self, LabError> {
+        let limit = fs::read_to_string(LIMIT).map_err(LabError::file(LIMIT))?;
+        if limit.trim().parse().is_ok_and(|limit: u32| limit >= flows) {
+            return Ok(Self { before: None });
+        }
+        fs::write(LIMIT, flows.to_string()).map_err(LabError::file(LIMIT))?;
+        Ok(Self {
+            before: Some(limit),
+        })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // It was written before; a limit that stays higher harms nobody.
+            let _ = fs::write(LIMIT, before);
+        }
+    }
 }

@@ -17,6 +17,9 @@ type Part = fn(&Settings, &mut Report) -> Result<(), LabError>;
 /// The parts of the suite, for [`Settings::only`].
 pub const PARTS: [&str; 5] = ["engine", "scaling", "af_xdp", "tcp", "flood"];
 
+/// The part that runs between hosts, too.
+const OVER_HOSTS: &str = "af_xdp";
+
 /// Runs the suite.
 ///
 /// # Errors
@@ -30,7 +33,18 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
         tcp::run,
         flood::run,
     ];
-    let wanted = |name: &str| settings.only.as_deref().is_none_or(|only| only == name);
+    // Of the parts, one sends frames from a generator to a sink.
+    let only = match (&settings.places, settings.only.as_deref()) {
+        (None, only) => only,
+        (Some(_), None | Some(OVER_HOSTS)) => Some(OVER_HOSTS),
+        (Some(_), Some(other)) => {
+            return Err(LabError::Request(format!(
+                "--only {other} does not go over hosts: it sends no frames from a generator to a sink; run it without them, on the host \
+                 that is to be measured"
+            )));
+        }
+    };
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
     for (_, part) in PARTS.iter().zip(parts).filter(|(name, _)| wanted(name)) {
         part(settings, &mut report)?;
     }

@@ -4,9 +4,11 @@ pub mod tun;
 pub mod engine;
 pub mod fastpath;
 pub mod footprint;
+pub mod places;
 
 use crate::lab::tools;
 use crate::report::Environment;
+use places::Places;
 use std::path::{Path, PathBuf};
 
 /// What every suite is told.
@@ -16,6 +18,8 @@ pub struct Settings {
     pub sluice: PathBuf,
     /// Fewer and shorter runs: under 50 seconds.
     pub quick: bool,
+    /// Hosts and interfaces in place of namespaces, for the suites that can.
+    pub places: Option<Places>,
     /// Only this part of the suite, where it has parts.
     pub only: Option<String>,
     /// Say what is being measured, on standard error.

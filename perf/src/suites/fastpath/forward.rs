@@ -2,6 +2,7 @@
 //! datagram. What the gateway is slower than this is what the path costs.
 
 use crate::instrument::{MacText, parse_mac, with};
+use crate::lab::clock::now;
 use crate::lab::{Host, LabError, Program, napi};
 use clap::Args;
 use sluice_link::Link as _;
@@ -11,6 +12,7 @@ use sluice_memory::{Account, Batch, Endpoint, Pages};
 use sluice_wire::Dual;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 /// Arguments of `forward`.
 #[derive(Args, Clone, Debug)]
@@ -30,6 +32,9 @@ pub struct Forward {
     pub next_hop: MacText,
     #[arg(long)]
     pub core: usize,
+    /// End after so long [default: when it is ended]
+    #[arg(long)]
+    pub seconds: Option<f64>,
 }
 
 impl Forward {
@@ -44,14 +49,20 @@ impl Forward {
             ("--next-hop", self.next_hop.to_string()),
             ("--core", self.core.to_string()),
         ];
-        with(Program::new(sluice_perf).arg("forward"), arguments)
+        let seconds = self
+            .seconds
+            .map(|seconds| ("--seconds", seconds.to_string()));
+        with(
+            Program::new(sluice_perf).arg("forward"),
+            arguments.into_iter().chain(seconds),
+        )
     }
 }
 
 /// The tunnel port.
 pub(super) const PORT: u16 = 50103;
 
-/// Forwards until the process is ended.
+/// Forwards as long as it is told to, or until the process is ended.
 pub(crate) fn run(forward: &Forward) -> Result<(), LabError> {
     let failed = |error: af_xdp::XskError| LabError::bpf("a bare forwarder")(error);
     napi::pin(0, forward.core)?;
@@ -97,13 +108,25 @@ pub(crate) fn run(forward: &Forward) -> Result<(), LabError> {
     let (service, underlay, pool) = (&mut pair.service, &mut pair.underlay, &mut pair.pool);
     let account = Account::default();
     let mut batch = Batch::new();
+    let end = forward
+        .seconds
+        .map(|seconds| now() + Duration::from_secs_f64(seconds));
     loop {
         let down = |error| LabError::bpf::<sluice_link::LinkDown>("a bare forwarder")(error);
         service.receive(pool, &account, &mut batch).map_err(down)?;
         if batch.is_empty() {
-            let limit = underlay.pending().then_some(1_000_000);
+            // The clock is read when there is nothing else to do, and every run ends with that.
+            if end.is_some_and(|end| now() >= end) {
+                return Ok(());
+            }
+            let limit = if underlay.pending() {
+                1_000_000
+            } else {
+                100_000_000
+            };
             if let Some(fd) = service.fd() {
-                wait_readable(&[fd], limit).map_err(LabError::socket("waiting for frames"))?;
+                wait_readable(&[fd], Some(limit))
+                    .map_err(LabError::socket("waiting for frames"))?;
             }
         }
         for frame in &mut batch {

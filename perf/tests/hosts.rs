@@ -1,0 +1,293 @@
+//! `sluice-perf fastpath` between hosts: three namespaces that it reaches by a remote shell only.
+//!
+//! ```text
+//!  generator eth0 ── lan0 gateway 1 eth0 ── eth0 gateway 2, the sink
+//! ```
+#![cfg(feature = "suites")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use sluice_perf::lab::scratch::Scratch;
+use sluice_perf::lab::sites::{Cable, Layout, Microservice, Sites, Target, descriptor};
+use sluice_perf::lab::wire::{offload, veth};
+use sluice_perf::lab::{NetNs, Program};
+use sluice_perf::report::Report;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn sluice_perf() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sluice-perf"))
+}
+
+fn sluice() -> PathBuf {
+    let sluice = sluice_perf().with_file_name("sluice");
+    assert!(sluice.exists(), "build it first: cargo build -p sluice");
+    sluice
+}
+
+fn script(scratch: &Scratch, name: &str, text: &str) -> String {
+    let path = scratch.file(name, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path.display().to_string()
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(sluice_perf())
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Two sites of which the first is a router for the host behind `lan0`, which is attached as an instance.
+fn sites(generator: &NetNs) -> (Sites, NetNs, [String; 3]) {
+    let layout = Layout {
+        clusters: 1,
+        gateways: vec![0, 0],
+        cable: Cable::Pair,
+        fastpath: "link = \"af_xdp\"\nservice = \"lan0\"".to_owned(),
+        ..Layout::two_sites()
+    };
+    let scratch = Scratch::new("sluice-perf-hosts-test").unwrap();
+    let mut sites = Sites::built(&sluice(), scratch, &layout).unwrap();
+    let [near, far] = &sites.gateways[..] else {
+        panic!("two gateways")
+    };
+    far.role
+        .configure(|text| text.replace(&layout.fastpath, "link = \"tun\"\noffload = false"))
+        .unwrap();
+    veth((near.namespace(), "lan0"), (generator, "eth0"), 1500).unwrap();
+    // A NIC always has queues that a thread can poll, a veth only so.
+    offload(near.namespace(), "lan0", &["gro", "on"]).unwrap();
+    near.namespace()
+        .ip("address add 10.50.0.1/24 dev lan0\naddress add fd50::1/64 dev lan0 nodad")
+        .unwrap();
+    generator
+        .ip("address add 10.50.0.11/24 dev eth0\naddress add fd50::11/64 dev eth0 nodad")
+        .unwrap();
+    sites.start().unwrap();
+    let service = |name| Microservice {
+        name,
+        namespace: "perf",
+        rr_ip: None,
+    };
+    sites
+        .apply(&descriptor(
+            "bench",
+            "sluice",
+            &[service("sink"), service("caller")],
+        ))
+        .unwrap();
+    let host = ["10.50.0.11", "fd50::11"].map(|address| address.parse::<IpAddr>().unwrap());
+    sites
+        .attach(0, "bench.sluice.caller.perf", Target::Host(host))
+        .unwrap();
+    let called = NetNs::new("called").unwrap();
+    let instance = sites
+        .attach(1, "bench.sluice.sink.perf", Target::Namespace(&called))
+        .unwrap();
+    let call = [
+        host[0].to_string(),
+        instance.instance_ip[0].to_string(),
+        instance.ns_address[0].to_string(),
+    ];
+    (sites, called, call)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_suite_runs_between_hosts() {
+    let generator = NetNs::new("generator").unwrap();
+    let (mut sites, _called, call) = sites(&generator);
+    let gateway = &mut sites.gateways[0].role;
+    gateway.stop();
+    let (config, admin) = (gateway.config.clone(), gateway.admin.clone());
+    let scratch = &sites.scratch;
+    let pid = scratch.path().join("gateway.pid").display().to_string();
+    // The test's namespaces have no name: a host is its number.
+    let places = [
+        generator.path(),
+        sites.gateways[0].namespace().path(),
+        sites.gateways[1].namespace().path(),
+    ];
+    let [a, b, c] = places.map(|path| path.display().to_string());
+    let shell = script(
+        scratch,
+        "shell",
+        &format!(
+            "#!/bin/sh\nhost=$1; shift\ncase $host in a) net={a};; b) net={b};; c) net={c};; esac\n\
+             exec nsenter --net=$net \"$@\"\n"
+        ),
+    );
+    let service = script(
+        scratch,
+        "service",
+        &format!(
+            "#!/bin/sh\nif [ $1 = stop ]; then\n  [ -f {pid} ] || exit 0\n  kill $(cat {pid}); tail --pid=$(cat {pid}) -f /dev/null\n  \
+             rm {pid}\nelse\n  {} gateway --config {} > {pid}.log 2>&1 < /dev/null &\n  echo $! > {pid}\nfi\n",
+            sluice().display(),
+            config.display()
+        ),
+    );
+    let json = scratch.path().join("rows.json").display().to_string();
+    let [start, stop] = ["start", "stop"].map(|verb| format!("{service} {verb}"));
+    let output = run(&[
+        "fastpath",
+        "--quick",
+        "--json",
+        &json,
+        "--generator",
+        "a:eth0",
+        "--dut",
+        "b:lan0,eth0",
+        "--sink",
+        "c:eth0",
+        "--call",
+        &call.join(","),
+        "--remote-shell",
+        &shell,
+        "--gateway-start",
+        &start,
+        "--gateway-stop",
+        &stop,
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let log = std::fs::read_to_string(format!("{pid}.log")).unwrap_or_default();
+    assert!(output.status.success(), "{said}\nthe gateway said:\n{log}");
+    let report: Report = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let peers: Vec<&str> = report
+        .rows
+        .iter()
+        .filter_map(|row| row.peer.as_deref())
+        .collect();
+    assert_eq!(
+        peers,
+        ["vxlan_dnat_threaded", "vxlan_dnat_inline", "bare_forwarder"]
+    );
+    assert!(
+        report
+            .rows
+            .iter()
+            .filter(|row| row.peer.is_some())
+            .all(|row| row.value > 0.0)
+    );
+    // Nothing stays behind on the device under test.
+    assert!(
+        !Path::new(&pid).exists(),
+        "the gateway is stopped: {}",
+        admin.display()
+    );
+    let links = sites.gateways[0]
+        .namespace()
+        .succeed(&Program::new("ip").args(["-d", "link"]))
+        .unwrap();
+    assert!(
+        !links.contains("vxpath0") && !links.contains("prog/xdp"),
+        "{links}"
+    );
+}
+
+#[test]
+fn wrong_places_are_named_beside_the_right_form() {
+    let call = "10.18.0.2,10.30.0.5,10.18.0.66";
+    for (suite, generator, dut, sink, said) in [
+        (
+            "fastpath",
+            "a:",
+            "b:lan0,eth0",
+            "c:eth0",
+            "`a:` names an interface that cannot be",
+        ),
+        (
+            "fastpath",
+            "a:eth0",
+            "b:eth0",
+            "c:eth0",
+            "--dut b:eth0: expected two interfaces, SERVICE,UNDERLAY",
+        ),
+        (
+            "fastpath",
+            "a:eth0,eth1",
+            "b:lan0,eth0",
+            "c:eth0",
+            "--generator a:eth0,eth1: expected one interface",
+        ),
+        (
+            "engine",
+            "a:eth0",
+            "b:lan0,eth0",
+            "c:eth0",
+            "runs in memory",
+        ),
+        (
+            "budget",
+            "a:eth0",
+            "b:lan0,eth0",
+            "c:eth0",
+            "runs in memory",
+        ),
+        (
+            "tun",
+            "a:eth0",
+            "b:lan0,eth0",
+            "c:eth0",
+            "one cable between two namespaces",
+        ),
+        (
+            "footprint",
+            "a:eth0",
+            "b:lan0,eth0",
+            "c:eth0",
+            "gateways it starts itself",
+        ),
+    ] {
+        let output = run(&[
+            suite,
+            "--generator",
+            generator,
+            "--dut",
+            dut,
+            "--sink",
+            sink,
+            "--call",
+            call,
+        ]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains(said),
+            "{suite}: {error}"
+        );
+    }
+    let output = run(&[
+        "fastpath",
+        "--generator",
+        "a:eth0",
+        "--sink",
+        "c:eth0",
+        "--call",
+        call,
+    ]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("--dut"),
+        "{error}"
+    );
+    let output = run(&[
+        "fastpath",
+        "--only",
+        "engine",
+        "--generator",
+        "a:eth0",
+        "--dut",
+        "b:lan0,eth0",
+        "--sink",
+        "c:eth0",
+        "--call",
+        call,
+    ]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("no frames from a generator"),
+        "{error}"
+    );
+}
