@@ -12,6 +12,7 @@ use super::super::Settings;
 use super::super::footprint::resident_mib;
 use super::pair::{Member, Pair, v4};
 use crate::lab::clock::now;
+use crate::lab::sites::Gateway;
 use crate::lab::{LabError, NetNs, Program, account, tools};
 use crate::peers::vxlan::{Node, VxlanDnat};
 use crate::report::{Goal, Report, Row};
@@ -36,8 +37,11 @@ const QUICK: Pace = Pace {
 /// SYNs offered per second: what the kernel's DNAT and VXLAN can take in with nearly a whole core. More would be lost where
 /// it is made, and there with the CPU time of everybody else.
 const RATE: f64 = 50_000.0;
-/// SYNs before memory is first looked at: more than the 32,768 that one instance or peer may have begun and not established.
-const WARM_UP: u32 = 40_960;
+/// SYNs sent at a time until the quota is full: twice the 32,768 that one instance or peer may have begun and not established.
+/// Only then is anything measured.
+const WARM_UP: u32 = 65_536;
+/// On a machine that is busy otherwise, most of the first ones are lost.
+const WARM_UPS_MAX: u32 = 8;
 /// Connections held by the client, and as many by the flooder.
 const HELD: usize = 64;
 const TUNNEL_PORT: u16 = 50103;
@@ -74,11 +78,11 @@ struct Outcome {
     goodput: f64,
     /// SYNs sent per second.
     rate: f64,
-    /// SYNs sent, also to warm up.
-    sent: u32,
+    /// Of the SYNs, those that the flooded gateway refused for the quota.
+    refused_percent: f64,
     /// Held connections that broke, or were moved to another instance.
     lost: usize,
-    /// What `memory` grew by.
+    /// What the gateways' resident memory grew by.
     grown_mib: f64,
 }
 
@@ -93,12 +97,11 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
         for round in 0..pace.rounds {
             (settings.say)(&format!("{source}, round {} of {}", round + 1, pace.rounds));
             if round % 2 == 0 {
-                let own = own_round(&mut pair, &mut ours, source, pace, &mut rows)?;
+                let own = own_round(&mut pair, &mut ours, source, pace)?;
                 rows.push(&own, &peer_round(&mut pair, &mut kernel, source, pace)?);
             } else {
                 let other = peer_round(&mut pair, &mut kernel, source, pace)?;
-                let own = own_round(&mut pair, &mut ours, source, pace, &mut rows)?;
-                rows.push(&own, &other);
+                rows.push(&own_round(&mut pair, &mut ours, source, pace)?, &other);
             }
         }
         rows.report(source, report);
@@ -111,21 +114,18 @@ fn own_round(
     ours: &mut Track,
     source: Source,
     pace: &Pace,
-    rows: &mut Rows,
 ) -> Result<Outcome, LabError> {
     pair.restart("af_xdp", "")?;
     let gateways = &pair.sites.gateways;
-    let resident = || {
-        gateways
-            .iter()
-            .map(|gateway| resident_mib(gateway.role.pid().unwrap_or_default()))
-            .sum()
-    };
-    let outcome = ours.measure(source, pace, resident)?;
     let flooded = match source {
         Source::Instance => &gateways[0],
         Source::Peer => &gateways[1],
     };
+    let watched = Watched {
+        all: gateways,
+        flooded,
+    };
+    let outcome = ours.measure(source, pace, Some(&watched))?;
     let account = account::quiescent(&flooded.role.admin)?;
     if !account.balanced() {
         return Err(LabError::Reply {
@@ -133,8 +133,6 @@ fn own_round(
             text: format!("{account:?}"),
         });
     }
-    let refused = account.dropped(REASON) as f64 / f64::from(outcome.sent);
-    rows.refused_percent.push(refused * 100.0);
     Ok(outcome)
 }
 
@@ -146,7 +144,27 @@ fn peer_round(
 ) -> Result<Outcome, LabError> {
     // The gateways carry nothing, and no XDP program of theirs makes the kernel copy the peer's frames.
     pair.restart("tun", "offload = false")?;
-    kernel.measure(source, pace, || Ok(0.0))
+    kernel.measure(source, pace, None)
+}
+
+/// Our gateways under a flood.
+struct Watched<'a> {
+    all: &'a [Gateway],
+    flooded: &'a Gateway,
+}
+
+impl Watched<'_> {
+    fn resident_mib(&self) -> Result<f64, LabError> {
+        self.all
+            .iter()
+            .map(|gateway| resident_mib(gateway.role.pid().unwrap_or_default()))
+            .sum()
+    }
+
+    /// SYNs that the flooded one refused, by the quota's name.
+    fn refused(&self) -> Result<u64, LabError> {
+        account::read(&self.flooded.role.admin).map(|account| account.dropped(REASON))
+    }
 }
 
 impl Track {
@@ -154,8 +172,10 @@ impl Track {
         &mut self,
         source: Source,
         pace: &Pace,
-        memory_mib: impl Fn() -> Result<f64, LabError>,
+        watched: Option<&Watched<'_>>,
     ) -> Result<Outcome, LabError> {
+        let resident_mib = || watched.map_or(Ok(0.0), Watched::resident_mib);
+        let refused = || watched.map_or(Ok(0), Watched::refused);
         let mut held = [
             Held::open(&self.client, self.service, HELD)?,
             Held::open(&self.flooder, self.service, HELD)?,
@@ -165,20 +185,27 @@ impl Track {
             Source::Instance => &mut self.by_instance,
             Source::Peer => &mut self.by_peer,
         };
+        for part in 0..WARM_UPS_MAX {
+            let begin = pace.pairs + part * WARM_UP;
+            flood.run(begin..begin + WARM_UP, RATE, pace.limit)?;
+            if watched.is_none() || refused()? > 0 {
+                break;
+            }
+        }
         let received = |servers: &[Instance]| servers.iter().map(Instance::received).sum::<u64>();
-        let warm_up = flood.run(pace.pairs..pace.pairs + WARM_UP, RATE, pace.limit)?;
-        let before_mib = memory_mib()?;
+        let (before_mib, refused_before) = (resident_mib()?, refused()?);
         let (before, begin) = (received(&self.servers), now());
         let flooded = flood.run(0..pace.pairs, RATE, pace.limit)?;
         let bytes = received(&self.servers) - before;
         let goodput = bytes as f64 * 8e-6 / begin.elapsed().as_secs_f64();
-        let grown_mib = memory_mib()? - before_mib;
+        let refused = (refused()? - refused_before) as f64 / f64::from(flooded.sent);
+        let grown_mib = resident_mib()? - before_mib;
         drop(bulk);
         let lost = held.iter_mut().map(Held::lost).sum();
         Ok(Outcome {
             goodput,
             rate: flooded.rate,
-            sent: warm_up.sent + flooded.sent,
+            refused_percent: refused * 100.0,
             lost,
             grown_mib,
         })
@@ -280,6 +307,7 @@ impl Rows {
         self.rate.push((own.rate, other.rate));
         self.lost += own.lost;
         self.grown_mib.push(own.grown_mib);
+        self.refused_percent.push(own.refused_percent);
     }
 
     fn report(&self, source: Source, report: &mut Report) {
