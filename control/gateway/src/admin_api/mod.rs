@@ -5,7 +5,9 @@ mod socket;
 mod view;
 
 pub use socket::{AdminSocket, SocketError};
-pub use view::{FlowRow, GatewayState, GatewayView, TraceFilter, TraceRecord, WorkerState};
+pub use view::{
+    FlowRow, GatewayState, GatewayView, SocketRow, TraceFilter, TraceRecord, WorkerState,
+};
 
 use crate::command::{
     Attach, AttachTarget, Attached, Command, Commands, Detach, InstanceName, Refusal, Reply,

@@ -46,6 +46,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "hardware": (view.hardware)(),
         "flows_offloaded": state.flows_offloaded,
         "offload": state.offload,
+        "sockets": state.sockets,
         "workers": workers(&state, &view.running()),
     })
 }

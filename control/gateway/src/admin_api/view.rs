@@ -66,11 +66,38 @@ pub struct GatewayState {
     pub tunnels: usize,
     /// One per worker, and one more while BPF programs are attached.
     pub workers: Vec<WorkerState>,
+    /// AF_XDP sockets, one row for each device; empty with other links.
+    pub sockets: Vec<SocketRow>,
     /// Where established flows are offloaded to the kernel, or why they are not.
     pub offload: String,
     pub flows_offloaded: usize,
     /// Why the gateway cannot serve yet, in words; empty when it can.
     pub not_ready: String,
+}
+
+/// The AF_XDP sockets of one device, read back from them.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct SocketRow {
+    pub device: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// `zero-copy` or `copy`.
+    pub binding: String,
+    pub queues: u32,
+    /// Entries of each ring.
+    pub ring: u32,
+    /// Absent on a kernel that does not tell.
+    pub busy_poll_us: Option<u32>,
+    pub prefer_busy_poll: Option<bool>,
+    /// Of the frames' memory: 2 MiB are large pages.
+    pub page_bytes: u64,
+    /// Frames lost for want of a buffer, and of room in the receive ring.
+    pub no_buffer: u64,
+    pub ring_full: u64,
+    /// Descriptors that the kernel refused.
+    pub refused: u64,
+    /// Times that the kernel found no buffer waiting.
+    pub fill_empty: u64,
 }
 
 /// What a worker runs on.

@@ -211,6 +211,9 @@ columns! {
     PROFILES: "PROFILE" "/profile", "TITLE" "/title", "LINK" "/link", "VERIFIED" "/verified", "FROM" "/from";
     SETTINGS: "SETTING" "/setting", "WANTED" "/wanted", "ACTUAL" "/actual", "BEFORE" "/before", "BY" "/by",
         "WHY NOT" "/why";
+    SOCKETS: "AF_XDP" "/device", "MODE" "/mode", "BINDING" "/binding", "QUEUES" "/queues", "RING" "/ring",
+        "BUSY POLL (US)" "/busy_poll_us", "PREFERRED" "/prefer_busy_poll", "PAGE" "/page_bytes", "NO BUFFER" "/no_buffer",
+        "RING FULL" "/ring_full", "REFUSED" "/refused", "FILL EMPTY" "/fill_empty";
     WORKERS: "WORKER" "/worker", "CORE" "/core", "RECEIVED" "/received", "FORWARDED" "/forwarded",
         "ORIGINATED" "/originated", "SPLIT" "/split", "MERGED" "/merged", "HELD" "/held", "DROPPED" "/dropped",
         "LINKS" "/links";
@@ -286,7 +289,7 @@ fn status_table(answer: &Value) -> String {
     };
     let scalars: Vec<(&str, String)> = object
         .iter()
-        .filter(|(key, _)| !["workers", "hardware", "role"].contains(&key.as_str()))
+        .filter(|(key, _)| !["workers", "sockets", "hardware", "role"].contains(&key.as_str()))
         .map(|(key, value)| (key.as_str(), output::plain(value)))
         .filter(|(_, value)| !value.is_empty())
         .collect();
@@ -303,9 +306,12 @@ fn status_table(answer: &Value) -> String {
             }
         }
     }
-    if let Some(workers) = object.get("workers").and_then(Value::as_array) {
-        for line in output::json_table(WORKERS, workers).lines() {
-            text.push_str(&format!("  {line}\n"));
+    for (key, columns) in [("sockets", SOCKETS), ("workers", WORKERS)] {
+        let rows = object.get(key).and_then(Value::as_array);
+        if let Some(rows) = rows.filter(|rows| !rows.is_empty()) {
+            for line in output::json_table(columns, rows).lines() {
+                text.push_str(&format!("  {line}\n"));
+            }
         }
     }
     text

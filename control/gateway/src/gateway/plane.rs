@@ -4,7 +4,7 @@ use super::Error;
 use super::offload::{Offloader, Setup, finish_checksums};
 use super::redirect::Redirect;
 use super::xdp::XdpSide;
-use crate::admin_api::WorkerState;
+use crate::admin_api::{SocketRow, WorkerState};
 use crate::config::Fastpath;
 use crate::node::devices::{Devices, LinkState};
 use crate::node::{self, NodeError};
@@ -35,6 +35,7 @@ pub(crate) struct Plane {
     bell: Arc<Bell>,
     workers: Vec<Box<dyn Running>>,
     links: Vec<String>,
+    sockets: Vec<SocketRow>,
     xdp: Option<XdpSide>,
     counters: Vec<Arc<Counters>>,
     offloader: Offloader,
@@ -112,6 +113,7 @@ impl Plane {
             upcalls,
             workers: Vec::new(),
             links: Vec::new(),
+            sockets: Vec::new(),
             xdp: None,
             counters: Vec::new(),
             // The standard library's keys come from the operating system.
@@ -196,6 +198,7 @@ impl Plane {
             None => {}
         }
         self.links = side.links();
+        self.sockets = side.sockets();
         self.xdp = Some(side);
         let started = pairs
             .into_iter()
@@ -214,6 +217,7 @@ impl Plane {
         self.stop();
         self.counters.clear();
         self.links.clear();
+        self.sockets.clear();
         self.xdp = None;
     }
 
@@ -294,6 +298,7 @@ impl Plane {
         let Some(xdp) = &mut self.xdp else { return };
         xdp.confirm();
         self.links = xdp.links();
+        self.sockets = xdp.sockets();
         xdp.count(&self.early.underlay);
     }
 
@@ -372,6 +377,11 @@ impl Plane {
             .iter()
             .map(|counters| usize::try_from(counters.tunnels.value()).unwrap_or(0))
             .sum()
+    }
+
+    /// AF_XDP sockets as they were when last looked at.
+    pub(crate) fn sockets(&self) -> &[SocketRow] {
+        &self.sockets
     }
 
     pub(crate) fn workers(&self) -> Vec<WorkerState> {

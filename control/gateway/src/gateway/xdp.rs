@@ -1,6 +1,7 @@
 //! What control does for AF_XDP links: opens them, tells them neighbours and next hops, reads what they lost.
 
 use super::Error;
+use crate::admin_api::SocketRow;
 use crate::config::Fastpath;
 use crate::node::devices::LinkState;
 use crate::node::hops::{Hops, Way};
@@ -247,11 +248,43 @@ impl XdpSide {
                     no_buffer,
                     ring_full,
                     refused,
+                    ..
                 } = side.missed();
                 match (no_buffer + ring_full, refused) {
                     (0, 0) => side.to_string(),
                     (lost, 0) => format!("{side}, {lost} missed"),
                     (lost, _) => format!("{side}, {lost} missed, {refused} refused"),
+                }
+            })
+            .collect()
+    }
+
+    /// The sockets, read back from them.
+    pub(super) fn sockets(&self) -> Vec<SocketRow> {
+        self.control
+            .sides
+            .iter()
+            .map(|side| {
+                let Missed {
+                    no_buffer,
+                    ring_full,
+                    refused,
+                    fill_empty,
+                } = side.missed();
+                let polling = side.busy_polling().ok();
+                SocketRow {
+                    device: side.device.name.clone(),
+                    mode: side.mode.to_string(),
+                    binding: side.binding.to_string(),
+                    queues: side.queues,
+                    ring: side.ring_entries,
+                    busy_poll_us: polling.map(|(microseconds, _)| microseconds),
+                    prefer_busy_poll: polling.map(|(_, is_preferred)| is_preferred),
+                    page_bytes: side.page_bytes,
+                    no_buffer,
+                    ring_full,
+                    refused,
+                    fill_empty,
                 }
             })
             .collect()

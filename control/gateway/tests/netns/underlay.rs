@@ -287,6 +287,44 @@ fn ipsec_policies_are_obeyed() {
     world.check();
 }
 
+/// What the hardware settings say about sockets is what the sockets say themselves.
+#[test]
+#[ignore = "needs root"]
+fn settings_of_sockets_are_read_back() {
+    let mut world = World::built("underlay-sockets", &layout("link = \"af_xdp\"\n"));
+    let set = "[hardware.set]\nxsk_ring = 512\nbusy_poll_us = 30\nprefer_busy_poll = true\n";
+    world.sites.gateways[0]
+        .role
+        .configure(|text| text + set)
+        .unwrap();
+    world.start();
+    let rows = |gateway: usize| {
+        let status = world.sites.gateways[gateway]
+            .role
+            .ask("/v1/status")
+            .unwrap();
+        status["sockets"].as_array().unwrap().clone()
+    };
+    for (gateway, ring, microseconds) in [(0, 512, 30), (1, 2048, 0)] {
+        let rows = rows(gateway);
+        let devices: Vec<&str> = rows
+            .iter()
+            .map(|row| row["device"].as_str().unwrap())
+            .collect();
+        assert_eq!(devices, ["sluice0", "eth0"]);
+        for row in &rows {
+            assert_eq!(row["binding"], "copy", "{row}");
+            assert_eq!(row["ring"], ring, "{row}");
+            assert_eq!(row["busy_poll_us"], microseconds, "{row}");
+            assert_eq!(row["prefer_busy_poll"], microseconds > 0, "{row}");
+            assert!(row["page_bytes"].as_u64().unwrap() >= 4096, "{row}");
+        }
+    }
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    assert_eq!(tcp(&caller.namespace, b.ip(0)).unwrap().name, "b");
+    world.check();
+}
+
 /// The NIC has another address than the programs were made for: the gateway ends, says so, and opens it anew at its next start.
 #[test]
 #[ignore = "needs root"]

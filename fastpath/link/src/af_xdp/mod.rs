@@ -22,8 +22,8 @@ use crate::Merge;
 use crate::bpf::abi::QUEUES_MAX;
 use crate::bpf::{BpfError, Mode, ProgramSettings, Programs, Side, SourceLimit};
 use crate::offload::{Offload, OffloadSettings};
-use crate::sys::ethtool;
 use crate::sys::xsk::{Binding, Missed, XskSocket};
+use crate::sys::{ethtool, page_bytes};
 use crate::udp::{self, UdpError, UdpSettings};
 use port::Port;
 use queue::Queue;
@@ -237,6 +237,10 @@ pub struct SideState {
     pub binding: Binding,
     /// Bound queues.
     pub queues: u32,
+    /// Of each ring.
+    pub ring_entries: u32,
+    /// Bytes of a page of the frames' memory.
+    pub page_bytes: u64,
     sockets: Vec<XskSocket>,
 }
 
@@ -253,18 +257,27 @@ impl SideState {
             sum.ring_full += missed.ring_full;
             sum.no_buffer += missed.no_buffer;
             sum.refused += missed.refused;
+            sum.fill_empty += missed.fill_empty;
         }
         sum
+    }
+
+    /// As [`XskSocket::busy_polling`]; the sockets of a side are made alike.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn busy_polling(&self) -> io::Result<(u32, bool)> {
+        match self.sockets.first() {
+            Some(socket) => socket.busy_polling(),
+            None => Ok((0, false)),
+        }
     }
 }
 
 impl fmt::Display for SideState {
     /// The line of `sluice status`, such as `af_xdp eth0 (native, copy, 1 queue)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binding = match self.binding {
-            Binding::ZeroCopy => "zero-copy",
-            Binding::Copy => "copy",
-        };
+        let binding = self.binding;
         let plural = if self.queues == 1 { "" } else { "s" };
         write!(
             f,
@@ -338,6 +351,8 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
             for number in mine(state.queues) {
                 let mut queue = Queue::open(&state.device, number, pool.region(), &queue_settings)?;
                 state.binding = queue.binding();
+                state.ring_entries = queue.ring_entries();
+                state.page_bytes = page_bytes(pool.region().address()).unwrap_or_default();
                 state.sockets.push(queue.try_clone_socket()?);
                 // Frames come from here on, before the worker runs.
                 queue.fill(&mut pool);
@@ -400,6 +415,8 @@ impl SideState {
             mode,
             binding: Binding::Copy,
             queues,
+            ring_entries: 0,
+            page_bytes: 0,
             sockets: Vec::new(),
         }
     }
@@ -489,6 +506,34 @@ mod tests {
             (0..64).map(|worker| lane_port(50103, worker)).collect();
         assert_eq!(lanes.len(), 64);
         assert!(lanes.iter().all(|&port| port >= 49_152));
+    }
+
+    #[test]
+    fn the_rings_of_many_queues_leave_buffers_for_frames() {
+        assert_eq!(ring_entries(2048, 2), 2048);
+        for queues in [1, 2, 15, 16, 64, 128] {
+            for wanted in [64, 2048, 32_768] {
+                let entries = ring_entries(wanted, queues);
+                assert!(entries.is_power_of_two() && entries <= wanted);
+                let lent = 2 * queues * entries as usize;
+                assert!(lent + BUFFERS_BESIDE <= BUFFERS_MAX, "{queues} {wanted}");
+            }
+        }
+        assert_eq!(ring_entries(32_768, 128), 128, "no fewer than fit");
+    }
+
+    #[test]
+    fn a_lane_is_held_until_it_is_dropped_and_one_in_use_is_named() {
+        let taken = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+            .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))
+            .unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = hold_lane(port, 3).unwrap_err().to_string();
+        assert!(error.contains(&format!("{port} of worker 3")), "{error}");
+        drop(taken);
+        let held = hold_lane(port, 3).unwrap();
+        assert!(hold_lane(port, 3).is_err());
+        drop(held);
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl Queue {
         self.socket.binding().unwrap_or(Binding::Copy)
     }
 
+    /// Entries of the rings that the kernel made.
+    pub(super) const fn ring_entries(&self) -> u32 {
+        self.receive.entries()
+    }
+
     pub(super) fn try_clone_socket(&self) -> io::Result<XskSocket> {
         self.socket.try_clone()
     }

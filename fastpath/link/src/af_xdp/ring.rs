@@ -100,6 +100,11 @@ impl<T: Entry> Consumer<T> {
         }
     }
 
+    /// Entries of the ring.
+    pub(super) const fn entries(&self) -> u32 {
+        self.memory.entries()
+    }
+
     /// Takes the oldest entry. The kernel may use its place after [`Consumer::release`].
     #[inline]
     pub(super) fn pop(&mut self) -> Option<T> {

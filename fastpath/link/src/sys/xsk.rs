@@ -1,6 +1,7 @@
 //! AF_XDP sockets: the system calls, and the rings mapped from them.
 
 use sluice_memory::Region;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -36,6 +37,15 @@ pub enum Binding {
     Copy,
 }
 
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ZeroCopy => "zero-copy",
+            Self::Copy => "copy",
+        })
+    }
+}
+
 /// Frames the kernel had for the socket and could not hand over, since it was bound.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Missed {
@@ -46,6 +56,8 @@ pub struct Missed {
     pub ring_full: u64,
     /// Descriptors of ours that the kernel refused.
     pub refused: u64,
+    /// Times that the fill ring was found empty: with the driver's own drops, why a zero-copy socket loses frames.
+    pub fill_empty: u64,
 }
 
 /// An AF_XDP socket.
@@ -194,6 +206,7 @@ impl XskSocket {
             no_buffer: counts.rx_dropped,
             ring_full: counts.rx_ring_full,
             refused: counts.rx_invalid_descs + counts.tx_invalid_descs,
+            fill_empty: counts.rx_fill_ring_empty_descs,
         })
     }
 
@@ -210,6 +223,17 @@ impl XskSocket {
             self.set_at(libc::SOL_SOCKET, option, &value)?;
         }
         Ok(())
+    }
+
+    /// How long one call polls the device's queue, in microseconds, and whether interrupts stand back for that; by the
+    /// kernel's word. It does not tell the budget.
+    ///
+    /// # Errors
+    /// On kernels before 5.11.
+    pub fn busy_polling(&self) -> io::Result<(u32, bool)> {
+        let microseconds: u32 = self.get_at(libc::SOL_SOCKET, libc::SO_BUSY_POLL)?;
+        let is_preferred: u32 = self.get_at(libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL)?;
+        Ok((microseconds, is_preferred != 0))
     }
 
     /// Makes the kernel send what is in the transmit ring.
@@ -279,6 +303,11 @@ impl XskSocket {
 
     /// `T` is one of the plain structs of linux/if_xdp.h.
     fn get<T: Copy>(&self, option: libc::c_int) -> io::Result<T> {
+        self.get_at(libc::SOL_XDP, option)
+    }
+
+    /// `T` consists of integers.
+    fn get_at<T: Copy>(&self, level: libc::c_int, option: libc::c_int) -> io::Result<T> {
         let mut value = std::mem::MaybeUninit::<T>::zeroed();
         #[expect(clippy::cast_possible_truncation, reason = "at most 128 bytes")]
         let mut len = size_of::<T>() as libc::socklen_t;
@@ -286,7 +315,7 @@ impl XskSocket {
         let result = unsafe {
             libc::getsockopt(
                 self.0.as_raw_fd(),
-                libc::SOL_XDP,
+                level,
                 option,
                 value.as_mut_ptr().cast(),
                 &raw mut len,

@@ -72,6 +72,7 @@ impl Core {
             questions_open: self.asker.queries(),
             tunnels: self.plane.tunnels(),
             workers: self.plane.workers(),
+            sockets: self.plane.sockets().to_vec(),
             offload,
             flows_offloaded,
             not_ready: not_ready.to_owned(),
