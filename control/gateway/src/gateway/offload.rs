@@ -7,6 +7,7 @@
 use super::plane::now;
 use super::redirect::Redirect;
 use crate::node::devices::{Devices, Outlet};
+use crate::node::ipsec::Policies;
 use sluice_engine::flow::Offloading;
 use sluice_engine::{Flow, Shared};
 use sluice_link::af_xdp::{Hop, Mac, lane_port};
@@ -493,7 +494,7 @@ impl Running {
             None => Devices::open()
                 .ok()
                 .and_then(|mut devices| self.exit(facts.ip, Some(&mut devices)))
-                .ok_or("there is no route to its peer")?,
+                .ok_or("there is no route to its peer, or IPsec policies guard it")?,
         };
         let Exit { outlet, hop } = exit;
         if hop.is_none() {
@@ -527,7 +528,7 @@ impl Running {
         })
     }
 
-    /// The way to the node at `ip` as it is now.
+    /// The way to the node at `ip` as it is now; none where IPsec policies apply.
     fn exit(&self, ip: Ip, devices: Option<&mut Devices>) -> Option<Exit> {
         if let Some(redirect) = &self.redirect {
             let (outlet, hop) = redirect.hop(ip)?;
@@ -535,7 +536,11 @@ impl Running {
             return Some(Exit { outlet, hop });
         }
         let outlet = devices?.outlet(ip).ok().flatten()?;
-        Some(Exit { outlet, hop: None })
+        // Only the worker's socket obeys them.
+        let policies = Policies::read().ok()?;
+        let is_guarded =
+            policies.cover_sent(outlet.source, ip) || policies.cover_received(outlet.source);
+        (!is_guarded).then_some(Exit { outlet, hop: None })
     }
 
     /// Attaches to the device towards a peer, once.

@@ -16,7 +16,7 @@ pub mod attach;
 pub(crate) mod devices;
 pub(crate) mod foreign;
 pub(crate) mod hops;
-mod ipsec;
+pub(crate) mod ipsec;
 pub mod lan;
 pub(crate) mod legacy_iptables;
 pub(crate) mod nic;
