@@ -31,17 +31,17 @@ const FULL: Pace = Pace {
 };
 const QUICK: Pace = Pace {
     rounds: 1,
-    pairs: 100_000,
-    limit: Duration::from_secs(3),
+    pairs: 50_000,
+    limit: Duration::from_secs(2),
 };
 /// SYNs offered per second: what the kernel's DNAT and VXLAN can take in with nearly a whole core. More would be lost where
 /// it is made, and there with the CPU time of everybody else.
 const RATE: f64 = 50_000.0;
-/// SYNs sent at a time until the quota is full: twice the 32,768 that one instance or peer may have begun and not established.
-/// Only then is anything measured.
-const WARM_UP: u32 = 65_536;
+/// SYNs sent at a time until the quota is full: more than the 32,768 that one instance or peer may have begun and not
+/// established. Only then is anything measured.
+const WARM_UP: u32 = 40_960;
 /// On a machine that is busy otherwise, most of the first ones are lost.
-const WARM_UPS_MAX: u32 = 8;
+const WARM_UPS_MAX: u32 = 16;
 /// Connections held by the client, and as many by the flooder.
 const HELD: usize = 64;
 const TUNNEL_PORT: u16 = 50103;

@@ -44,7 +44,7 @@ const SHAPES: [Shape; 2] = [
 
 /// `tcp_1`, where workers carry everything, and `tcp_1_offload`, where the kernel forwards established flows.
 pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
-    let (rounds, seconds) = if settings.quick { (2, 1.0) } else { (7, 3.0) };
+    let (rounds, seconds) = if settings.quick { (1, 1.0) } else { (7, 3.0) };
     let mut pair = Pair::new(settings, &["client"], &["server"])?;
     let log = pair.sites.scratch.path().join("iperf3.log");
     let _iperf = tcp::server(&pair.servers[0].namespace, &log)?;
