@@ -10,77 +10,30 @@
 
 mod allot;
 mod answer;
+mod interest;
+mod interface;
 mod store;
+mod tell;
 mod upward;
 
 pub use answer::INSTANCES_MAX_DEFAULT;
+pub use interface::{Event, PublishError, Settings, Transmit};
 pub use upward::{Method, RootRequest};
 
 use super::Key;
 use super::backoff::{Backoff, Random};
 use super::timers::Timers;
 use crate::message::{
-    Deployed, InstanceRequest, InstanceResult, InstanceStatus, InterestRemove, Job, JobUpdate,
-    MessageError, NodeId, SubnetGrant, SubnetRequest, SubnetResult, TableQueryRequest,
-    TableQueryResult, Topic, TopicError, Undeployed, UpdateKind, UpdatesAvailable, Verb, read,
-    write,
+    Deployed, InstanceRequest, InstanceStatus, InterestRemove, Job, JobUpdate, NodeId, SubnetGrant,
+    SubnetRequest, SubnetResult, TableQueryRequest, TableQueryResult, Topic, Undeployed,
+    UpdateKind, Verb, read, write,
 };
-use crate::names::{NameError, ServiceName};
+use crate::names::ServiceName;
 use crate::record::Change;
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
-use thiserror::Error;
 use upward::Asked;
-
-/// Identity, times and limits of an [`Answerer`].
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub cluster_id: String,
-    /// Where the root calls this manager.
-    pub address: String,
-    pub port: u16,
-    /// One life of the process; never used twice, for instance the start in milliseconds since 1970.
-    pub incarnation: u64,
-    /// Rows per answer (thesis 3.6.6: "in the order of the dozens").
-    pub instances_max: usize,
-    /// Subnets kept in reserve, so that nodes can join while the root is away.
-    pub subnets_spare: usize,
-    /// First repetition of an unanswered request to the root; doubles up to `retry_max`.
-    pub retry_first: Duration,
-    pub retry_max: Duration,
-    /// How long "there is no such thing" is believed at first; doubles up to `absent_max`.
-    pub absent_first: Duration,
-    pub absent_max: Duration,
-    /// How often a job is asked again although the root said nothing: bounds how long a lost notice can matter.
-    pub refresh_every: Duration,
-    /// How often the registration is repeated.
-    pub register_every: Duration,
-    /// Absent keys that are remembered, and keys that are asked at a time: a scan must not fill the memory.
-    pub keys_max: usize,
-}
-
-impl Settings {
-    /// Defaults for everything but the identity.
-    #[must_use]
-    pub fn new(cluster_id: &str, address: &str, port: u16, incarnation: u64) -> Self {
-        Self {
-            cluster_id: cluster_id.to_owned(),
-            address: address.to_owned(),
-            port,
-            incarnation,
-            instances_max: INSTANCES_MAX_DEFAULT,
-            subnets_spare: 4,
-            retry_first: Duration::from_millis(500),
-            retry_max: Duration::from_secs(4),
-            absent_first: Duration::from_secs(1),
-            absent_max: Duration::from_secs(4),
-            refresh_every: Duration::from_secs(60),
-            register_every: Duration::from_secs(15),
-            keys_max: 4096,
-        }
-    }
-}
 
 /// The shell says within this time what became of a request; if it does not, the request is repeated all the same.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
@@ -90,39 +43,6 @@ const INSTANCE_WAIT: Duration = Duration::from_secs(8);
 const UNAVAILABLE_FRESH: Duration = Duration::from_secs(1);
 /// The interest of a restored or re-attached node before its first renewal.
 const INTEREST_DEFAULT: Duration = Duration::from_secs(180);
-
-/// What to send.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Transmit {
-    /// To the broker, QoS 1, not retained.
-    Publish { topic: String, payload: Vec<u8> },
-    /// To the root; the answer goes to [`Answerer::handle_root_reply`].
-    Root(RootRequest),
-}
-
-/// What somebody outside waits for.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Event {
-    /// A POST `/api/net/deployment` can be answered: 200 when `stored`, else 500.
-    Deployment { ticket: u64, stored: bool },
-}
-
-/// Why a message of a node was refused. Nothing changed.
-#[derive(Debug, Error)]
-pub enum PublishError {
-    #[error(transparent)]
-    Topic(#[from] TopicError),
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    #[error(transparent)]
-    Name(#[from] NameError),
-    #[error("node {node} says that instance {number} of {job} runs, but not at which address")]
-    NoPlace {
-        node: NodeId,
-        job: ServiceName,
-        number: u32,
-    },
-}
 
 #[derive(Clone, Debug)]
 struct Interest {
@@ -658,106 +578,6 @@ impl Answerer {
             .is_some_and(|absent| now < absent.until)
     }
 
-    fn interest(
-        &mut self,
-        name: &ServiceName,
-        node: &NodeId,
-        key: &Key,
-        interest_s: Option<u32>,
-        now: Duration,
-    ) {
-        let Some(known) = self.jobs.get_mut(name) else {
-            return;
-        };
-        let number = match key {
-            Key::Address(ip) => known.number_of(*ip),
-            Key::Name(_) => None,
-        };
-        let until = interest_s.map(|s| now + Duration::from_secs(s.into()));
-        let is_new = !known.interests.contains_key(node);
-        let interest = known
-            .interests
-            .entry(node.clone())
-            .or_insert_with(|| Interest {
-                until,
-                asked: BTreeSet::new(),
-            });
-        let asked_more = number.is_some_and(|number| interest.asked.insert(number));
-        if is_new || asked_more || interest.until.is_some() != until.is_some() {
-            self.dirty.job(name);
-        }
-        interest.until = until;
-        let timer = Timer::Interest(name.clone(), node.clone());
-        match until {
-            Some(until) => self.timers.set(timer, until),
-            None => self.timers.cancel(&timer),
-        }
-    }
-
-    fn interest_due(&mut self, name: &ServiceName, node: &NodeId, now: Duration) {
-        let until = self
-            .jobs
-            .get(name)
-            .and_then(|known| known.interests.get(node))
-            .and_then(|interest| interest.until);
-        if until.is_some_and(|until| until <= now) {
-            self.interest_ended(name, node);
-        }
-    }
-
-    fn interest_ended(&mut self, name: &ServiceName, node: &NodeId) {
-        let Some(known) = self.jobs.get_mut(name) else {
-            return;
-        };
-        self.timers
-            .cancel(&Timer::Interest(name.clone(), node.clone()));
-        if known.interests.remove(node).is_some() {
-            self.dirty.job(name);
-            self.drop_unused(name);
-        }
-    }
-
-    /// Forgets a job that no node asks for and that does not run here (thesis 3.6.6: the two conditions of renewal).
-    fn drop_unused(&mut self, name: &ServiceName) {
-        let cluster_id = &self.settings.cluster_id;
-        let unused = self.jobs.get(name).is_some_and(|known| {
-            known.interests.is_empty()
-                && known.placements.is_empty()
-                && !known.scheduled
-                && !known
-                    .job
-                    .instance_list
-                    .iter()
-                    .any(|entry| entry.cluster_id.as_ref() == Some(cluster_id))
-        });
-        let asked = self.fetches.contains_key(&Key::Name(name.clone()))
-            || self
-                .instances
-                .values()
-                .any(|ask| ask.request.service == *name);
-        if unused && !asked {
-            self.forget(name);
-            self.remove_interest(name);
-        }
-    }
-
-    fn forget(&mut self, name: &ServiceName) {
-        let Some(known) = self.jobs.remove(name) else {
-            return;
-        };
-        for ip in known.addresses() {
-            if self.addresses.get(&ip) == Some(name) {
-                self.addresses.remove(&ip);
-            }
-        }
-        self.timers.cancel(&Timer::Refresh(name.clone()));
-        for node in known.interests.keys() {
-            self.timers
-                .cancel(&Timer::Interest(name.clone(), node.clone()));
-        }
-        self.dirty.job(name);
-    }
-
     fn place(&mut self, job: &ServiceName, node: &NodeId, status: InstanceStatus, now: Duration) {
         let number = status.instance_number;
         let report = Report::Placed(status.clone());
@@ -785,91 +605,6 @@ impl Answerer {
             None => self.refetch(Key::Name(job.clone()), now),
         }
         self.report(job.clone(), number, report, now);
-    }
-
-    /// Something of the job that shows in an answer may have changed: counts it, writes it, and tells everybody.
-    fn changed(&mut self, name: &ServiceName, kind: UpdateKind) {
-        let Some(known) = self.jobs.get_mut(name) else {
-            return;
-        };
-        known.revision += 1;
-        self.dirty.job(name);
-        self.push(name, kind);
-    }
-
-    fn publish(&mut self, node: &NodeId, verb: Verb, payload: Vec<u8>) {
-        self.transmits.push_back(Transmit::Publish {
-            topic: Topic::node(node.clone(), verb).to_string(),
-            payload,
-        });
-    }
-
-    fn answer(&mut self, name: &ServiceName, node: &NodeId, query_key: &str) {
-        if let Some(known) = self.jobs.get(name) {
-            let interest = known.interests.get(node);
-            let result = known.result(&self.settings, node, interest, query_key);
-            self.publish(node, Verb::TableQueryResult, write(&result));
-        }
-    }
-
-    fn answer_absent(&mut self, node: &NodeId, request: &TableQueryRequest) {
-        let by_name = request.sip.is_empty();
-        let result = TableQueryResult {
-            app_name: if by_name {
-                request.sname.clone()
-            } else {
-                String::new()
-            },
-            query_key: request.key().to_owned(),
-            live: Some(Vec::new()),
-            ..TableQueryResult::default()
-        };
-        self.publish(node, Verb::TableQueryResult, write(&result));
-    }
-
-    /// Rows to the Sluice nodes that are interested, and the notice that makes legacy nodes ask.
-    fn push(&mut self, name: &ServiceName, kind: UpdateKind) {
-        let Some(known) = self.jobs.get(name) else {
-            return;
-        };
-        let mut messages = Vec::new();
-        for (node, interest) in &known.interests {
-            if interest.until.is_some() {
-                let result = known.result(&self.settings, node, Some(interest), "");
-                messages.push((node.clone(), write(&result)));
-            }
-        }
-        let revision = Some(known.revision_on_wire(&self.settings));
-        for (node, payload) in messages {
-            self.publish(&node, Verb::TableQueryResult, payload);
-        }
-        self.broadcast(name, kind, revision);
-    }
-
-    fn broadcast(
-        &mut self,
-        name: &ServiceName,
-        kind: UpdateKind,
-        revision: Option<crate::message::Revision>,
-    ) {
-        let update = UpdatesAvailable {
-            kind: Some(kind),
-            revision,
-        };
-        self.transmits.push_back(Transmit::Publish {
-            topic: Topic::updates(name).to_string(),
-            payload: write(&update),
-        });
-    }
-
-    fn instance_failed(&mut self, node: &NodeId, request_id: &str, error: &str, retry: bool) {
-        let result = InstanceResult {
-            request_id: request_id.to_owned(),
-            error: Some(error.to_owned()),
-            retry,
-            ..InstanceResult::default()
-        };
-        self.publish(node, Verb::InstanceResult, write(&result));
     }
 
     const fn backoff(&self) -> Backoff {

@@ -1,7 +1,7 @@
 //! How a cluster manager answers nodes and deals with its root, message by message.
 
 use super::*;
-use crate::message::{InstanceEntry, IpType, JobUpdate, ServiceIpEntry};
+use crate::message::{InstanceEntry, InstanceResult, IpType, JobUpdate, ServiceIpEntry};
 use sluice_wire::Dual;
 
 const JOB: &str = "a.b.c.d";

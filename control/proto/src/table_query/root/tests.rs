@@ -1,8 +1,9 @@
 //! What the root answers, whom it tells, and that its store is its state.
 
 use super::*;
+use crate::message::{InstanceStatus, ServiceIpEntry};
 use serde_json::json;
-use sluice_wire::Family;
+use sluice_wire::{Dual, Family};
 
 const ID: &str = "64b8f0c9d2a1e3f405162738";
 

@@ -1,0 +1,110 @@
+//! Which nodes a job is shown to, and when nobody wants it any more.
+
+use super::{Answerer, Interest, Timer};
+use crate::message::NodeId;
+use crate::names::ServiceName;
+use crate::table_query::Key;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+impl Answerer {
+    pub(super) fn interest(
+        &mut self,
+        name: &ServiceName,
+        node: &NodeId,
+        key: &Key,
+        interest_s: Option<u32>,
+        now: Duration,
+    ) {
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        let number = match key {
+            Key::Address(ip) => known.number_of(*ip),
+            Key::Name(_) => None,
+        };
+        let until = interest_s.map(|s| now + Duration::from_secs(s.into()));
+        let is_new = !known.interests.contains_key(node);
+        let interest = known
+            .interests
+            .entry(node.clone())
+            .or_insert_with(|| Interest {
+                until,
+                asked: BTreeSet::new(),
+            });
+        let asked_more = number.is_some_and(|number| interest.asked.insert(number));
+        if is_new || asked_more || interest.until.is_some() != until.is_some() {
+            self.dirty.job(name);
+        }
+        interest.until = until;
+        let timer = Timer::Interest(name.clone(), node.clone());
+        match until {
+            Some(until) => self.timers.set(timer, until),
+            None => self.timers.cancel(&timer),
+        }
+    }
+
+    pub(super) fn interest_due(&mut self, name: &ServiceName, node: &NodeId, now: Duration) {
+        let until = self
+            .jobs
+            .get(name)
+            .and_then(|known| known.interests.get(node))
+            .and_then(|interest| interest.until);
+        if until.is_some_and(|until| until <= now) {
+            self.interest_ended(name, node);
+        }
+    }
+
+    pub(super) fn interest_ended(&mut self, name: &ServiceName, node: &NodeId) {
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        self.timers
+            .cancel(&Timer::Interest(name.clone(), node.clone()));
+        if known.interests.remove(node).is_some() {
+            self.dirty.job(name);
+            self.drop_unused(name);
+        }
+    }
+
+    /// Forgets a job that no node asks for and that does not run here (thesis 3.6.6: the two conditions of renewal).
+    pub(super) fn drop_unused(&mut self, name: &ServiceName) {
+        let cluster_id = &self.settings.cluster_id;
+        let unused = self.jobs.get(name).is_some_and(|known| {
+            known.interests.is_empty()
+                && known.placements.is_empty()
+                && !known.scheduled
+                && !known
+                    .job
+                    .instance_list
+                    .iter()
+                    .any(|entry| entry.cluster_id.as_ref() == Some(cluster_id))
+        });
+        let asked = self.fetches.contains_key(&Key::Name(name.clone()))
+            || self
+                .instances
+                .values()
+                .any(|ask| ask.request.service == *name);
+        if unused && !asked {
+            self.forget(name);
+            self.remove_interest(name);
+        }
+    }
+
+    pub(super) fn forget(&mut self, name: &ServiceName) {
+        let Some(known) = self.jobs.remove(name) else {
+            return;
+        };
+        for ip in known.addresses() {
+            if self.addresses.get(&ip) == Some(name) {
+                self.addresses.remove(&ip);
+            }
+        }
+        self.timers.cancel(&Timer::Refresh(name.clone()));
+        for node in known.interests.keys() {
+            self.timers
+                .cancel(&Timer::Interest(name.clone(), node.clone()));
+        }
+        self.dirty.job(name);
+    }
+}
