@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use sluice_perf::lab::NetNs;
+use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::scratch::Scratch;
 use sluice_perf::lab::wire::{carried, mtu_frames, offload, veth};
 use sluice_perf::peers::route::Route;
-use sluice_perf::peers::vxlan::{Node, VxlanDnat};
+use sluice_perf::peers::vxlan::{Node, PORT, VxlanDnat};
+use sluice_perf::traffic::flood::Flood;
 use sluice_perf::traffic::{datagrams, requests, tcp};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 fn nodes() -> [NetNs; 2] {
@@ -78,4 +80,60 @@ fn traffic_goes_both_ways_and_frames_have_mtu_size() {
             );
         }
     }
+}
+
+/// A flood that did not arrive would cost the peer nothing: closed ports answer each SYN with an RST.
+///
+/// ```text
+/// client 2 ── node 1 ══ node 2 ── server      by client 2, and by node 1 inside the tunnel
+/// ```
+#[test]
+#[ignore = "needs root"]
+fn a_flood_reaches_the_server_behind_the_peer() {
+    const SYNS: u32 = 6400;
+    let nodes = nodes();
+    let node = |index: u8| Node {
+        namespace: &nodes[usize::from(index) - 1],
+        address: [192, 168, 77, index].into(),
+    };
+    let vxlan = VxlanDnat::new(node(1), node(2)).unwrap();
+    let (client, source) = VxlanDnat::another_client(node(1)).unwrap();
+    // Neighbours learn each other.
+    requests::answer(&vxlan.server, 7000).unwrap();
+    let to = SocketAddr::new(vxlan.service[0], 7000);
+    requests::measure(&client, to, 10, Duration::ZERO).unwrap();
+    let (IpAddr::V4(service), IpAddr::V4(server)) = (vxlan.service[0], vxlan.server_address) else {
+        panic!("both are IPv4 by plan");
+    };
+    let tunnel = SocketAddrV4::new([192, 168, 77, 2].into(), PORT);
+    let headers = VxlanDnat::headers(node(1), node(2)).unwrap();
+    for mut flood in [
+        Flood::by_host(&client, source, service).unwrap(),
+        Flood::by_node(&nodes[0], tunnel, &headers, source, server).unwrap(),
+    ] {
+        let before = resets(&vxlan.server);
+        let flooded = flood.run(0..SYNS, 10_000.0, Duration::MAX).unwrap();
+        assert_eq!(flooded.sent, SYNS);
+        wait_for("all SYNs to be answered", Duration::from_secs(5), || {
+            let answered = resets(&vxlan.server) - before;
+            // A machine that is busy otherwise may lose some.
+            if answered > u64::from(SYNS) / 2 {
+                return Ok(());
+            }
+            Err(format!("{answered} of {SYNS} were"))
+        })
+        .unwrap();
+    }
+}
+
+/// RSTs that a namespace has sent.
+fn resets(namespace: &NetNs) -> u64 {
+    let text = namespace.read("/proc/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names
+        .split_whitespace()
+        .position(|name| name == "OutRsts")
+        .unwrap();
+    values.split_whitespace().nth(at).unwrap().parse().unwrap()
 }

@@ -1,7 +1,7 @@
 //! The kernel's own way to the same end: VXLAN between the nodes, and nft DNAT from a virtual to a real address.
 
 use crate::lab::wire::veth;
-use crate::lab::{LabError, NetNs};
+use crate::lab::{LabError, NetNs, Program, tools};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A client and a server in namespaces of their own, attached to two nodes that VXLAN joins.
@@ -23,6 +23,8 @@ pub struct Node<'a> {
     pub address: IpAddr,
 }
 
+/// The UDP port of its tunnel.
+pub const PORT: u16 = 4789;
 /// The VXLAN header and the outer headers take 50 bytes of the cable's 1500.
 const MTU: u16 = 1450;
 
@@ -46,7 +48,7 @@ impl VxlanDnat {
                  link set vxbr0 up\n\
                  address add 10.99.{own}.1/24 dev vxbr0\n\
                  address add fd99:{own}::1/64 dev vxbr0 nodad\n\
-                 link add vx0 mtu {MTU} type vxlan id 99 dstport 4789 local {} remote {}\n\
+                 link add vx0 mtu {MTU} type vxlan id 99 dstport {PORT} local {} remote {}\n\
                  link set vx0 up\n\
                  address add 10.99.0.{own}/24 dev vx0\n\
                  address add fd99::{own}/64 dev vx0 nodad\n\
@@ -93,4 +95,32 @@ impl VxlanDnat {
         host.ip("address add 10.99.1.3/24 dev eth0\nroute add default via 10.99.1.1")?;
         Ok((host, Ipv4Addr::new(10, 99, 1, 3)))
     }
+
+    /// What precedes a packet from the first node to the second inside the tunnel's datagram: the VXLAN header (RFC 7348
+    /// section 5) and Ethernet.
+    ///
+    /// # Errors
+    /// When a node has no VXLAN device.
+    pub fn headers(client_at: Node<'_>, server_at: Node<'_>) -> Result<Vec<u8>, LabError> {
+        let (from, to) = (mac(client_at.namespace)?, mac(server_at.namespace)?);
+        Ok([&[8, 0, 0, 0, 0, 0, 99, 0][..], &to, &from, &[8, 0]].concat())
+    }
+}
+
+/// The Ethernet address of a node's VXLAN device.
+fn mac(node: &NetNs) -> Result<[u8; 6], LabError> {
+    let show = Program::new(tools::find("ip")?).args(["-o", "link", "show", "vx0"]);
+    let text = node.succeed(&show)?;
+    let octets: Option<Vec<u8>> = text.split_once("link/ether ").and_then(|(_, rest)| {
+        let mac = rest.split_whitespace().next()?;
+        mac.split(':')
+            .map(|octet| u8::from_str_radix(octet, 16).ok())
+            .collect()
+    });
+    octets
+        .and_then(|octets| octets.try_into().ok())
+        .ok_or_else(|| LabError::Reply {
+            what: show.to_string(),
+            text,
+        })
 }

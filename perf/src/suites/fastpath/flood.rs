@@ -13,8 +13,8 @@ use super::super::footprint::resident_mib;
 use super::pair::{Member, Pair, v4};
 use crate::lab::clock::now;
 use crate::lab::sites::Gateway;
-use crate::lab::{LabError, NetNs, Program, account, tools};
-use crate::peers::vxlan::{Node, VxlanDnat};
+use crate::lab::{LabError, NetNs, account};
+use crate::peers::vxlan::{self, Node, VxlanDnat};
 use crate::report::{Goal, Report, Row};
 use crate::traffic::flood::Flood;
 use crate::traffic::held::{Bulk, Held, Instance};
@@ -45,7 +45,6 @@ const WARM_UPS_MAX: u32 = 16;
 /// Connections held by the client, and as many by the flooder.
 const HELD: usize = 64;
 const TUNNEL_PORT: u16 = 50103;
-const VXLAN_PORT: u16 = 4789;
 
 /// How long and how often.
 struct Pace {
@@ -251,14 +250,14 @@ fn kernel(pair: &Pair) -> Result<Track, LabError> {
     let vxlan = VxlanDnat::new(first, second)?;
     let (flooder, source) = VxlanDnat::another_client(first)?;
     let server = v4(vxlan.server_address)?;
-    let headers = vxlan_headers(mac(first.namespace)?, mac(second.namespace)?);
+    let headers = VxlanDnat::headers(first, second)?;
     Ok(Track {
         servers: vec![Instance::new(&vxlan.server, b'a')?],
         service: vxlan.service[0],
         by_instance: Flood::by_host(&flooder, source, v4(vxlan.service[0])?)?,
         by_peer: Flood::by_node(
             first.namespace,
-            SocketAddrV4::new(v4(second.address)?, VXLAN_PORT),
+            SocketAddrV4::new(v4(second.address)?, vxlan::PORT),
             &headers,
             source,
             server,
@@ -266,29 +265,6 @@ fn kernel(pair: &Pair) -> Result<Track, LabError> {
         client: vxlan.client,
         flooder,
     })
-}
-
-/// What VXLAN puts before a packet: its header (RFC 7348 section 5) with the peer's network 99, and Ethernet.
-fn vxlan_headers(from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
-    [&[8, 0, 0, 0, 0, 0, 99, 0][..], &to, &from, &[8, 0]].concat()
-}
-
-/// The Ethernet address of the VXLAN device of a node.
-fn mac(node: &NetNs) -> Result<[u8; 6], LabError> {
-    let show = Program::new(tools::find("ip")?).args(["-o", "link", "show", "vx0"]);
-    let text = node.succeed(&show)?;
-    let octets: Option<Vec<u8>> = text.split_once("link/ether ").and_then(|(_, rest)| {
-        let mac = rest.split_whitespace().next()?;
-        mac.split(':')
-            .map(|octet| u8::from_str_radix(octet, 16).ok())
-            .collect()
-    });
-    octets
-        .and_then(|octets| octets.try_into().ok())
-        .ok_or_else(|| LabError::Reply {
-            what: show.to_string(),
-            text,
-        })
 }
 
 /// Figures of one source, one entry a round.
