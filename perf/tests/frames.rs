@@ -143,6 +143,8 @@ fn the_suite_writes_its_rows() {
             ("af_xdp_64b", Some("vxlan_dnat_inline")),
             ("af_xdp_64b", Some("bare_forwarder")),
             ("path_cost_percent", None),
+            ("af_xdp_64b_offload", Some("vxlan_dnat_threaded")),
+            ("af_xdp_64b_offload", Some("vxlan_dnat_inline")),
         ]
     );
     for row in report.rows.iter().filter(|row| row.peer.is_some()) {

@@ -11,6 +11,7 @@ use super::super::Settings;
 use crate::instrument::{Count, Counted, Generate, Generated, MacText, ask};
 use crate::lab::{Host, LabError};
 use crate::report::{Goal, Report, Row};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -25,10 +26,12 @@ const GENTLE: u32 = 150_000;
 const MADE_AT_ONCE: u32 = 1 << 17;
 
 /// Who carries the frames.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Contestant {
-    /// A gateway over AF_XDP.
+    /// A gateway over AF_XDP, whose worker carries every frame.
     Ours,
+    /// The same, with established flows offloaded.
+    Offloaded,
     /// The kernel, in a thread on the core that ours has.
     Threaded,
     /// The kernel, in softirqs.
@@ -37,11 +40,17 @@ enum Contestant {
     Bare,
 }
 
-const CONTESTANTS: [Contestant; 4] = [
+/// Who runs beside whom; the first is what the rows are about.
+const BY_WORKER: [Contestant; 4] = [
     Contestant::Ours,
     Contestant::Threaded,
     Contestant::Inline,
     Contestant::Bare,
+];
+const BY_OFFLOAD: [Contestant; 3] = [
+    Contestant::Offloaded,
+    Contestant::Threaded,
+    Contestant::Inline,
 ];
 
 /// Where they compete: namespaces of this machine, or hosts.
@@ -54,6 +63,12 @@ trait Ground {
 
     /// The kernel has to follow so many flows.
     fn make_room(&mut self, flows: u32) -> Result<(), LabError>;
+
+    /// Waits until the gateway says that it has offloaded so many flows.
+    fn offloaded(&self, flows: u32) -> Result<(), LabError>;
+
+    /// Whether [`Contestant::Offloaded`] is among them.
+    fn has_offload(&self) -> bool;
 }
 
 /// One way from a generator to a sink.
@@ -70,6 +85,7 @@ struct Pace {
     rounds: usize,
     seconds: f64,
     shapes: &'static [Shape],
+    offload_shapes: &'static [Shape],
 }
 
 /// What is sent.
@@ -95,6 +111,14 @@ const SHAPES: [Shape; 6] = [
     shape("af_xdp_1400b_1m", 1400, 1 << 20),
 ];
 
+/// As many flows as the offload has room for by default.
+const OFFLOAD_SHAPES: [Shape; 4] = [
+    shape("af_xdp_64b_offload", 64, 1),
+    shape("af_xdp_1400b_offload", 1400, 1),
+    shape("af_xdp_64b_64k_offload", 64, 1 << 16),
+    shape("af_xdp_1400b_64k_offload", 1400, 1 << 16),
+];
+
 /// `af_xdp_*` beside both peers, and `path_cost_percent`.
 pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
     let pace = if settings.quick {
@@ -102,12 +126,14 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
             rounds: 5,
             seconds: 0.4,
             shapes: &SHAPES[..1],
+            offload_shapes: &OFFLOAD_SHAPES[..1],
         }
     } else {
         Pace {
             rounds: 7,
             seconds: 1.0,
             shapes: &SHAPES,
+            offload_shapes: &OFFLOAD_SHAPES,
         }
     };
     let sluice_perf = std::env::current_exe().map_err(LabError::file("this program"))?;
@@ -118,34 +144,49 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
     let mut bench = Bench {
         ground,
         sluice_perf,
-        made: [0; CONTESTANTS.len()],
+        made: BTreeMap::new(),
+    };
+    let say = |how: &str, shape: &Shape| {
+        let Shape { flows, bytes, .. } = shape;
+        (settings.say)(&format!(
+            "{how} beside the kernel: {flows} flows, {bytes} bytes"
+        ));
     };
     for shape in pace.shapes {
-        (settings.say)(&format!(
-            "AF_XDP beside the kernel: {} flows, {} bytes",
-            shape.flows, shape.bytes
-        ));
-        let rounds = bench.rounds(shape, &pace)?;
-        rows(&rounds, shape, report);
+        say("AF_XDP", shape);
+        let rounds = bench.rounds(&BY_WORKER, shape, &pace)?;
+        rows(&rounds, shape, [2.0, 1.5], report);
+        cost(&rounds, shape, report);
+    }
+    for shape in pace.offload_shapes {
+        if bench.ground.has_offload() {
+            say("AF_XDP with offload", shape);
+            let rounds = bench.rounds(&BY_OFFLOAD, shape, &pace)?;
+            rows(&rounds, shape, [6.0, 6.0], report);
+        }
     }
     Ok(())
 }
 
-/// Frames per second of every contestant in one round, in the order of [`CONTESTANTS`].
-type Rates = [f64; CONTESTANTS.len()];
+/// Frames per second of every contestant in one round.
+type Rates = Vec<f64>;
 
-fn rows(rounds: &[Rates], shape: &Shape, report: &mut Report) {
-    let pairs = |peer: usize| -> Vec<(f64, f64)> {
-        rounds.iter().map(|rates| (rates[0], rates[peer])).collect()
-    };
-    for (peer, name, goal) in [
-        (1, "vxlan_dnat_threaded", 2.0),
-        (2, "vxlan_dnat_inline", 1.5),
-    ] {
-        let row = Row::beside(shape.name, "packets/s", name, &pairs(peer));
+/// The first contestant's rates beside another's.
+fn pairs(rounds: &[Rates], peer: usize) -> Vec<(f64, f64)> {
+    rounds.iter().map(|rates| (rates[0], rates[peer])).collect()
+}
+
+fn rows(rounds: &[Rates], shape: &Shape, goals: [f64; 2], report: &mut Report) {
+    let peers = ["vxlan_dnat_threaded", "vxlan_dnat_inline"];
+    for (peer, (name, goal)) in (1..).zip(peers.into_iter().zip(goals)) {
+        let row = Row::beside(shape.name, "packets/s", name, &pairs(rounds, peer));
         report.push(row.with_goal(Goal::RatioAtLeast(goal)));
     }
-    let bare = pairs(3);
+}
+
+/// What the path costs of the rate of our links.
+fn cost(rounds: &[Rates], shape: &Shape, report: &mut Report) {
+    let bare = pairs(rounds, 3);
     report.push(Row::beside(
         shape.name,
         "packets/s",
@@ -164,25 +205,33 @@ struct Bench {
     ground: Box<dyn Ground>,
     sluice_perf: PathBuf,
     /// Flows that each contestant knows.
-    made: [u32; CONTESTANTS.len()],
+    made: BTreeMap<Contestant, u32>,
 }
 
 impl Bench {
     /// Runs of all contestants; the first of a round changes from round to round.
-    fn rounds(&mut self, shape: &Shape, pace: &Pace) -> Result<Vec<Rates>, LabError> {
+    fn rounds(
+        &mut self,
+        contestants: &[Contestant],
+        shape: &Shape,
+        pace: &Pace,
+    ) -> Result<Vec<Rates>, LabError> {
         self.ground.make_room(shape.flows)?;
         let mut rounds = Vec::new();
         for round in 0..pace.rounds {
-            let mut rates = Rates::default();
-            for step in 0..CONTESTANTS.len() {
-                let index = (round + step) % CONTESTANTS.len();
-                let contestant = CONTESTANTS[index];
+            let mut rates = vec![0.0; contestants.len()];
+            for step in 0..contestants.len() {
+                let index = (round + step) % contestants.len();
+                let contestant = contestants[index];
                 if self.ground.stage(contestant)? {
-                    self.made[index] = 0;
+                    self.made.remove(&contestant);
                 }
-                if self.made[index] < shape.flows {
+                if self.made.get(&contestant) < Some(&shape.flows) {
                     self.make_flows(contestant, shape)?;
-                    self.made[index] = shape.flows;
+                    self.made.insert(contestant, shape.flows);
+                }
+                if contestant == Contestant::Offloaded {
+                    self.ground.offloaded(shape.flows)?;
                 }
                 rates[index] = self.rate(contestant, shape, pace)?;
             }
@@ -199,11 +248,17 @@ impl Bench {
         let track = self.ground.track(contestant);
         let flows = shape.flows.min(MADE_AT_ONCE);
         let thrice = 3.0 * f64::from(flows) / f64::from(GENTLE);
+        // In another second an established flow's next packet has its offload asked for.
+        let least = if contestant == Contestant::Offloaded {
+            4.0
+        } else {
+            1.7
+        };
         for first in (0..shape.flows).step_by(flows as usize) {
             let generate = Generate {
                 flows,
                 first,
-                seconds: thrice.max(1.7),
+                seconds: thrice.max(least),
                 rate: Some(GENTLE),
                 core: Some(BESIDE),
                 ..track.generate.clone()
@@ -219,7 +274,9 @@ impl Bench {
         let track = self.ground.track(contestant);
         let sink = match contestant {
             Contestant::Inline => MEASURED,
-            Contestant::Ours | Contestant::Threaded | Contestant::Bare => BESIDE,
+            Contestant::Ours | Contestant::Offloaded | Contestant::Threaded | Contestant::Bare => {
+                BESIDE
+            }
         };
         let generate = Generate {
             bytes: shape.bytes,

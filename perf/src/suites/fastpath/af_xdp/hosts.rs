@@ -105,7 +105,7 @@ impl Hosts {
 
     fn end(&mut self) -> Result<(), LabError> {
         match self.on.take() {
-            Some(Contestant::Ours) => self.command(&self.stop),
+            Some(Contestant::Ours | Contestant::Offloaded) => self.command(&self.stop),
             Some(Contestant::Threaded | Contestant::Inline) => {
                 self.poll(None)?;
                 vxlan_path::remove(&self.dut, &self.service)
@@ -125,7 +125,7 @@ impl Ground for Hosts {
         self.end()?;
         self.on = Some(contestant);
         match contestant {
-            Contestant::Ours => {
+            Contestant::Ours | Contestant::Offloaded => {
                 self.command(&self.start)?;
                 pause(SETTLE);
             }
@@ -145,7 +145,7 @@ impl Ground for Hosts {
 
     fn track(&self, contestant: Contestant) -> &Track {
         match contestant {
-            Contestant::Ours => &self.ours,
+            Contestant::Ours | Contestant::Offloaded => &self.ours,
             Contestant::Threaded | Contestant::Inline => &self.kernel,
             Contestant::Bare => &self.bare,
         }
@@ -163,6 +163,15 @@ impl Ground for Hosts {
             text.trim(),
             2 * flows
         )))
+    }
+
+    fn offloaded(&self, _flows: u32) -> Result<(), LabError> {
+        Ok(())
+    }
+
+    /// Its gateway is configured by others, once.
+    fn has_offload(&self) -> bool {
+        false
     }
 }
 

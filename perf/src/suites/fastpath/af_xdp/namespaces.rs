@@ -26,6 +26,8 @@ const SINK: &str = "bench.sluice.sink.perf";
 const SINK_IP: [&str; 2] = ["10.30.91.1", "fdff:2000::91"];
 /// `[fastpath]` of gateway 1. The flow table has room for three million flows beside the largest row's.
 const GATEWAY: &str = "link = \"af_xdp\"\noffload = false\nflows_max = 4194304";
+/// Control installs some thousand flows a second.
+const OFFLOADED: Duration = Duration::from_secs(20);
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 2);
 
@@ -39,7 +41,8 @@ pub(super) struct Namespaces {
     conntrack: Option<vxlan_path::Room>,
     _forwarder: Process,
     _instances: [NetNs; 2],
-    _sites: Sites,
+    sites: Sites,
+    offload: bool,
 }
 
 impl Namespaces {
@@ -57,8 +60,27 @@ impl Namespaces {
             conntrack: None,
             _forwarder: forwarder,
             _instances: instances,
-            _sites: sites,
+            sites,
+            offload: false,
         })
+    }
+
+    /// Gateway 1 anew, with the offload or without; false when it runs so already.
+    fn restart(&mut self, offload: bool) -> Result<bool, LabError> {
+        if self.offload == offload {
+            return Ok(false);
+        }
+        self.offload = offload;
+        let role = &mut self.sites.gateways[0].role;
+        role.configure(|text| {
+            let (from, to) = (!offload, offload);
+            text.replace(&format!("offload = {from}"), &format!("offload = {to}"))
+        })?;
+        role.stop();
+        role.start()?;
+        role.ready()?;
+        poll_uplink(&self.ours.generator, &self.sluice_perf)?;
+        Ok(true)
     }
 
     fn poll_router(&self, core: Option<usize>) -> Result<(), LabError> {
@@ -74,16 +96,18 @@ impl Namespaces {
 impl Ground for Namespaces {
     fn stage(&mut self, contestant: Contestant) -> Result<bool, LabError> {
         match contestant {
+            Contestant::Ours => return self.restart(false),
+            Contestant::Offloaded => return self.restart(true),
             Contestant::Threaded => self.poll_router(Some(MEASURED))?,
             Contestant::Inline => self.poll_router(None)?,
-            Contestant::Ours | Contestant::Bare => {}
+            Contestant::Bare => {}
         }
         Ok(false)
     }
 
     fn track(&self, contestant: Contestant) -> &Track {
         match contestant {
-            Contestant::Ours => &self.ours,
+            Contestant::Ours | Contestant::Offloaded => &self.ours,
             Contestant::Threaded | Contestant::Inline => &self.kernel,
             Contestant::Bare => &self.bare,
         }
@@ -94,6 +118,22 @@ impl Ground for Namespaces {
         // As long as ours keeps them; nobody answers here.
         self.router
             .sysctl("net/netfilter/nf_conntrack_udp_timeout", "300")
+    }
+
+    fn offloaded(&self, flows: u32) -> Result<(), LabError> {
+        wait_for("the flows to be offloaded", OFFLOADED, || {
+            let status = self.sites.gateways[0].role.ask("/v1/status");
+            let status = status.map_err(|error| error.to_string())?;
+            let (count, how) = (&status["flows_offloaded"], &status["offload"]);
+            match count.as_u64() {
+                Some(count) if count >= u64::from(flows) => Ok(()),
+                _ => Err(format!("{count} of {flows}; the gateway says {how}")),
+            }
+        })
+    }
+
+    fn has_offload(&self) -> bool {
+        true
     }
 }
 
@@ -131,11 +171,7 @@ fn gateways(
     let called = sites.attach(1, SINK, Target::Namespace(&instances[1]))?;
     let [near, far] =
         [0, 1].map(|index| Host::Namespace(sites.gateways[index].namespace().clone()));
-    let poll = Poll {
-        interface: "sluice0".to_owned(),
-        core: Some(MEASURED),
-    };
-    near.succeed(&poll.program(sluice_perf))?;
+    poll_uplink(&near, sluice_perf)?;
     let track = Track {
         generate: stream(
             "sluice0p",
@@ -150,6 +186,15 @@ fn gateways(
         sink: far,
     };
     Ok((sites, instances, track))
+}
+
+/// The thread that polls the uplink is another one whenever the gateway's program comes.
+fn poll_uplink(node: &Host, sluice_perf: &Path) -> Result<(), LabError> {
+    let poll = Poll {
+        interface: "sluice0".to_owned(),
+        core: Some(MEASURED),
+    };
+    node.succeed(&poll.program(sluice_perf)).map(drop)
 }
 
 /// Where the node has the instance.
