@@ -2,6 +2,7 @@
 
 use super::error::LabError;
 use super::process::{Process, Program};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fs::{self, File};
@@ -127,6 +128,36 @@ impl NetNs {
             .as_ref()
             .and_then(|jobs| jobs.send(job).ok())
             .unwrap_or_else(|| unreachable!("the thread lives as long as the namespace"));
+    }
+
+    /// Gives what is started inside from now on an empty BPF file system, which ends with the namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses to mount it.
+    pub fn mount_bpf(&self) -> Result<(), LabError> {
+        self.run(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let nothing = None::<&str>;
+            mount(
+                nothing,
+                "/",
+                nothing,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                nothing,
+            )?;
+            mount(
+                Some("bpf"),
+                "/sys/fs/bpf",
+                Some("bpf"),
+                MsFlags::empty(),
+                nothing,
+            )
+        })
+        .map_err(|errno| LabError::Namespace {
+            name: self.name().to_owned(),
+            step: "mounting a BPF file system",
+            source: errno.into(),
+        })
     }
 
     /// A thread of its own inside, for jobs that last (servers, generators).

@@ -283,6 +283,10 @@ impl Sites {
         let gateways = (0..layout.gateways.len())
             .map(|index| plan.gateway(index))
             .collect::<Result<Vec<_>, _>>()?;
+        for gateway in &gateways {
+            // What a killed one leaves pinned is gone with its namespace.
+            gateway.namespace().mount_bpf()?;
+        }
         let hosts = hosts(&root, &clusters, &gateways);
         let management = manage(&hosts, layout.managers_away)?;
         let wire = lay(&gateways, layout.cable)?;

@@ -8,6 +8,7 @@ mod flows;
 mod mqtt;
 mod offload;
 pub(crate) mod path_mtu;
+mod pins;
 mod plane;
 mod redirect;
 mod routes;
@@ -24,6 +25,7 @@ use crate::node::watch::Watch;
 use crate::node::{self, NodeError, NodeNet, Wiring};
 use crate::{node_api, notify};
 use core::Core;
+use pins::Pins;
 use plane::{Plane, now};
 use routes::Routes;
 use sluice_hw_profiles::Link;
@@ -134,7 +136,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     )?);
     let writer = Writer::new(config.plan, Dual::default());
     let publisher = writer.publisher();
-    let plane = Plane::new(&config.fastpath, &config.gateway.tun, publisher.clone())?;
+    let plane = Plane::new(
+        &config.fastpath,
+        &config.gateway.tun,
+        Pins::of(&config.gateway.state_dir),
+        publisher.clone(),
+    )?;
     // SAFETY: the bell owns one eventfd from its birth to its end, and the `Arc` in the `AsyncFd` keeps it alive.
     let bell = unsafe { AsyncFd::register_with_interest(plane.bell(), Interest::READABLE) };
     let (bell, upcalls) = (bell.map_err(io::Error::from)?, plane.upcalls());
@@ -245,7 +252,7 @@ async fn changed(changes: Option<&AsyncFd<Changes>>) {
 }
 
 /// Removes what a stopped gateway left on this node: instances' devices, bridge, uplink, TUN device, routes, rules,
-/// settings of the underlay interface and what it remembers. Does nothing when it left nothing.
+/// settings of the underlay interface, BPF programs and what it remembers. Does nothing when it left nothing.
 ///
 /// # Errors
 /// When a gateway runs, or names what could not be removed.
@@ -259,6 +266,7 @@ pub fn remove(config: &Config) -> Result<(), Error> {
         NodeNet::adopt_or_create(wiring, subnet, since_1970())?.teardown()?;
     }
     node::remove_device(&config.gateway.tun)?;
+    pins::remove(&config.gateway.state_dir)?;
     hardware::remove(&config.gateway.state_dir).map_err(HardwareError::from)?;
     StateFile::remove(&config.gateway.state_dir)?;
     Ok(())

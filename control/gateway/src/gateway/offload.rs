@@ -4,6 +4,7 @@
 //! Three things take a flow out: a packet that begins or ends a connection (the program does that itself, before the worker
 //! sees the packet), a changed row ([`Offloader::revoke`], before publishing), and silence of this process (the lease).
 
+use super::pins::Pins;
 use super::plane::now;
 use super::redirect::Redirect;
 use crate::node::devices::{Devices, Outlet};
@@ -21,6 +22,7 @@ use sluice_tables::{
 };
 use sluice_wire::{DropReason, Dual, InstanceIp, Ip, NsIp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ pub(crate) struct Setup {
     pub(crate) flows_max: u32,
     pub(crate) tunnel_port: u16,
     pub(crate) workers: usize,
+    pub(crate) pins: Pins,
     pub(crate) shared: Arc<Shared>,
     pub(crate) publisher: Publisher,
     pub(crate) accounts: Arc<Accounts>,
@@ -137,7 +140,12 @@ impl Offloader {
             return;
         }
         match Running::start(&held.setup, uplink) {
-            Ok(running) => {
+            Ok(mut running) => {
+                if let Some(dir) = held.setup.pins.dir()
+                    && let Err(error) = running.programs.survive(dir)
+                {
+                    tracing::warn!(%error, "the offload ends with this process");
+                }
                 tracing::info!(uplink, "established flows are offloaded to the kernel");
                 held.idle.clear();
                 held.running = Some(running);
@@ -150,6 +158,13 @@ impl Offloader {
                 held.idle = reason;
             }
         }
+    }
+
+    /// Detaches what an earlier process left attached, and says where ours can be pinned.
+    pub(crate) fn take_over(&self) -> Option<PathBuf> {
+        let pins = &mut self.held().setup.pins;
+        pins.prepare();
+        pins.dir().map(Path::to_owned)
     }
 
     /// What the programs of AF_XDP links need for the offload; `None` when it is switched off.
@@ -280,7 +295,12 @@ impl Offloader {
         let Some(running) = &held.running else {
             return (format!("off: {}", held.idle), 0);
         };
-        (running.text(), running.flows.len())
+        let text = running.text();
+        let text = match held.setup.pins.missing() {
+            Some(reason) => format!("{text}, ends with the process: {reason}"),
+            None => text,
+        };
+        (text, running.flows.len())
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

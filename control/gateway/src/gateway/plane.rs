@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::offload::{Offloader, Setup, finish_checksums};
+use super::pins::Pins;
 use super::redirect::Redirect;
 use super::xdp::XdpSide;
 use crate::admin_api::{SocketRow, WorkerState};
@@ -77,7 +78,12 @@ impl<S: Link + Send + 'static, U: Link + Send + 'static> Running for Handle<S, U
 impl Plane {
     /// # Errors
     /// When memory for the flows cannot be mapped.
-    pub(crate) fn new(config: &Fastpath, tun: &str, publisher: Publisher) -> Result<Self, Error> {
+    pub(crate) fn new(
+        config: &Fastpath,
+        tun: &str,
+        pins: Pins,
+        publisher: Publisher,
+    ) -> Result<Self, Error> {
         let limits = Limits {
             flows_max: u32::try_from(config.flows_max).unwrap_or(u32::MAX),
             fragments_max: u32::try_from(config.fragments_max).unwrap_or(u32::MAX),
@@ -97,6 +103,7 @@ impl Plane {
             flows_max: u32::try_from(config.offload_flows_max).unwrap_or(u32::MAX),
             tunnel_port: config.tunnel_port,
             workers: config.workers,
+            pins,
             shared: Arc::clone(&shared),
             publisher: publisher.clone(),
             accounts: Arc::clone(&early),
@@ -129,6 +136,7 @@ impl Plane {
         if !self.workers.is_empty() {
             return Ok(());
         }
+        self.offloader.take_over();
         let config = &self.config;
         let links = choose::open(&LinksSettings {
             tun: self.tun.clone(),
@@ -176,7 +184,8 @@ impl Plane {
             port: port.as_ref().map(|port| (port.name.clone(), port.index)),
         });
         let is_wanted = offload.is_some();
-        let (side, pairs, redirected) = XdpSide::open(
+        let pins = self.offloader.take_over();
+        let (mut side, pairs, redirected) = XdpSide::open(
             &self.config,
             (service.clone(), self.config.service.lan().is_some()),
             service_ranges,
@@ -184,6 +193,9 @@ impl Plane {
             sockets,
             offload,
         )?;
+        if let Some(dir) = &pins {
+            side.survive(dir)?;
+        }
         match redirected {
             Some(redirected) => {
                 finish_checksums(&underlay.name).unwrap_or_else(|reason| {

@@ -16,6 +16,7 @@ use sluice_link::sys::xsk::Missed;
 use sluice_memory::{Account, Pages};
 use sluice_wire::{DropReason, Dual, Ip, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// The source prefixes that share one limit: an IPv4 address, and the network an IPv6 host can choose addresses from.
 const LIMIT_LENGTH_V4: u8 = 32;
@@ -125,6 +126,15 @@ impl XdpSide {
         };
         side.follow(&[]);
         Ok((side, pairs, offload))
+    }
+
+    /// The programs stay attached when this process is killed, pinned in that directory.
+    pub(super) fn survive(&mut self, dir: &Path) -> Result<(), Error> {
+        Ok(self
+            .control
+            .programs
+            .survive(dir)
+            .map_err(af_xdp::XskError::from)?)
     }
 
     /// A device is no longer the one that was opened.

@@ -7,11 +7,14 @@
 use crate::offload::{
     ask_until_offloaded, both_ways_are_offloaded, content, forwarded, status, wait_for_flows,
 };
-use crate::world::{PORT, World, again, connect, one_site, service_ip, udp, udp_socket};
-use sluice_perf::lab::clock::wait_for;
+use crate::world::{PORT, World, again, connect, one_site, service_ip, sluice, udp, udp_socket};
+use sluice_perf::lab::Program;
+use sluice_perf::lab::clock::{now, wait_for};
 use sluice_perf::lab::sites::{Cable, Layout};
+use std::net::UdpSocket;
 use std::time::Duration;
 
+const TUNNEL_PORT: u16 = 50103;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// With a cable the devices are each other's ends, and take redirected frames; a switch's ports do not.
@@ -107,5 +110,84 @@ fn a_withdrawn_instance_takes_its_redirected_flows_with_it() {
     for gateway in [0, 1] {
         wait_for_flows(&world, gateway, 0);
     }
+    world.check();
+}
+
+/// What is pinned at the first gateway.
+fn pinned(world: &World) -> usize {
+    let find = Program::new("find").args(["/sys/fs/bpf", "-type", "f", "-path", "*/sluice/*"]);
+    let found = world.sites.gateways[0].namespace().succeed(&find).unwrap();
+    found.lines().count()
+}
+
+/// Killed, a gateway goes on forwarding what is established, until its lease ends. Its sockets get nothing from the moment
+/// it is dead: a datagram of no established flow is the kernel's. A restart takes the programs over, and an orderly
+/// stop leaves none.
+#[test]
+#[ignore = "needs root"]
+fn a_killed_gateway_forwards_for_a_lease_and_is_taken_over() {
+    let mut world = over_af_xdp("xdp-offload-crash", Cable::Pair);
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let socket = udp_socket(&caller.namespace, 0, 5000);
+    ask_until_offloaded(&world, 1, || udp(&socket, b.ip(0)));
+    // XDP on both devices, tc on the port and on the underlay.
+    assert_eq!(pinned(&world), 4);
+
+    world.sites.gateways[0].role.kill();
+    let died = now();
+    let (near, far) = (
+        world.sites.gateways[0].namespace().clone(),
+        world.sites.gateways[1].namespace().clone(),
+    );
+    let address = world.sites.gateways[0].address[0];
+    let kernel = near.run(move || UdpSocket::bind((address, TUNNEL_PORT)).unwrap());
+    kernel.set_read_timeout(Some(LIMIT)).unwrap();
+    let sender = far.run(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+    // The very first one: none is lost to the dead.
+    sender.send_to(&[0x45; 40], (address, TUNNEL_PORT)).unwrap();
+    assert_eq!(kernel.recv(&mut [0; 100]).unwrap(), 40);
+    println!(
+        "the kernel has the device after {} ms",
+        died.elapsed().as_millis()
+    );
+    for _ in 0..10 {
+        assert_eq!(udp(&socket, b.ip(0)).unwrap().name, "b", "within the lease");
+    }
+    drop(kernel);
+    socket
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    wait_for("the lease to end", LIMIT, || match udp(&socket, b.ip(0)) {
+        Ok(answer) => Err(format!("{answer:?}")),
+        Err(_) => Ok(()),
+    })
+    .unwrap();
+    println!("forwarded for {} ms", died.elapsed().as_millis());
+    assert_eq!(pinned(&world), 4, "what passes everything may stay");
+
+    let role = &mut world.sites.gateways[0].role;
+    role.start().unwrap();
+    role.ready().unwrap();
+    wait_for("answers of the next process", LIMIT, || {
+        udp(&socket, b.ip(0)).map_err(|error| error.to_string())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", world.sites.gateways[0].role.said()));
+    assert_eq!(pinned(&world), 4);
+    world.sites.gateways[0].role.stop();
+    assert_eq!(pinned(&world), 0);
+
+    // Killed for good: `--remove` takes the programs away.
+    let role = &mut world.sites.gateways[0].role;
+    role.start().unwrap();
+    role.ready().unwrap();
+    role.kill();
+    assert_eq!(pinned(&world), 4);
+    let role = &world.sites.gateways[0].role;
+    let remove = Program::new(sluice()).args(["gateway", "--remove", "--config"]);
+    near.succeed(&remove.arg(&role.config)).unwrap();
+    assert_eq!(pinned(&world), 0);
+    let role = &mut world.sites.gateways[0].role;
+    role.start().unwrap();
+    role.ready().unwrap();
     world.check();
 }

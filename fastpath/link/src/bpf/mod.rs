@@ -1,8 +1,10 @@
 //! The BPF programs of `bpf/`: loaded, attached, fed with sockets and addresses, and their counters read.
 //!
-//! Attached by bpf_link: the kernel detaches a program when the process that attached it is gone.
+//! Attached by bpf_link: the kernel detaches a program when the process that attached it is gone, unless its link is
+//! pinned ([`pins`]).
 
 pub mod abi;
+pub mod pins;
 
 use crate::offload::{self, Offload, OffloadSettings};
 use crate::sys::while_busy;
@@ -10,12 +12,15 @@ use abi::{Address, Settings};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::XdpMapError;
 use aya::maps::{DevMap, HashMap, MapError, PerCpuArray, XskMap};
+use aya::pin::PinError;
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, TcAttachType, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError, EbpfLoader, TestRun as _};
+use pins::Links;
 use sluice_wire::{DropReason, Dual, Ip, Subnet};
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// All programs and their maps.
@@ -136,6 +141,8 @@ pub enum BpfError {
     NoLink,
     #[error("map {map}: {source}")]
     Map { map: &'static str, source: MapError },
+    #[error("pinning a program at {path}: {source}")]
+    Pin { path: PathBuf, source: PinError },
     #[error("the embedded object has no {0}")]
     Missing(&'static str),
 }
@@ -144,7 +151,7 @@ pub enum BpfError {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    links: Vec<FdLink>,
+    links: Links,
 }
 
 impl Programs {
@@ -180,7 +187,7 @@ impl Programs {
         }
         let mut programs = Self {
             ebpf: loader.load(OBJECT)?,
-            links: Vec::new(),
+            links: Links::default(),
         };
         for side in [Side::Service, Side::Underlay] {
             let name = side.program();
@@ -235,10 +242,9 @@ impl Programs {
         if let Some(port) = port {
             let outbound =
                 offload::attach_classifier(ebpf, offload::OUTBOUND, port, TcAttachType::Egress)?;
-            self.links.push(outbound);
+            self.links.hold(outbound)?;
         }
-        self.links.push(inbound);
-        Ok(())
+        self.links.hold(inbound)
     }
 
     /// Attaches the program of `side` to device `index`: in the driver if `native`, behind it where that is refused.
@@ -253,29 +259,18 @@ impl Programs {
         Ok(Mode::Generic)
     }
 
+    /// What is attached stays so when this process is killed: pinned in `dir`, an empty directory of a BPF file system.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what could not be pinned is detached.
+    pub fn survive(&mut self, dir: &Path) -> Result<(), BpfError> {
+        self.links.survive(dir)
+    }
+
     fn attach_as(&mut self, side: Side, index: u32, mode: XdpMode) -> Result<(), BpfError> {
         let name = side.program();
-        let failed = |source| BpfError::Attach {
-            program: name,
-            device: index,
-            source,
-        };
-        let program = self.program(name)?;
-        let id = while_busy(
-            || program.attach_to_if_index(index, mode),
-            |error| {
-                let ProgramError::SyscallError(call) = error else {
-                    return None;
-                };
-                call.io_error.raw_os_error()
-            },
-        )
-        .map_err(failed)?;
-        let link = program.take_link(id).map_err(failed)?;
-        // What older kernels have instead would stay on the device after a crash.
-        let link = FdLink::try_from(link).map_err(|_| BpfError::NoLink)?;
-        self.links.push(link);
-        Ok(())
+        let link = attach_xdp(self.program(name)?, name, index, mode)?;
+        self.links.hold(link)
     }
 
     /// Steers the frames of `queue` to `socket` from now on.
@@ -380,4 +375,31 @@ impl Programs {
             .and_then(|program| program.try_into().ok())
             .ok_or(BpfError::Missing(name))
     }
+}
+
+/// Attaches an XDP program, waiting for what another process has only just let go of.
+pub(crate) fn attach_xdp(
+    program: &mut Xdp,
+    name: &'static str,
+    index: u32,
+    mode: XdpMode,
+) -> Result<FdLink, BpfError> {
+    let failed = |source| BpfError::Attach {
+        program: name,
+        device: index,
+        source,
+    };
+    let id = while_busy(
+        || program.attach_to_if_index(index, mode),
+        |error| {
+            let ProgramError::SyscallError(call) = error else {
+                return None;
+            };
+            call.io_error.raw_os_error()
+        },
+    )
+    .map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    // What older kernels have instead would stay on the device after a crash, lease or not.
+    FdLink::try_from(link).map_err(|_| BpfError::NoLink)
 }

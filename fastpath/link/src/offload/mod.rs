@@ -1,12 +1,13 @@
 //! The established-flow offload: the programs of `bpf/offload.c` attached, their maps written and read.
 //!
-//! Programs are attached by bpf_link: the kernel detaches them when this process is gone. What each map means is said in
+//! Programs are attached by bpf_link: the kernel detaches them when this process is gone, unless they are pinned. What each map means is said in
 //! `bpf/flow.h`; which flows are put there, and when they are taken out, is decided by control.
 
 pub mod abi;
 
 use crate::af_xdp::Mac;
-use crate::bpf::{BpfError, OBJECT, Verdict};
+use crate::bpf::pins::Links;
+use crate::bpf::{self, BpfError, OBJECT, Verdict};
 use abi::{Binding, FlowKey, FlowState, Grounds, Lease, Peer, Redirects, Settings};
 use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
 use aya::programs::links::FdLink;
@@ -15,6 +16,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRunOptions, Xd
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _};
 use sluice_wire as wire;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 pub(crate) const OUTBOUND: &str = "sluice_outbound";
 const DECAP: &str = "sluice_decap";
@@ -116,7 +118,7 @@ pub struct Offload {
     redirects: Redirects,
     /// `None` when the links of AF_XDP hold them.
     programs: Option<Ebpf>,
-    links: Vec<FdLink>,
+    links: Links,
 }
 
 /// Gives `loader` what the programs of the offload are told.
@@ -158,7 +160,7 @@ impl Offload {
             maps: maps.collect::<Result<_, BpfError>>()?,
             redirects: Redirects::default(),
             programs: None,
-            links: Vec::new(),
+            links: Links::default(),
         })
     }
 
@@ -168,8 +170,7 @@ impl Offload {
     /// On Linux before 6.6, which cannot attach by bpf_link there.
     pub fn attach_uplink(&mut self, device: (&str, u32)) -> Result<(), BpfError> {
         let link = attach_classifier(self.programs()?, OUTBOUND, device, TcAttachType::Ingress)?;
-        self.links.push(link);
-        Ok(())
+        self.links.hold(link)
     }
 
     /// Takes up what comes in on an underlay device.
@@ -179,27 +180,24 @@ impl Offload {
     pub fn attach_underlay(&mut self, device: (&str, u32)) -> Result<(), BpfError> {
         // In this order nothing is unwrapped that nobody takes further.
         let link = attach_classifier(self.programs()?, INBOUND, device, TcAttachType::Ingress)?;
-        self.links.push(link);
-        let failed = |source| BpfError::Attach {
-            program: DECAP,
-            device: device.1,
-            source,
-        };
+        self.links.hold(link)?;
         let program = xdp(self.programs()?)?;
-        let link = program
-            .attach_to_if_index(device.1, XdpMode::Driver)
-            .and_then(|id| program.take_link(id))
-            .map_err(failed)
-            .and_then(|link| FdLink::try_from(link).map_err(|_| BpfError::NoLink));
-        match link {
-            // Dropped in the other order: XDP first.
-            Ok(link) => self.links.insert(0, link),
-            Err(error) => {
-                self.links.pop();
-                return Err(error);
-            }
+        let link = bpf::attach_xdp(program, DECAP, device.1, XdpMode::Driver);
+        // Dropped in the other order: XDP first.
+        let attached = link.and_then(|link| self.links.hold_first(link));
+        if attached.is_err() {
+            self.links.drop_last();
         }
-        Ok(())
+        attached
+    }
+
+    /// What is attached now and later stays so when this process is killed: pinned in `dir`, an empty directory of a BPF
+    /// file system.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what could not be pinned is detached.
+    pub fn survive(&mut self, dir: &Path) -> Result<(), BpfError> {
+        self.links.survive(dir)
     }
 
     /// What may be done within XDP, from the next [`Offload::set_lease`] on.
