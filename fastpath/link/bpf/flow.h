@@ -45,6 +45,9 @@ struct binding {
 	/* Outbound: the outer source port. Inbound: the instance's Ethernet address. */
 	__be16 lane;
 	__u8 mac[6];
+	/* Inbound: the host's end of the veth pair whose other end has that address. 0: the instance is somewhere behind the
+	 * uplink. */
+	__u32 device;
 };
 
 struct flow_state {
@@ -118,6 +121,7 @@ struct offload_settings {
 		__builtin_offsetof(struct flow_state, generation), sizeof(struct peer),                                \
 		__builtin_offsetof(struct peer, device), __builtin_offsetof(struct peer, version),                     \
 		__builtin_offsetof(struct binding, lane), __builtin_offsetof(struct binding, mac),                     \
+		__builtin_offsetof(struct binding, device),                                                            \
 		sizeof(struct lease), __builtin_offsetof(struct lease, paused), sizeof(struct offload_settings),       \
 		__builtin_offsetof(struct offload_settings, uplink), FLOW_COUNTERS, OFFLOAD_INSTANCES_MAX,             \
 		OFFLOAD_PEERS_MAX

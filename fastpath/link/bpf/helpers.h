@@ -54,6 +54,7 @@ static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 difference
 static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *parameters, int length, __u32 flags) =
 	(void *)BPF_FUNC_fib_lookup;
 static long (*const bpf_redirect)(__u32 device, __u64 flags) = (void *)BPF_FUNC_redirect;
+static long (*const bpf_redirect_peer)(__u32 device, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
 static long (*const bpf_redirect_neigh)(__u32 device, struct bpf_redir_neigh *parameters, int length, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
 /* Linux 5.18. */

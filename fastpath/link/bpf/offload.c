@@ -2,7 +2,8 @@
 /* Established flows without the worker: outbound at the uplink of the node's bridge, inbound at the underlay's device.
  *
  *   instance -> bridge -> uplink: `sluice_outbound` (tc) translates, wraps, and sends out of the underlay's device
- *   underlay: `sluice_decap` (XDP) unwraps -> GRO joins segments -> `sluice_inbound` (tc) translates, and delivers
+ *   underlay: `sluice_decap` (XDP) unwraps -> GRO joins segments -> `sluice_inbound` (tc) translates, and delivers:
+ *   into the instance's namespace if a veth pair of the gateway's leads there, else over the uplink
  *
  * So it is beside TUN links. With AF_XDP links `sluice_underlay` unwraps, and what comes frame by frame does not come
  * here at all (redirect.h).
@@ -181,10 +182,13 @@ int sluice_inbound(struct __sk_buff *skb)
 	struct flow_packet packet;
 	struct binding *binding;
 	struct ethhdr *ethernet;
+	__u8 macs[12];
 	int is_v4;
 
 	if ((void *)(note + 1) > (void *)(long)skb->data || note->magic != MAGIC)
 		return NOT_OURS;
+	/* An instance may be a gateway, too. */
+	note->magic = 0;
 	count(FLOW_RECEIVED, 1);
 	count(FLOW_RECEIVED_BYTES, skb->len - sizeof(*ethernet));
 	if (!TAKE(&frame, ethernet))
@@ -197,7 +201,13 @@ int sluice_inbound(struct __sk_buff *skb)
 		goto lost;
 	count(FLOW_FORWARDED, 1);
 	count(FLOW_FORWARDED_BYTES, skb->len - sizeof(*ethernet));
-	return bpf_redirect_neigh(offload_settings.uplink, 0, 0, 0);
+	if (!binding->device)
+		return bpf_redirect_neigh(offload_settings.uplink, 0, 0, 0);
+	/* Past the bridge and its guards, which judge what an instance sends, into the instance's namespace. */
+	__builtin_memcpy(macs, binding->mac, 6);
+	__builtin_memcpy(macs + 6, (const void *)offload_settings.uplink_mac, 6);
+	bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
+	return bpf_redirect_peer(binding->device, 0);
 lost:
 	/* A row changed since it was unwrapped, a moment ago: there is no way back to the worker. */
 	count(FLOW_DROPPED, 1);

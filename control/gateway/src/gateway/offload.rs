@@ -7,6 +7,7 @@
 use super::pins::Pins;
 use super::plane::now;
 use super::redirect::Redirect;
+use crate::node::attach::Veth;
 use crate::node::devices::{Devices, Outlet};
 use crate::node::ipsec::Policies;
 use sluice_engine::flow::Offloading;
@@ -80,6 +81,8 @@ struct Running {
     fresh: u32,
     generation: u32,
     instances: BTreeMap<InstanceSlot, (u32, Option<Row>)>,
+    /// Local instances that packets are delivered to without the bridge.
+    veths: BTreeMap<Ip, Veth>,
     peers: BTreeMap<PeerSlot, Peer>,
     counted: Counted,
 }
@@ -91,6 +94,7 @@ struct Row {
     placement: Placement,
     instance_ip: Dual<InstanceIp>,
     ns_ip: Dual<NsIp>,
+    veth: Option<Veth>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -249,10 +253,11 @@ impl Offloader {
         }
     }
 
-    /// Takes out the flows that `next` says something new about. To be called before workers see it.
-    pub(crate) fn revoke(&self, next: &Tables) {
+    /// Takes out the flows that `next`, or `veths`, say something new about. To be called before workers see it, and
+    /// before a device is removed.
+    pub(crate) fn revoke(&self, next: &Tables, veths: BTreeMap<Ip, Veth>) {
         if let Some(running) = &mut self.held().running {
-            running.revoke(next);
+            running.revoke(next, veths);
         }
     }
 
@@ -316,7 +321,12 @@ impl Running {
             .ok_or_else(|| format!("there is no device {uplink}"))?;
         let mut programs = Offload::load(&OffloadSettings {
             tunnel_port: setup.tunnel_port,
-            uplink: device.index,
+            uplink: (
+                device.index,
+                device
+                    .mac
+                    .ok_or_else(|| format!("{uplink} is no Ethernet device"))?,
+            ),
             flows_max: setup.flows_max,
         })
         .map_err(|error| error.to_string())?;
@@ -341,6 +351,7 @@ impl Running {
             fresh: 0,
             generation: 0,
             instances: BTreeMap::new(),
+            veths: BTreeMap::new(),
             peers: BTreeMap::new(),
             counted: Counted::default(),
         };
@@ -419,6 +430,11 @@ impl Running {
             None => setup.tunnel_port,
         };
         let entry = Entry::new(&flow.forward, &sent, &flow.reverse(), &grounds).by(lane, mac);
+        let veth = self.veths.get(&flow.forward.src);
+        let entry = match veth.filter(|_| self.redirect.is_none()) {
+            Some(veth) => entry.through(veth.host_index, veth.mac),
+            None => entry,
+        };
         if let Err(error) = self.programs.insert(&entry) {
             tracing::debug!(%error, "installing a flow");
             self.retire(entry);
@@ -476,7 +492,9 @@ impl Running {
         if slot.index() >= INSTANCES_MAX {
             return Err("its instance's slot is too high");
         }
-        let row = tables.instance(slot).and_then(Row::of);
+        let row = tables
+            .instance(slot)
+            .and_then(|row| Row::of(row, &self.veths));
         let (version, known) = self.instances.entry(slot).or_insert((0, row));
         if *known != row {
             *version += 1;
@@ -627,9 +645,12 @@ impl Running {
         }
     }
 
-    fn revoke(&mut self, next: &Tables) {
+    fn revoke(&mut self, next: &Tables, veths: BTreeMap<Ip, Veth>) {
+        self.veths = veths;
         for (slot, (version, known)) in &mut self.instances {
-            let row = next.instance(*slot).and_then(Row::of);
+            let row = next
+                .instance(*slot)
+                .and_then(|row| Row::of(row, &self.veths));
             if *known != row {
                 *known = row;
                 *version += 1;
@@ -764,12 +785,18 @@ impl Running {
 }
 
 impl Row {
-    fn of(row: &Instance) -> Option<Self> {
+    fn of(row: &Instance, veths: &BTreeMap<Ip, Veth>) -> Option<Self> {
+        let is_local = row.placement == Placement::Local;
         (row.state != InstanceState::Withdrawn).then_some(Self {
             epoch: row.epoch,
             placement: row.placement,
             instance_ip: row.instance_ip,
             ns_ip: row.ns_ip,
+            veth: row
+                .ns_ip
+                .iter()
+                .filter(|_| is_local)
+                .find_map(|ip| veths.get(&ip.ip()).copied()),
         })
     }
 }

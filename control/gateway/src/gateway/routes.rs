@@ -3,6 +3,7 @@
 //! A *job* is a service under its wire name. Rows come from the table query; where an instance runs on this node is
 //! known better here, so local truth wins over any row.
 
+use crate::node::attach::Veth;
 use crate::node::devices::Mac;
 use sluice_proto::ServiceName;
 use sluice_proto::table_query::asker::Routes as JobRoutes;
@@ -29,7 +30,7 @@ pub(crate) struct LocalInstance {
     pub instance_ip: Dual<InstanceIp>,
     pub ns_ip: Dual<NsIp>,
     /// `None`: a host on the LAN, which is where the kernel's neighbour table says.
-    pub mac: Option<Mac>,
+    pub veth: Option<Veth>,
 }
 
 #[derive(Debug)]
@@ -235,10 +236,16 @@ impl Routes {
 
     /// The MAC addresses of local instances that have a device of ours.
     pub(crate) fn neighbours(&self) -> BTreeMap<Ip, Mac> {
+        let veths = self.veths().into_iter();
+        veths.map(|(ip, veth)| (ip, veth.mac)).collect()
+    }
+
+    /// The devices of local instances that have one of ours.
+    pub(crate) fn veths(&self) -> BTreeMap<Ip, Veth> {
         self.local
             .values()
-            .filter_map(|local| Some((local, local.mac?)))
-            .flat_map(|(local, mac)| local.ns_ip.iter().map(move |ip| (ip.ip(), mac)))
+            .filter_map(|local| Some((local, local.veth?)))
+            .flat_map(|(local, veth)| local.ns_ip.iter().map(move |ip| (ip.ip(), veth)))
             .collect()
     }
 
@@ -561,7 +568,7 @@ mod tests {
             epoch: 1,
             instance_ip: instance_ips(0),
             ns_ip: ns_ips(0),
-            mac: Some([2; 6]),
+            veth: None,
         };
         routes.add_local(local);
         routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));

@@ -44,8 +44,8 @@ pub struct Attachment {
 pub(crate) struct Wired {
     pub(crate) instance: InstanceName,
     pub(crate) ns_ip: Dual<NsIp>,
-    /// `None`: as the kernel's neighbour table says.
-    pub(crate) mac: Option<Mac>,
+    /// `None`: it is where the kernel's neighbour table says.
+    pub(crate) veth: Option<Veth>,
 }
 
 impl From<&Attachment> for Wired {
@@ -53,7 +53,7 @@ impl From<&Attachment> for Wired {
         Self {
             instance: attachment.instance.clone(),
             ns_ip: attachment.ns_ip(),
-            mac: Some(attachment.mac),
+            veth: Some(attachment.veth()),
         }
     }
 }
@@ -64,6 +64,15 @@ pub struct ProcessId {
     pub pid: i32,
     /// Clock ticks after boot.
     pub started: u64,
+}
+
+/// The pair of devices that joins an instance to the node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Veth {
+    /// Of the host's end.
+    pub(crate) host_index: u32,
+    /// Of the instance's end.
+    pub(crate) mac: Mac,
 }
 
 /// What to attach.
@@ -91,6 +100,13 @@ impl Attachment {
         // The kernel's limit; names of the grammar are shorter.
         alias.truncate(255);
         alias
+    }
+
+    pub(crate) const fn veth(&self) -> Veth {
+        Veth {
+            host_index: self.host_index,
+            mac: self.mac,
+        }
     }
 
     pub(crate) fn port(&self) -> Port<'_> {

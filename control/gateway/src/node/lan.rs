@@ -33,7 +33,7 @@ impl From<&Host> for Wired {
         Self {
             instance: host.instance.clone(),
             ns_ip: host.ns_ip(),
-            mac: None,
+            veth: None,
         }
     }
 }

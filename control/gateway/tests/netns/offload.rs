@@ -426,6 +426,46 @@ fn short_connections_lose_nothing_with_one_side_offloaded() {
     world.check();
 }
 
+/// Packets that a device of a gateway's host sent.
+fn sent_by(world: &World, gateway: usize, device: &str) -> u64 {
+    let namespace = world.sites.gateways[gateway].namespace();
+    let text = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+    let counters = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("{device}: {text}"));
+    // Eight columns are of what it received.
+    counters.split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
+/// What comes in for an offloaded flow goes into the instance's namespace, not over the bridge; a later instance has a way of
+/// its own.
+#[test]
+#[ignore = "needs root"]
+fn offloaded_flows_go_past_the_bridge() {
+    let world = World::new("offload-past-the-bridge");
+    let caller = world.caller(0);
+    for name in ["b", "c"] {
+        let callee = world.echo(1, name);
+        let mut stream = connect(&caller.namespace, callee.ip(0)).unwrap();
+        ask_until_offloaded(&world, 1, || again(&mut stream));
+        let before = sent_by(&world, 1, "sluice0");
+        let carried = forwarded(&world, 1);
+        for _ in 0..100 {
+            assert_eq!(again(&mut stream).unwrap().name, name);
+        }
+        assert!(forwarded(&world, 1) >= carried + 200);
+        let over_the_bridge = sent_by(&world, 1, "sluice0") - before;
+        assert!(over_the_bridge < 50, "{over_the_bridge} of 100 questions");
+        world.sites.detach(1, &callee.attached).unwrap();
+        drop(stream);
+        for gateway in [0, 1] {
+            wait_for_flows(&world, gateway, 0);
+        }
+    }
+    world.check();
+}
+
 /// Switched off, and said so; everything else is as with it.
 #[test]
 #[ignore = "needs root"]

@@ -302,7 +302,7 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         source_limit: settings.source_limit,
         offload: settings.offload.as_ref().map(|offload| OffloadSettings {
             tunnel_port: settings.tunnel_port,
-            uplink: settings.service.index,
+            uplink: (settings.service.index, settings.service.mac),
             flows_max: offload.flows_max,
         }),
     })?;

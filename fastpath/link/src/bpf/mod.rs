@@ -175,7 +175,7 @@ impl Programs {
         };
         let flows = settings.offload.map(|offload| {
             let of = offload::abi::Settings::new(settings.tunnel_port, offload.uplink);
-            (of.at_port(settings.service_mac), offload.flows_max)
+            (of.at_port(), offload.flows_max)
         });
         let mut loader = EbpfLoader::new();
         loader.override_global("settings", &globals, true);

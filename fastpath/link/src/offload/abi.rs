@@ -67,6 +67,7 @@ pub struct Binding {
     port_change: u16,
     lane: u16,
     mac: Mac,
+    device: u32,
 }
 
 /// What both directions of a flow have in common.
@@ -101,6 +102,18 @@ impl Binding {
             ),
             lane: 0,
             mac: [0; 6],
+            device: 0,
+        }
+    }
+
+    /// The same, delivered through the veth pair whose end on the host is `device`, and whose other end has the Ethernet
+    /// address `mac`.
+    #[must_use]
+    pub const fn through(self, device: u32, mac: Mac) -> Self {
+        Self {
+            device,
+            mac,
+            ..self
         }
     }
 
@@ -257,23 +270,19 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The outbound program is on the uplink.
-    pub(crate) const fn new(tunnel_port: u16, uplink: u32) -> Self {
+    /// The outbound program is on the uplink, whose index and address these are.
+    pub(crate) const fn new(tunnel_port: u16, (uplink, uplink_mac): (u32, Mac)) -> Self {
         Self {
             tunnel_port: tunnel_port.to_be(),
-            uplink_mac: [0; 6],
+            uplink_mac,
             at_port: 0,
             uplink,
         }
     }
 
-    /// It is on the bridge's port towards the uplink, whose address is `mac`.
-    pub(crate) const fn at_port(self, mac: Mac) -> Self {
-        Self {
-            uplink_mac: mac,
-            at_port: 1,
-            ..self
-        }
+    /// It is on the bridge's port towards the uplink.
+    pub(crate) const fn at_port(self) -> Self {
+        Self { at_port: 1, ..self }
     }
 }
 
@@ -331,6 +340,7 @@ mod tests {
             offset_of!(Peer, version),
             offset_of!(Binding, lane),
             offset_of!(Binding, mac),
+            offset_of!(Binding, device),
             size_of::<Lease>(),
             offset_of!(Lease, paused),
             size_of::<Settings>(),

@@ -39,8 +39,8 @@ const MAPS: [&str; 6] = [
 #[derive(Clone, Copy, Debug)]
 pub struct OffloadSettings {
     pub tunnel_port: u16,
-    /// The index of the device behind which local instances are.
-    pub uplink: u32,
+    /// The index and the Ethernet address of the device behind which local instances are.
+    pub uplink: (u32, Mac),
     /// 1 or more.
     pub flows_max: u32,
 }
@@ -102,6 +102,14 @@ impl Entry {
     #[must_use]
     pub const fn mac(&self) -> Mac {
         self.inbound.1.mac()
+    }
+
+    /// The same, its inbound packets going straight into the namespace of the local instance: through the veth pair whose
+    /// end on the host is `device`, and whose other end has the Ethernet address `mac`.
+    #[must_use]
+    pub const fn through(mut self, device: u32, mac: Mac) -> Self {
+        self.inbound.1 = self.inbound.1.through(device, mac);
+        self
     }
 
     /// What it rests on.

@@ -200,7 +200,7 @@ impl Bench {
         let (uplink, wire) = (index("uplink"), index("wire"));
         let mut offload = Offload::load(&OffloadSettings {
             tunnel_port: TUNNEL_PORT,
-            uplink,
+            uplink: (uplink, UPLINK_MAC),
             flows_max: 16,
         })
         .unwrap();

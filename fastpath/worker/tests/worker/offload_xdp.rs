@@ -43,7 +43,7 @@ impl Bench {
             source_limit: None,
             offload: Some(OffloadSettings {
                 tunnel_port: TUNNEL_PORT,
-                uplink: 1,
+                uplink: (1, UPLINK_MAC),
                 flows_max: 16,
             }),
         })

@@ -399,7 +399,7 @@ impl Core {
             epoch,
             instance_ip,
             ns_ip: wired.ns_ip,
-            mac: wired.mac,
+            veth: wired.veth,
         });
         self.announce(wired, epoch);
         self.asker.handle_local(service, number, true, now);
@@ -461,7 +461,7 @@ impl Core {
             epoch: row.epoch,
             instance_ip: row.instance_ip,
             ns_ip: nameless.attachment.ns_ip(),
-            mac: Some(nameless.attachment.mac),
+            veth: Some(nameless.attachment.veth()),
         });
         self.routes_changed = true;
         self.state_changed = true;

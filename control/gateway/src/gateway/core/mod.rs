@@ -393,7 +393,9 @@ impl Core {
     /// Makes all edits of the routes visible to the workers. The kernel stops believing in what they replace first.
     /// Ethernet links learn before what they need for them.
     pub(super) fn publish(&mut self) {
-        self.plane.offloader().revoke(self.routes.tables());
+        self.plane
+            .offloader()
+            .revoke(self.routes.tables(), self.routes.veths());
         if self.plane.follows() {
             self.plane.set_neighbours(self.routes.neighbours());
             self.ways_changed = true;
