@@ -111,12 +111,10 @@ const SHAPES: [Shape; 6] = [
     shape("af_xdp_1400b_1m", 1400, 1 << 20),
 ];
 
-/// As many flows as the offload has room for by default.
-const OFFLOAD_SHAPES: [Shape; 4] = [
+/// Few flows: a worker asks for offloads through a bounded queue, and one that found it full stays with the worker.
+const OFFLOAD_SHAPES: [Shape; 2] = [
     shape("af_xdp_64b_offload", 64, 1),
     shape("af_xdp_1400b_offload", 1400, 1),
-    shape("af_xdp_64b_64k_offload", 64, 1 << 16),
-    shape("af_xdp_1400b_64k_offload", 1400, 1 << 16),
 ];
 
 /// `af_xdp_*` beside both peers, and `path_cost_percent`.
