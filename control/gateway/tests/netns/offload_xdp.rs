@@ -191,3 +191,32 @@ fn a_killed_gateway_forwards_for_a_lease_and_is_taken_over() {
     role.ready().unwrap();
     world.check();
 }
+
+/// The same with TUN links, whose programs are in tc and XDP.
+#[test]
+#[ignore = "needs root"]
+fn a_killed_gateway_forwards_for_a_lease_with_tun_links_too() {
+    let mut world = World::new("tun-offload-crash");
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    let socket = udp_socket(&caller.namespace, 0, 5000);
+    ask_until_offloaded(&world, 1, || udp(&socket, b.ip(0)));
+    // tc on the uplink, tc and XDP on the underlay.
+    assert_eq!(pinned(&world), 3);
+    world.sites.gateways[0].role.kill();
+    for _ in 0..10 {
+        assert_eq!(udp(&socket, b.ip(0)).unwrap().name, "b", "within the lease");
+    }
+    let role = &mut world.sites.gateways[0].role;
+    role.start().unwrap();
+    role.ready().unwrap();
+    wait_for("answers of the next process", LIMIT, || {
+        udp(&socket, b.ip(0)).map_err(|error| error.to_string())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", world.sites.gateways[0].role.said()));
+    world.sites.gateways[0].role.stop();
+    assert_eq!(pinned(&world), 0);
+    let role = &mut world.sites.gateways[0].role;
+    role.start().unwrap();
+    role.ready().unwrap();
+    world.check();
+}
