@@ -176,9 +176,12 @@ impl Plane {
         if !self.workers.is_empty() {
             return Ok(());
         }
-        let port = Devices::open()
-            .and_then(|mut devices| devices.link(&node::port_name(&service.name)))
-            .map_err(NodeError::from)?;
+        let port = match self.config.service.lan() {
+            Some(_) => None,
+            None => Devices::open()
+                .and_then(|mut devices| devices.link(&node::port_name(&service.name)))
+                .map_err(NodeError::from)?,
+        };
         let offload = self.offloader.wanted().map(|flows_max| XdpOffload {
             flows_max,
             port: port.as_ref().map(|port| (port.name.clone(), port.index)),

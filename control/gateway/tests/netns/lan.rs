@@ -254,6 +254,16 @@ fn a_host_that_does_not_answer_is_absent_until_it_does() {
         .unwrap_or_else(|error| panic!("{error}\n{}\n{}", rack.said(), neighbours(&near)));
     };
     chosen(&rack, &["b", "r1"]);
+    // One address is enough to be missed, though the other answers.
+    let v4 = address(11)[0];
+    host.ip(&format!("address del {v4}/24 dev eth0")).unwrap();
+    chosen(&rack, &["b"]);
+    host.ip(&format!(
+        "address add {v4}/24 dev eth0\nroute replace 10.30.0.0/16 via {} mtu 1420",
+        address(1)[0]
+    ))
+    .unwrap();
+    chosen(&rack, &["b", "r1"]);
     host.ip("link set eth0 down").unwrap();
     chosen(&rack, &["b"]);
     assert!(

@@ -33,6 +33,10 @@ struct Seen {
 }
 
 impl Hosts {
+    pub(super) fn has(&self, instance: &InstanceName) -> bool {
+        self.0.contains_key(instance)
+    }
+
     fn addresses(&self) -> Vec<Ip> {
         self.0
             .values()
@@ -97,7 +101,7 @@ impl Core {
                 .host
                 .ns_ip()
                 .iter()
-                .any(|ip| self.plane.answers(ip.ip()))
+                .all(|ip| self.plane.answers(ip.ip()))
             {
                 seen.answered_at = now;
                 let asked = seen.asked_at.is_some_and(|at| now < at + RETURN_PAUSE);

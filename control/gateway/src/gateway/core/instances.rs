@@ -204,6 +204,12 @@ impl Core {
             reply,
             ..
         } = attaching;
+        if reply.is_none() && !self.hosts.has(&instance) {
+            // A host on its way back was detached meanwhile.
+            self.end_of(instance.service, number, result.epoch);
+            self.tell_ended(now);
+            return;
+        }
         match self
             .place(instance.clone(), port_mappings, place, now)
             .await
