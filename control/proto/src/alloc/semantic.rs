@@ -275,13 +275,20 @@ impl Semantic {
         }
     }
 
-    /// The free addresses of a family for a use, in the order in which they will be given. Nothing is taken.
-    pub fn free(&self, usage: Use, family: Family, now_s: u64) -> impl Iterator<Item = Ip> + '_ {
+    /// The free addresses of a family for a use, in the order in which they will be given, among the next `steps`.
+    /// Nothing is taken.
+    pub fn free(
+        &self,
+        usage: Use,
+        family: Family,
+        steps: u128,
+        now_s: u64,
+    ) -> impl Iterator<Item = Ip> + '_ {
         let span = self.ranges.of(family).map(|range| span(range, usage));
         span.into_iter().flat_map(move |span| {
             let start = self.cursors.get(&span.first).copied().unwrap_or(span.first);
             let start = start.to_bits().wrapping_sub(span.first.to_bits()) % span.size;
-            (0..span.size)
+            (0..span.size.min(steps))
                 .map(move |step| span.first.offset((start + step) % span.size))
                 .filter(move |ip| self.is_free(*ip, now_s))
         })
@@ -296,7 +303,9 @@ impl Semantic {
     }
 
     fn allocate_in(&mut self, range: Subnet, owner: &Owner, now_s: u64) -> Result<Ip, AllocError> {
-        let ip = self.free(owner.usage, range.family(), now_s).next();
+        let ip = self
+            .free(owner.usage, range.family(), u128::MAX, now_s)
+            .next();
         let ip = ip.ok_or_else(|| AllocError::Exhausted {
             range,
             wanted: owner.clone(),

@@ -129,7 +129,9 @@ impl Claims {
         if self.exp.ok_or(Refused::Endless)? <= now {
             return Err(Refused::Expired);
         }
-        if self.nbf.is_some_and(|at| at > now) || self.iat.is_some_and(|at| at > now) {
+        // `now` has no fraction either.
+        let early = |at: f64| at.floor() > now;
+        if self.nbf.is_some_and(early) || self.iat.is_some_and(early) {
             return Err(Refused::Early);
         }
         if self.sub.is_none() {

@@ -87,8 +87,11 @@ impl Root {
     }
 
     /// Addresses that the next services may choose as their round robin address, in the order in which they are given.
+    /// The range is not searched without end: what comes after many taken addresses is left out.
     pub fn free_service_ips(&self, family: Family, now_s: u64) -> impl Iterator<Item = Ip> + '_ {
-        self.semantic.free(Use::RoundRobin, family, now_s)
+        const SEARCH_MAX: u128 = 1 << 16;
+        self.semantic
+            .free(Use::RoundRobin, family, SEARCH_MAX, now_s)
     }
 
     /// Subnets given so far, with the cluster that has them where it said who it was.
