@@ -223,6 +223,9 @@ static __always_inline int parse_flow(struct frame *frame, int is_v4, int inboun
 
 		if (!TAKE(frame, v6) || v6->version != 6 || v6->hop_limit < 2)
 			return 0;
+		/* They would pass for addresses of the other family. */
+		if (is_mapped(&v6->saddr) || is_mapped(&v6->daddr))
+			return 0;
 		packet->length = bpf_ntohs(v6->payload_len) + sizeof(*v6);
 		layer_3 = sizeof(*v6);
 		key->source = full(&v6->saddr);
@@ -273,9 +276,11 @@ static __always_inline int is_grounded(const struct binding *binding, struct pee
 	       has_version(binding->remote, binding->remote_version);
 }
 
-/* The believed entry of the packet and its peer; 0 when there is none. A packet that changes the flow takes it out, and
+/* The believed entry of the packet and its peer; 0 when there is none. A tunnelled packet's outer addresses are `source`
+ * and `destination`: one that is not from the flow's peer changes nothing. A packet that changes the flow takes it out, and
  * goes to the worker: what it begins or ends is decided there. */
-static __always_inline struct binding *find_flow(struct flow_packet *packet, struct peer **peer)
+static __always_inline struct binding *find_flow(struct flow_packet *packet, const struct address *source,
+						 const struct address *destination, struct peer **peer)
 {
 	__u64 now_ns = bpf_ktime_get_coarse_ns();
 	__u32 only = 0;
@@ -291,12 +296,14 @@ static __always_inline struct binding *find_flow(struct flow_packet *packet, str
 	state = bpf_map_lookup_elem(&flow_states, &binding->id);
 	if (!state || state->generation != binding->generation)
 		return 0;
+	if (!is_grounded(binding, peer))
+		return 0;
+	if (source && (!same_address(source, &(*peer)->ip) || !same_address(destination, &(*peer)->local)))
+		return 0;
 	if (packet->changes) {
 		state->generation = 0;
 		return 0;
 	}
-	if (!is_grounded(binding, peer))
-		return 0;
 	/* Other CPUs read the line for every packet. */
 	if (state->last_seen_ns != now_ns)
 		state->last_seen_ns = now_ns;

@@ -23,7 +23,6 @@ static __always_inline struct binding *find_tunnelled(struct frame *frame, __u32
 						      const struct address *destination, struct flow_packet *packet,
 						      int *is_v4)
 {
-	struct binding *binding;
 	struct peer *peer;
 
 	if (frame->at + 1 > frame->end)
@@ -31,10 +30,7 @@ static __always_inline struct binding *find_tunnelled(struct frame *frame, __u32
 	*is_v4 = *(__u8 *)frame->at >> 4 == 4;
 	if (!parse_flow(frame, *is_v4, 1, packet) || packet->length != length)
 		return 0;
-	binding = find_flow(packet, &peer);
-	if (!binding || !same_address(source, &peer->ip) || !same_address(destination, &peer->local))
-		return 0;
-	return binding;
+	return find_flow(packet, source, destination, &peer);
 }
 
 /* Takes `outer` bytes of IP and UDP header away and leaves the note. */

@@ -87,7 +87,7 @@ int sluice_outbound(struct __sk_buff *skb)
 	if ((!is_v4 && ethernet->h_proto != bpf_htons(ETH_P_IPV6)) || !parse_flow(&frame, is_v4, 0, &packet) ||
 	    packet.length != skb->len - sizeof(*ethernet))
 		return NOT_OURS;
-	binding = find_flow(&packet, &peer);
+	binding = find_flow(&packet, 0, 0, &peer);
 	if (!binding)
 		return NOT_OURS;
 	/* A datagram super-frame would be cut into fragments of one, not into datagrams. Others go by XDP where they can. */

@@ -70,6 +70,14 @@ static __always_inline struct address full(const struct in6_addr *ip)
 	return address;
 }
 
+/* ::ffff:0:0/96, which stands for the addresses of IPv4 (RFC 4291 section 2.5.5.2). */
+static __always_inline int is_mapped(const struct in6_addr *ip)
+{
+	const __u32 *words = ip->in6_u.u6_addr32;
+
+	return !(words[0] | words[1]) && words[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline int same_address(const struct address *a, const struct address *b)
 {
 	const __u32 *x = (const __u32 *)a->octets, *y = (const __u32 *)b->octets;

@@ -120,7 +120,7 @@ static __always_inline int redirect_outbound(struct xdp_md *context, int is_v4, 
 
 	if (!may_redirect(REDIRECT_OUT) || !TAKE(&frame, ethernet) || !parse_flow(&frame, is_v4, 0, &packet))
 		return NO_FLOW;
-	binding = find_flow(&packet, &peer);
+	binding = find_flow(&packet, 0, 0, &peer);
 	if (!binding || packet.length > peer->mtu || !strip_padding(context, sizeof(*ethernet) + packet.length) ||
 	    bpf_xdp_adjust_head(context, -(int)OUTER_V4))
 		return NO_FLOW;

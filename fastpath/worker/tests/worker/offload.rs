@@ -345,6 +345,21 @@ fn outbound_packets_become_what_the_engine_makes_of_them() {
     });
 }
 
+/// The IPv4 packet's addresses and payload in an IPv6 packet.
+fn in_mapped_addresses(v4: &[u8]) -> Vec<u8> {
+    let (header, payload) = v4.split_at(20);
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    packet.extend([header[9], 64]);
+    for address in [&header[12..16], &header[16..20]] {
+        packet.extend([0; 10]);
+        packet.extend([0xff; 2]);
+        packet.extend(address);
+    }
+    packet.extend(payload);
+    packet
+}
+
 #[test]
 #[ignore = "needs root"]
 fn what_is_no_established_flows_is_left_to_the_worker() {
@@ -386,6 +401,8 @@ fn what_is_no_established_flows_is_left_to_the_worker() {
                 bench.leaves("a fragment", &changed(&|p| p[6] |= 0x20));
                 bench.leaves("a later fragment", &changed(&|p| p[7] = 9));
                 bench.leaves("options", &changed(&|p| p[0] = 0x46));
+                let as_v6 = in_mapped_addresses(&good);
+                bench.leaves("addresses of the other family", &as_v6);
             }
             assert_eq!(bench.outbound(&good).0, Verdict::Redirect);
         }
@@ -474,13 +491,16 @@ fn only_the_peers_tunnelled_packets_are_unwrapped() {
         for (family, layer_4) in CASES {
             let inner = tunnelled(family, layer_4, "P", 900);
             let what = format!("{family:?} {layer_4:?}");
-            let (verdict, frame) = bench
-                .offload
-                .test_decap(&wrapped(far, here, TUNNEL_PORT, &inner))
-                .unwrap();
-            assert_eq!(verdict, Verdict::Pass, "{what}");
-            // The note, then the frame as if it had come without a tunnel.
-            assert_eq!(frame[8..], ethernet(WIRE_MAC, FAR_MAC, &inner), "{what}");
+            let unwraps = |bench: &mut Bench| {
+                let (verdict, frame) = bench
+                    .offload
+                    .test_decap(&wrapped(far, here, TUNNEL_PORT, &inner))
+                    .unwrap();
+                assert_eq!(verdict, Verdict::Pass, "{what}");
+                // The note, then the frame as if it had come without a tunnel.
+                assert_eq!(frame[8..], ethernet(WIRE_MAC, FAR_MAC, &inner), "{what}");
+            };
+            unwraps(bench);
 
             let mut other = inner.clone();
             let l3 = if family == Family::V4 { 20 } else { 40 };
@@ -504,6 +524,12 @@ fn only_the_peers_tunnelled_packets_are_unwrapped() {
             ] {
                 bench.leaves_wrapped(&format!("{what}: {why}"), &frame);
             }
+            if layer_4 == Layer4::Tcp {
+                let end = tunnelled(family, layer_4, "R", 0);
+                let forged = wrapped([192, 0, 2, 3], here, TUNNEL_PORT, &end);
+                bench.leaves_wrapped(&format!("{what}: another node's end of it"), &forged);
+            }
+            unwraps(bench);
         }
     });
 }
