@@ -145,14 +145,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     // SAFETY: the bell owns one eventfd from its birth to its end, and the `Arc` in the `AsyncFd` keeps it alive.
     let bell = unsafe { AsyncFd::register_with_interest(plane.bell(), Interest::READABLE) };
     let (bell, upcalls) = (bell.map_err(io::Error::from)?, plane.upcalls());
-    let changes = match config.fastpath.link {
-        LinkKind::Tun => None,
-        LinkKind::AfXdp | LinkKind::Auto => {
+    let is_past_kernel = config.fastpath.link != LinkKind::Tun || config.fastpath.offload;
+    let changes = is_past_kernel
+        .then(|| -> io::Result<_> {
             // SAFETY: the socket owns its descriptor and never changes it.
             let changes = unsafe { AsyncFd::register(Changes::watch()?) };
-            Some(changes.map_err(io::Error::from)?)
-        }
-    };
+            changes.map_err(io::Error::from)
+        })
+        .transpose()?;
     let (commands, mut command_queue) = mpsc::channel(COMMANDS_MAX);
     let (mqtt_events, mut mqtt_queue) = mpsc::channel(MESSAGES_MAX);
     let (found, mut found_queue) = mpsc::channel(COMMANDS_MAX);

@@ -67,8 +67,10 @@ struct Running {
     /// With AF_XDP links: their programs are the offload's, too.
     redirect: Option<Redirect>,
     paused: bool,
-    /// Flows that came too early: they may ask again at the next tick.
-    early: Vec<Flow>,
+    /// Flows that were refused for what may change: they may ask again after the next tick.
+    refused: Vec<(u32, u16)>,
+    /// Peers that nothing can be sent to past the worker, asked for since the last tick.
+    out_of_reach: BTreeSet<PeerSlot>,
     /// Underlay devices that were tried: the name, and why its packets are left to the worker, if they are.
     underlays: BTreeMap<u32, (String, Option<String>)>,
     /// Peers whose device was looked for.
@@ -122,10 +124,40 @@ struct PeerFacts {
 }
 
 /// Why a flow stays with the worker.
-type Refused = &'static str;
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    reason: &'static str,
+    /// It may ask again.
+    for_now: bool,
+}
 
-/// The kernel asks the neighbour when the first packet goes there.
-const NO_HOP: Refused = "its peer's next hop is not known yet";
+const fn for_good(reason: &'static str) -> Refused {
+    let for_now = false;
+    Refused { reason, for_now }
+}
+
+const fn for_now(reason: &'static str) -> Refused {
+    let for_now = true;
+    Refused { reason, for_now }
+}
+
+/// When the table is full, flows without a packet for so many seconds make room.
+const IDLE_S: u32 = 10;
+
+/// The kernel's routes and IPsec policies, asked once for many peers.
+struct Kernel {
+    devices: Devices,
+    policies: Policies,
+}
+
+impl Kernel {
+    fn ask() -> Option<Self> {
+        Some(Self {
+            devices: Devices::open().ok()?,
+            policies: Policies::read().ok()?,
+        })
+    }
+}
 
 impl Offloader {
     pub(crate) fn new(setup: Setup) -> Self {
@@ -206,6 +238,13 @@ impl Offloader {
         }
     }
 
+    /// The kernel's routes or policies have changed.
+    pub(crate) fn follow(&self) {
+        if let Some(running) = &mut self.held().running {
+            running.follow_routes();
+        }
+    }
+
     /// It cannot be here, for that reason.
     pub(crate) fn decline(&self, reason: &str) {
         let mut held = self.held();
@@ -244,10 +283,10 @@ impl Offloader {
                     running.take_out((index, generation));
                 }
             }
-            Err(reason) => {
+            Err(Refused { reason, for_now }) => {
                 tracing::debug!(?flow, reason, "a flow stays with the worker");
-                if reason == NO_HOP {
-                    running.early.push(flow);
+                if for_now {
+                    running.refused.push((index, generation));
                 }
             }
         }
@@ -342,7 +381,8 @@ impl Running {
             uplink: uplink.to_owned(),
             redirect,
             paused: false,
-            early: Vec::new(),
+            refused: Vec::new(),
+            out_of_reach: BTreeSet::new(),
             underlays: BTreeMap::new(),
             met: BTreeSet::new(),
             flows: BTreeMap::new(),
@@ -390,24 +430,24 @@ impl Running {
         let local = tables
             .instance_at(flow.local.slot, flow.local.epoch)
             .filter(|row| row.placement == Placement::Local)
-            .ok_or("its local instance is gone")?;
+            .ok_or(for_now("its local instance is gone"))?;
         let remote = tables
             .instance_at(flow.remote.slot, flow.remote.epoch)
-            .ok_or("its remote instance is gone")?;
+            .ok_or(for_now("its remote instance is gone"))?;
         let Placement::Peer(slot) = remote.placement else {
-            return Err("its instances are on one node");
+            return Err(for_good("its instances are on one node"));
         };
         let (Some(instance_ip), Some(ns_ip)) =
             (local.instance_ip.of(family), remote.ns_ip.of(family))
         else {
-            return Err("an address is not known");
+            return Err(for_now("an address is not known"));
         };
         let peer = self.peer(slot, &tables)?;
         // Only XDP writes it: the kernel finds out by itself.
         let mac = match &self.redirect {
             Some(redirect) => redirect
                 .neighbour(flow.forward.src)
-                .ok_or("its instance's Ethernet address is not known")?,
+                .ok_or(for_now("its instance's Ethernet address is not known"))?,
             None => [0; 6],
         };
         let grounds = Grounds {
@@ -438,7 +478,7 @@ impl Running {
         if let Err(error) = self.programs.insert(&entry) {
             tracing::debug!(%error, "installing a flow");
             self.retire(entry);
-            return Err("the kernel refused it");
+            return Err(for_good("the kernel refused it"));
         }
         self.flows
             .insert((flow.index, flow.state.generation()), (*flow, entry));
@@ -473,7 +513,7 @@ impl Running {
             return Ok(id);
         }
         if self.fresh == flows_max {
-            return Err("`fastpath.offload_flows_max` flows are offloaded");
+            return Err(for_now("`fastpath.offload_flows_max` flows are offloaded"));
         }
         self.fresh += 1;
         Ok(self.fresh - 1)
@@ -490,7 +530,7 @@ impl Running {
     /// The version under which what `tables` say of the instance is believed.
     fn instance(&mut self, slot: InstanceSlot, tables: &Tables) -> Result<Versioned, Refused> {
         if slot.index() >= INSTANCES_MAX {
-            return Err("its instance's slot is too high");
+            return Err(for_good("its instance's slot is too high"));
         }
         let row = tables
             .instance(slot)
@@ -500,7 +540,7 @@ impl Running {
             *version += 1;
             *known = row;
             let written = self.programs.set_instance_version(slot.index(), *version);
-            written.map_err(|_| "the kernel refused it")?;
+            written.map_err(|_| for_good("the kernel refused it"))?;
         }
         Ok(Versioned {
             slot: slot.index(),
@@ -511,9 +551,9 @@ impl Running {
     /// The version under which what `tables` and the kernel's routes say of the peer is believed.
     fn peer(&mut self, slot: PeerSlot, tables: &Tables) -> Result<Versioned, Refused> {
         if slot.index() >= PEERS_MAX {
-            return Err("its peer's slot is too high");
+            return Err(for_good("its peer's slot is too high"));
         }
-        let facts = PeerFacts::of(slot, tables).ok_or("its peer is gone")?;
+        let facts = PeerFacts::of(slot, tables).ok_or(for_now("its peer is gone"))?;
         let before = self.peers.get(&slot).copied();
         let known = before.and_then(|peer| peer.known);
         if let (Some(peer), Some((old, _))) = (before, known)
@@ -525,14 +565,17 @@ impl Running {
             });
         }
         if !facts.ip.is_v4() {
-            return Err("its underlay is IPv6");
+            return Err(for_good("its underlay is IPv6"));
         }
-        let exit = match &self.redirect {
-            Some(_) => self.exit(facts.ip, None).ok_or(NO_HOP)?,
-            None => Devices::open()
-                .ok()
-                .and_then(|mut devices| self.exit(facts.ip, Some(&mut devices)))
-                .ok_or("there is no route to its peer, or IPsec policies guard it")?,
+        let mut kernel = match self.redirect {
+            None if !self.out_of_reach.contains(&slot) => Kernel::ask(),
+            None | Some(_) => None,
+        };
+        let Some(exit) = self.exit(facts.ip, kernel.as_mut()) else {
+            self.out_of_reach.insert(slot);
+            return Err(for_now(
+                "its peer's next hop is not known yet, or IPsec policies guard it",
+            ));
         };
         let Exit { outlet, hop } = exit;
         if hop.is_none() {
@@ -551,7 +594,7 @@ impl Running {
         .with_version(version);
         self.programs
             .set_peer(slot.index(), row)
-            .map_err(|_| "the kernel refused it")?;
+            .map_err(|_| for_good("the kernel refused it"))?;
         self.peers.insert(
             slot,
             Peer {
@@ -567,15 +610,15 @@ impl Running {
     }
 
     /// The way to the node at `ip` as it is now; none where IPsec policies apply.
-    fn exit(&self, ip: Ip, devices: Option<&mut Devices>) -> Option<Exit> {
+    fn exit(&self, ip: Ip, kernel: Option<&mut Kernel>) -> Option<Exit> {
         if let Some(redirect) = &self.redirect {
             let (outlet, hop) = redirect.hop(ip)?;
             let hop = Some(hop);
             return Some(Exit { outlet, hop });
         }
-        let outlet = devices?.outlet(ip).ok().flatten()?;
+        let Kernel { devices, policies } = kernel?;
+        let outlet = devices.outlet(ip).ok().flatten()?;
         // Only the worker's socket obeys them.
-        let policies = Policies::read().ok()?;
         let is_guarded =
             policies.cover_sent(outlet.source, ip) || policies.cover_received(outlet.source);
         (!is_guarded).then_some(Exit { outlet, hop: None })
@@ -589,7 +632,7 @@ impl Running {
                 .unwrap_or_default()
                 .into_iter()
                 .find(|link| link.index == outlet.device)
-                .ok_or("the device towards its peer is gone")?;
+                .ok_or(for_now("the device towards its peer is gone"))?;
             let attached = match link.mac {
                 Some(_) => finish_checksums(&link.name).and_then(|()| {
                     self.programs
@@ -613,7 +656,7 @@ impl Running {
         }
         match self.underlays.get(&outlet.device) {
             Some((_, None)) => Ok(()),
-            _ => Err("the device towards its peer cannot be taken up"),
+            _ => Err(for_good("the device towards its peer cannot be taken up")),
         }
     }
 
@@ -638,7 +681,7 @@ impl Running {
         for ip in new {
             if let Ok(Some(outlet)) = devices.outlet(ip) {
                 self.met.insert(ip);
-                if let Err(reason) = self.take_up(&outlet) {
+                if let Err(Refused { reason, .. }) = self.take_up(&outlet) {
                     tracing::debug!(peer = %ip, reason, "no offload towards a peer");
                 }
             }
@@ -673,15 +716,20 @@ impl Running {
 
     /// A route that changed under a peer: its entries were made for the old one.
     fn follow_routes(&mut self) {
-        let Ok(mut devices) = Devices::open() else {
+        if self.peers.values().all(|peer| peer.known.is_none()) {
             return;
+        }
+        // What cannot be asked is believed no longer.
+        let mut kernel = match self.redirect {
+            Some(_) => None,
+            None => Kernel::ask(),
         };
         let changed: Vec<PeerSlot> = self
             .peers
             .iter()
             .filter(|(_, peer)| {
                 peer.known.is_some_and(|(facts, known)| {
-                    self.exit(facts.ip, Some(&mut devices)) != Some(known)
+                    self.exit(facts.ip, kernel.as_mut()) != Some(known)
                 })
             })
             .map(|(slot, _)| *slot)
@@ -728,18 +776,24 @@ impl Running {
     fn read_back(&mut self, setup: &Setup) {
         let flows = setup.shared.flows();
         self.clear();
-        for flow in self.early.drain(..) {
-            flows.set_offloading(&flow, Offloading::No);
+        self.out_of_reach.clear();
+        for (index, generation) in self.refused.drain(..) {
+            if let Some(flow) = flows.at(index, generation) {
+                flows.set_offloading(&flow, Offloading::No);
+            }
         }
+        let is_full = self.free.is_empty() && self.fresh == setup.flows_max;
+        let now_s = u32::try_from(now().as_secs()).unwrap_or(u32::MAX);
         let mut out = Vec::new();
         for (&(index, generation), (flow, entry)) in &self.flows {
             let state = self.programs.state(entry.id).unwrap_or_default();
             let last_s = u32::try_from(state.last_seen_ns / 1_000_000_000).unwrap_or(u32::MAX);
             flows.seen(flow, last_s);
-            let alive = flows
-                .at(index, generation)
-                .is_some_and(|flow| !flow.state.is_closed());
-            if !alive || state.generation != entry.generation || self.is_stale(entry) {
+            let stays = flows.at(index, generation).is_some_and(|flow| {
+                let is_idle = flow.state.last_s().saturating_add(IDLE_S) < now_s;
+                !flow.state.is_closed() && !(is_full && is_idle)
+            });
+            if !stays || state.generation != entry.generation || self.is_stale(entry) {
                 out.push((index, generation));
             }
         }

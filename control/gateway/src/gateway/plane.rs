@@ -305,6 +305,8 @@ impl Plane {
         if let Some(xdp) = &mut self.xdp {
             xdp.follow(nodes);
             self.offloader.set_ways(xdp.neighbours(), xdp.next_hops());
+        } else {
+            self.offloader.follow();
         }
     }
 

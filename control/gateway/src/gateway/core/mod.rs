@@ -344,9 +344,9 @@ impl Core {
         }
     }
 
-    /// The kernel's links, addresses, routes or neighbours have changed.
+    /// The kernel's links, addresses, routes, neighbours or IPsec policies have changed.
     pub(crate) fn handle_changes(&mut self) {
-        self.ways_changed = self.plane.follows();
+        self.ways_changed = self.plane.follows() || self.plane.offloader().is_running();
     }
 
     /// An instance ended by itself.
