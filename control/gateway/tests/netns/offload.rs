@@ -466,6 +466,35 @@ fn offloaded_flows_go_past_the_bridge() {
     world.check();
 }
 
+/// A full table makes room for a flow that is used, in place of one that is not.
+#[test]
+#[ignore = "needs root"]
+fn an_idle_flow_makes_room_in_a_full_table() {
+    const IDLE_LIMIT: Duration = Duration::from_secs(30);
+    let world = World::laid(
+        "offload-full",
+        &Layout {
+            fastpath: "offload_flows_max = 1".to_owned(),
+            ..one_site()
+        },
+    );
+    let (caller, _b) = (world.caller(0), world.echo(1, "b"));
+    let [first, second] = [5000, 5001].map(|port| udp_socket(&caller.namespace, 0, port));
+    ask_until_offloaded(&world, 1, || udp(&first, service_ip(0)));
+    let before = [0, 1].map(|gateway| forwarded(&world, gateway));
+    wait_for("the second flow to be offloaded", IDLE_LIMIT, || {
+        udp(&second, service_ip(0)).map_err(|error| error.to_string())?;
+        pause(Duration::from_millis(50));
+        let now = [0, 1].map(|gateway| forwarded(&world, gateway));
+        (now[0] > before[0] && now[1] > before[1])
+            .then_some(())
+            .ok_or_else(|| format!("{before:?}, {now:?}"))
+    })
+    .unwrap();
+    assert_eq!(status(&world, 0, "flows_offloaded"), 1);
+    world.check();
+}
+
 /// Switched off, and said so; everything else is as with it.
 #[test]
 #[ignore = "needs root"]
