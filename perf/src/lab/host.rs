@@ -117,10 +117,11 @@ fn parse(text: &str) -> Option<Device> {
 /// Six octets as two hexadecimal digits each, with colons between.
 #[must_use]
 pub fn mac(text: &str) -> Option<[u8; 6]> {
-    let octets: Option<Vec<u8>> = text
-        .split(':')
-        .map(|octet| (octet.len() == 2).then(|| u8::from_str_radix(octet, 16).ok())?)
-        .collect();
+    let octet = |text: &str| {
+        let is_plain = text.len() == 2 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        is_plain.then(|| u8::from_str_radix(text, 16).ok())?
+    };
+    let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
     octets?.try_into().ok()
 }
 
