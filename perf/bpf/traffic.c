@@ -18,6 +18,7 @@
 #define __type(name, value) typeof(value) *name
 
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 
 /* No helper above asks for it; the kernel knows only names of the GPL family. */
@@ -30,18 +31,26 @@ struct headers {
 	struct udphdr udp;
 } __attribute__((packed));
 
-/* What `generate` writes: headers with ports of zero, and the sum that the UDP checksum has without them. */
+/* What `generate` writes: headers with ports of zero, and the sum that the UDP checksum has without them; and how often. */
 volatile const struct {
 	__u32 device;
 	/* Number of the first flow, and of flows less one: a power of two, less one. */
 	__u32 first;
 	__u32 mask;
 	__u32 sum;
+	/* Between two frames; 0 for as many as possible. */
+	__u32 interval_ns;
 	__u16 headers[sizeof(struct headers) / 2];
 } stream = {};
 
-/* The number of the next frame. One thread runs `generate`. */
-__u64 next;
+/* The number of the next frame, and when it is due. One thread runs `generate`. */
+struct {
+	__u64 next;
+	__u64 due_ns;
+} progress;
+
+/* A frame that comes so late sets the pace anew: what was missed is not made up for. */
+#define LATE_NS 1000000
 
 /* Flows of one destination port. */
 #define SOURCE_PORTS 32768
@@ -60,13 +69,24 @@ int generate(struct xdp_md *context)
 {
 	void *end = (void *)(long)context->data_end;
 	struct headers *frame = (void *)(long)context->data;
-	__u32 flow = stream.first + (((__u32)next++ * STRIDE) & stream.mask);
-	__be16 source = be16(SOURCE_PORT + flow % SOURCE_PORTS);
-	__be16 destination = be16(DESTINATION_PORT + flow / SOURCE_PORTS);
-	__u32 sum = stream.sum + source + destination;
+	__be16 source, destination;
+	__u32 flow, sum;
 
 	if ((void *)(frame + 1) > end)
 		return XDP_ABORTED;
+	if (stream.interval_ns) {
+		__u64 now_ns = bpf_ktime_get_ns();
+
+		if (now_ns < progress.due_ns)
+			return XDP_DROP;
+		if (now_ns - progress.due_ns > LATE_NS)
+			progress.due_ns = now_ns;
+		progress.due_ns += stream.interval_ns;
+	}
+	flow = stream.first + (((__u32)progress.next++ * STRIDE) & stream.mask);
+	source = be16(SOURCE_PORT + flow % SOURCE_PORTS);
+	destination = be16(DESTINATION_PORT + flow / SOURCE_PORTS);
+	sum = stream.sum + source + destination;
 #pragma clang loop unroll(full)
 	for (int at = 0; at < (int)sizeof(*frame) / 2; at++)
 		((__u16 *)frame)[at] = stream.headers[at];

@@ -98,9 +98,9 @@ impl Generate {
             first: self.first,
             flows: self.flows,
         };
-        let mut generator = Generator::new(&stream, device.index)?;
+        let mut generator = Generator::new(&stream, device.index, self.rate)?;
         let begin = now();
-        let frames = generator.send_for(Duration::from_secs_f64(self.seconds), self.rate)?;
+        let frames = generator.send_for(Duration::from_secs_f64(self.seconds))?;
         Ok(Generated {
             frames,
             seconds: begin.elapsed().as_secs_f64(),

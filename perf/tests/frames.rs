@@ -32,7 +32,7 @@ fn stream(bytes: u16, first: u32, flows: u32) -> Stream {
 #[ignore = "needs root"]
 fn frames_are_valid_and_every_flow_has_its_turn() {
     for (bytes, first, flows) in [(64, 0, 1), (1400, 32_768, 256), (64, 0, 512), (42, 0, 2)] {
-        let mut generator = Generator::new(&stream(bytes, first, flows), 1).unwrap();
+        let mut generator = Generator::new(&stream(bytes, first, flows), 1, None).unwrap();
         let mut ports = BTreeSet::new();
         for _ in 0..flows {
             let (verdict, frame) = generator.dry_run().unwrap();

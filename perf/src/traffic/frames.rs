@@ -4,7 +4,8 @@
 
 use super::stream::Stream;
 use crate::lab::LabError;
-use crate::lab::clock::{now, pause};
+use crate::lab::clock::now;
+use aya::maps::Array;
 use aya::programs::{ProgramError, TestRunAttrs, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRun as _};
 use std::time::Duration;
@@ -15,10 +16,11 @@ pub(super) static OBJECT: &[u8] =
 const WHAT: &str = "generating frames";
 /// Frames the kernel handles at a time.
 const BATCH: u32 = 64;
-/// Frames of one call: some milliseconds' worth.
-const CALL: u32 = 16_384;
-/// Frames of one call when they are paced: they must fit the receiver's ring.
-const BURST: u32 = 256;
+/// Runs of the program in the first call. A call costs the kernel 20 ms beside the frames, so that the others are as long
+/// as they can be.
+const FIRST_CALL: u32 = 1 << 16;
+/// In one call at most.
+const CALL_MAX: u32 = 1 << 30;
 
 /// Sends the frames of a stream out of a device.
 #[derive(Debug)]
@@ -28,17 +30,25 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// `device` is the index of the device that the frames leave by; on veth its peer has them.
+    /// `device` is the index of the device that the frames leave by; on veth its peer has them. They leave as fast as one
+    /// core can send, or `rate` a second, evenly.
     ///
     /// # Errors
     /// For a stream there can be none of, and without the privilege to load programs.
-    pub fn new(stream: &Stream, device: u32) -> Result<Self, LabError> {
+    pub fn new(stream: &Stream, device: u32, rate: Option<u32>) -> Result<Self, LabError> {
         if let Some(wrong) = stream.wrong() {
             return Err(LabError::Request(wrong));
         }
         let frame = stream.frame();
         let (headers, _) = frame.split_at(super::stream::HEADERS);
-        let numbers = [device, stream.first, stream.flows - 1, stream.sum()];
+        let interval_ns = rate.map_or(0, |rate| 1_000_000_000 / rate.max(1));
+        let numbers = [
+            device,
+            stream.first,
+            stream.flows - 1,
+            stream.sum(),
+            interval_ns,
+        ];
         let mut globals: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
         globals.extend(headers);
         // The structure ends on a multiple of four.
@@ -51,25 +61,42 @@ impl Generator {
         Ok(Self { ebpf, frame })
     }
 
-    /// Sends for so long, as fast as one core can or `rate` frames a second; returns how many.
+    /// Sends for so long; returns how many.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn send_for(&mut self, duration: Duration, rate: Option<u32>) -> Result<u64, LabError> {
-        let begin = now();
-        let (mut sent, frames) = (0, if rate.is_some() { BURST } else { CALL });
+    pub fn send_for(&mut self, duration: Duration) -> Result<u64, LabError> {
+        let (begin, before) = (now(), self.sent()?);
+        let mut repeat = FIRST_CALL;
         while begin.elapsed() < duration {
+            let call = now();
             self.run(TestRunOptions {
-                repeat: frames,
+                repeat,
                 attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
                 ..TestRunOptions::default()
             })?;
-            sent += u64::from(frames);
-            if let Some(rate) = rate {
-                let due = Duration::from_secs_f64(sent as f64 / f64::from(rate));
-                pause(due.saturating_sub(begin.elapsed()));
+            let left = duration.saturating_sub(begin.elapsed());
+            let more = f64::from(repeat) * left.as_secs_f64() / call.elapsed().as_secs_f64();
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a cast of a float saturates"
+            )]
+            {
+                repeat = (more as u32).clamp(FIRST_CALL, CALL_MAX);
             }
         }
+        Ok(self.sent()? - before)
+    }
+
+    /// Frames sent so far.
+    fn sent(&self) -> Result<u64, LabError> {
+        let map = self
+            .ebpf
+            .map(".bss")
+            .unwrap_or_else(|| unreachable!("bpf/traffic.c has variables"));
+        let progress: Array<_, [u64; 2]> = Array::try_from(map).map_err(LabError::bpf(WHAT))?;
+        let [sent, _due_ns] = progress.get(&0, 0).map_err(LabError::bpf(WHAT))?;
         Ok(sent)
     }
 
