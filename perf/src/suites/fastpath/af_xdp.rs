@@ -121,7 +121,7 @@ const OFFLOAD_SHAPES: [Shape; 2] = [
 pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
     let pace = if settings.quick {
         Pace {
-            rounds: 5,
+            rounds: 2,
             seconds: 0.4,
             shapes: &SHAPES[..1],
             offload_shapes: &OFFLOAD_SHAPES[..1],
