@@ -791,7 +791,8 @@ impl Running {
             flows.seen(flow, last_s);
             let stays = flows.at(index, generation).is_some_and(|flow| {
                 let is_idle = flow.state.last_s().saturating_add(IDLE_S) < now_s;
-                !flow.state.is_closed() && !(is_full && is_idle)
+                let makes_room = is_full && is_idle;
+                !flow.state.is_closed() && !makes_room
             });
             if !stays || state.generation != entry.generation || self.is_stale(entry) {
                 out.push((index, generation));
