@@ -1,4 +1,4 @@
-//! Compiles the traffic generator and the sink (`bpf/traffic.c`) to the object that `src/traffic/bpf.rs` embeds.
+//! Compiles the traffic generator and the sink (`bpf/traffic.c`) to the object that `src/traffic/frames.rs` embeds.
 
 use std::env;
 use std::path::PathBuf;

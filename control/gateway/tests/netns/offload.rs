@@ -258,10 +258,7 @@ fn datagrams_are_offloaded_and_keep_their_addresses() {
 }
 
 /// Withdrawn, the instance gets nothing more from an offloaded connection: the caller is reset, and nothing hangs.
-#[test]
-#[ignore = "needs root"]
-fn a_withdrawn_instance_takes_its_offloaded_flows_with_it() {
-    let world = World::new("offload-withdrawn");
+pub(crate) fn a_withdrawn_instance_takes_its_flows(world: World) {
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
     let mut stream = connect(&caller.namespace, service_ip(0)).unwrap();
     ask_until_offloaded(&world, 1, || again(&mut stream));
@@ -277,6 +274,12 @@ fn a_withdrawn_instance_takes_its_offloaded_flows_with_it() {
         wait_for_flows(&world, gateway, 0);
     }
     world.check();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_withdrawn_instance_takes_its_offloaded_flows_with_it() {
+    a_withdrawn_instance_takes_its_flows(World::new("offload-withdrawn"));
 }
 
 /// A connection that ends leaves the offload by its own last packets; the pair of ports can be used again at once.

@@ -5,9 +5,10 @@
 //! ```
 
 use crate::offload::{
-    ask_until_offloaded, both_ways_are_offloaded, content, forwarded, status, wait_for_flows,
+    a_withdrawn_instance_takes_its_flows, ask_until_offloaded, both_ways_are_offloaded, content,
+    forwarded, status,
 };
-use crate::world::{PORT, World, again, connect, one_site, service_ip, sluice, udp, udp_socket};
+use crate::world::{PORT, World, one_site, service_ip, sluice, udp, udp_socket};
 use sluice_perf::lab::Program;
 use sluice_perf::lab::clock::{now, wait_for};
 use sluice_perf::lab::sites::{Cable, Layout};
@@ -91,26 +92,10 @@ fn datagrams_are_redirected_and_keep_their_addresses() {
     world.check();
 }
 
-/// Withdrawn, the instance gets nothing more from an offloaded connection: the caller is reset, and nothing hangs.
 #[test]
 #[ignore = "needs root"]
 fn a_withdrawn_instance_takes_its_redirected_flows_with_it() {
-    let world = over_af_xdp("xdp-offload-withdrawn", Cable::Pair);
-    let (caller, b) = (world.caller(0), world.echo(1, "b"));
-    let mut stream = connect(&caller.namespace, service_ip(0)).unwrap();
-    ask_until_offloaded(&world, 1, || again(&mut stream));
-    world.sites.detach(1, &b.attached).unwrap();
-    wait_for("the caller to be told", LIMIT, || {
-        match again(&mut stream) {
-            Ok(answer) => Err(format!("{answer:?}")),
-            Err(_) => Ok(()),
-        }
-    })
-    .unwrap();
-    for gateway in [0, 1] {
-        wait_for_flows(&world, gateway, 0);
-    }
-    world.check();
+    a_withdrawn_instance_takes_its_flows(over_af_xdp("xdp-offload-withdrawn", Cable::Pair));
 }
 
 /// What is pinned at the first gateway.
