@@ -1,6 +1,6 @@
 //! The gateway role: the one place where control, workers, node wiring and the cluster meet.
 //!
-//! [`run`] owns the sockets and the loop; [`core`] decides; [`plane`] holds the workers; [`routes`] writes the tables;
+//! [`run`] owns the sockets and the loop; [`core`] decides; [`plane`] holds the workers; [`sluice_routes`] writes the tables;
 //! [`mqtt`] speaks to the broker; [`state`] remembers.
 
 mod core;
@@ -11,7 +11,6 @@ pub(crate) mod path_mtu;
 mod pins;
 mod plane;
 mod redirect;
-mod routes;
 mod state;
 mod trace;
 mod xdp;
@@ -27,11 +26,11 @@ use crate::{node_api, notify};
 use core::Core;
 use pins::Pins;
 use plane::{Plane, now};
-use routes::Routes;
 use sluice_hw_profiles::Link;
 use sluice_link::LinksError;
 use sluice_proto::NameError;
 use sluice_proto::message::{MessageError, TopicError};
+use sluice_routes::Routes;
 use sluice_tables::Writer;
 use sluice_wire::plan::SubnetError;
 use sluice_wire::{Dual, Ip};

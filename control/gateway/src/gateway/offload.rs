@@ -7,7 +7,6 @@
 use super::pins::Pins;
 use super::plane::now;
 use super::redirect::Redirect;
-use crate::node::attach::Veth;
 use crate::node::devices::{Devices, Outlet};
 use crate::node::ipsec::Policies;
 use sluice_engine::flow::Offloading;
@@ -17,6 +16,7 @@ use sluice_link::offload::abi::{Grounds, INSTANCES_MAX, PEERS_MAX, Peer as PeerR
 use sluice_link::offload::{Counted, Entry, Offload, OffloadSettings};
 use sluice_link::sys::ethtool;
 use sluice_memory::{Account, Accounts};
+use sluice_routes::Veth;
 use sluice_tables::slots::Slot;
 use sluice_tables::{
     Instance, InstanceSlot, InstanceState, PeerSlot, Placement, Publisher, Tables,

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sluice_routes::Veth;
 use sluice_wire::{Dual, Family, Ip, NsIp, Subnet};
 
 use super::devices::{Devices, Mac, Route};
@@ -64,15 +65,6 @@ pub struct ProcessId {
     pub pid: i32,
     /// Clock ticks after boot.
     pub started: u64,
-}
-
-/// The pair of devices that joins an instance to the node.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Veth {
-    /// Of the host's end.
-    pub(crate) host_index: u32,
-    /// Of the instance's end.
-    pub(crate) mac: Mac,
 }
 
 /// What to attach.

@@ -6,7 +6,6 @@ use crate::command::{
     Reply,
 };
 use crate::container;
-use crate::gateway::routes::LocalInstance;
 use crate::gateway::state::LocalState;
 use crate::node::attach::{Attachment, Request, Wired};
 use crate::node::lan::Host;
@@ -16,6 +15,7 @@ use crate::node::thread::Node;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{InstanceRequest, InstanceResult, Verb};
 use sluice_proto::table_query::Row;
+use sluice_routes::LocalInstance;
 use sluice_wire::{Dual, InstanceIp, Ip};
 use std::net::IpAddr;
 use std::time::Duration;

@@ -14,7 +14,6 @@ mod remember;
 use super::Error;
 use super::mqtt::{Mqtt, MqttEvent};
 use super::plane::Plane;
-use super::routes::Routes;
 use super::state::{LocalState, Registration, State, StateWriter};
 use crate::admin_api::GatewayState;
 use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
@@ -33,7 +32,8 @@ use sluice_proto::message::{
 };
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
-use sluice_tables::{InstanceSlot, Known, Question, Suspicion, Upcall};
+use sluice_routes::Routes;
+use sluice_tables::{InstanceSlot, Question, Suspicion, Upcall};
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -420,37 +420,12 @@ impl Core {
                 | Event::Unanswered { .. }
         );
         self.state_changed |= !negative;
-        match event {
-            Event::Routes(routes) | Event::Unavailable(routes) => {
-                self.routes.set_job(&routes);
-                for row in &routes.instances {
-                    self.name_instance(&routes.job, row);
-                    self.disown(&routes.job, row);
-                }
+        self.withdrawn.extend(self.routes.handle_event(&event));
+        if let Event::Routes(routes) | Event::Unavailable(routes) = event {
+            for row in &routes.instances {
+                self.name_instance(&routes.job, row);
+                self.disown(&routes.job, row);
             }
-            Event::Absent {
-                key: Key::Address(ip),
-            } => self.routes.set_negative(ip, Known::Absent),
-            Event::Unresolved {
-                key: Key::Address(ip),
-            } => self.routes.set_negative(ip, Known::Unavailable),
-            Event::Unknown {
-                key: Key::Address(ip),
-            } => self.routes.clear_negative(ip),
-            Event::Withdrawn { job, number, epoch } => {
-                let local = self.routes.local(&job, number);
-                // Without an epoch (legacy managers) nothing says that it is this one and not its predecessor.
-                if local.is_some_and(|local| local.epoch == epoch) && epoch != 0 {
-                    self.withdrawn.push_back((job, number));
-                } else {
-                    self.routes.withdraw(&job, number);
-                }
-            }
-            Event::Forgotten { job } => self.routes.forget(&job),
-            Event::Absent { key: Key::Name(_) }
-            | Event::Unresolved { key: Key::Name(_) }
-            | Event::Unknown { key: Key::Name(_) }
-            | Event::Unanswered { .. } => {}
         }
     }
 

@@ -3,11 +3,9 @@
 //! A *job* is a service under its wire name. Rows come from the table query; where an instance runs on this node is
 //! known better here, so local truth wins over any row.
 
-use crate::node::attach::Veth;
-use crate::node::devices::Mac;
 use sluice_proto::ServiceName;
-use sluice_proto::table_query::asker::Routes as JobRoutes;
-use sluice_proto::table_query::{self, Place, Row};
+use sluice_proto::table_query::asker::{Event, Routes as JobRoutes};
+use sluice_proto::table_query::{self, Key, Place, Row};
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{
     InstanceSlot, InstanceState, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables,
@@ -20,9 +18,18 @@ use std::ops::Bound::{Excluded, Unbounded};
 /// Paths looked at per call of [`Routes::look_at_paths`]: about 10 us each.
 const PATHS_PER_LOOK: usize = 64;
 
+/// The pair of devices that joins an instance to the node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Veth {
+    /// Interface index of the host's end.
+    pub host_index: u32,
+    /// MAC address of the instance's end.
+    pub mac: [u8; 6],
+}
+
 /// An instance that runs on this node.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct LocalInstance {
+pub struct LocalInstance {
     pub job: ServiceName,
     pub number: u32,
     /// Which instance of this number, as the managers count them; 0 when they did not say.
@@ -44,7 +51,7 @@ struct Job {
 
 /// The route state of the gateway.
 #[derive(Debug)]
-pub(crate) struct Routes {
+pub struct Routes {
     writer: Writer,
     jobs: BTreeMap<ServiceName, Job>,
     local: BTreeMap<(ServiceName, u32), LocalInstance>,
@@ -60,7 +67,7 @@ pub(crate) struct Routes {
 impl Routes {
     /// `peer_mtu`: the longest inner packet, in bytes, that reaches the peer with this address and port.
     #[must_use]
-    pub(crate) const fn new(writer: Writer, peer_mtu: fn(Ip, u16) -> u16) -> Self {
+    pub const fn new(writer: Writer, peer_mtu: fn(Ip, u16) -> u16) -> Self {
         Self {
             writer,
             jobs: BTreeMap::new(),
@@ -74,34 +81,34 @@ impl Routes {
     }
 
     /// This node's own tunnel address: a row that places an instance here without our knowing it is stale.
-    pub(crate) const fn set_own(&mut self, own: (Ip, u16)) {
+    pub const fn set_own(&mut self, own: (Ip, u16)) {
         self.own = Some(own);
     }
 
     /// This node's gateway addresses, once its subnet is known.
-    pub(crate) fn set_gateway(&mut self, gateway: Dual<Ip>) {
+    pub fn set_gateway(&mut self, gateway: Dual<Ip>) {
         self.writer.set_gateway(gateway);
     }
 
     #[must_use]
-    pub(crate) const fn tables(&self) -> &Tables {
+    pub const fn tables(&self) -> &Tables {
         self.writer.tables()
     }
 
     /// Makes all edits visible to the workers.
-    pub(crate) fn publish(&mut self) {
+    pub fn publish(&mut self) {
         self.writer.publish();
     }
 
     /// The job an instance belongs to.
     #[must_use]
-    pub(crate) fn job_of(&self, slot: InstanceSlot) -> Option<ServiceName> {
+    pub fn job_of(&self, slot: InstanceSlot) -> Option<ServiceName> {
         let service = self.tables().instance(slot)?.service;
         ServiceName::parse(&self.tables().service(service)?.name).ok()
     }
 
     /// The jobs that packets used at or after `since_s` of the workers' clock, by service or by instance.
-    pub(crate) fn used_since(&self, since_s: u32) -> impl Iterator<Item = &ServiceName> {
+    pub fn used_since(&self, since_s: u32) -> impl Iterator<Item = &ServiceName> {
         self.jobs.iter().filter_map(move |(name, job)| {
             let tables = self.writer.tables();
             let service = tables
@@ -118,7 +125,7 @@ impl Routes {
 
     /// Replaces what is known of a job. An instance that is not listed any more takes no new flow, but keeps its row
     /// and its flows until [`Routes::withdraw`] or [`Routes::forget`].
-    pub(crate) fn set_job(&mut self, known: &JobRoutes) {
+    pub fn set_job(&mut self, known: &JobRoutes) {
         let name = &known.job;
         let service_ips: Vec<(Policy, Dual<ServiceIp>)> = known
             .service_ips
@@ -165,8 +172,39 @@ impl Routes {
         self.write_candidates(name);
     }
 
+    /// Writes what an event of the asker says. Gives the local instance that it withdraws, which stays until
+    /// [`Routes::remove_local`].
+    pub fn handle_event(&mut self, event: &Event) -> Option<(ServiceName, u32)> {
+        match event {
+            Event::Routes(known) | Event::Unavailable(known) => self.set_job(known),
+            Event::Absent {
+                key: Key::Address(ip),
+            } => self.set_negative(*ip, Known::Absent),
+            Event::Unresolved {
+                key: Key::Address(ip),
+            } => self.set_negative(*ip, Known::Unavailable),
+            Event::Unknown {
+                key: Key::Address(ip),
+            } => self.clear_negative(*ip),
+            Event::Withdrawn { job, number, epoch } => {
+                // Without an epoch (legacy managers) nothing says that it is this one and not its predecessor.
+                let local = self.local(job, *number);
+                if *epoch != 0 && local.is_some_and(|local| local.epoch == *epoch) {
+                    return Some((job.clone(), *number));
+                }
+                self.withdraw(job, *number);
+            }
+            Event::Forgotten { job } => self.forget(job),
+            Event::Absent { key: Key::Name(_) }
+            | Event::Unresolved { key: Key::Name(_) }
+            | Event::Unknown { key: Key::Name(_) }
+            | Event::Unanswered { .. } => {}
+        }
+        None
+    }
+
     /// Withdraws one instance explicitly: its flows end. One that runs here stays: only [`Routes::remove_local`] ends it.
-    pub(crate) fn withdraw(&mut self, name: &ServiceName, number: u32) {
+    pub fn withdraw(&mut self, name: &ServiceName, number: u32) {
         if self.local.contains_key(&(name.clone(), number)) {
             return;
         }
@@ -181,7 +219,7 @@ impl Routes {
 
     /// Forgets a job that nobody here uses; its addresses are asked anew when dialled. Does nothing while a local
     /// instance belongs to it.
-    pub(crate) fn forget(&mut self, name: &ServiceName) {
+    pub fn forget(&mut self, name: &ServiceName) {
         if !self.locals_of(name).is_empty() {
             return;
         }
@@ -195,7 +233,7 @@ impl Routes {
     }
 
     /// An instance begins to run on this node.
-    pub(crate) fn add_local(&mut self, local: LocalInstance) {
+    pub fn add_local(&mut self, local: LocalInstance) {
         let name = local.job.clone();
         self.local
             .insert((name.clone(), local.number), local.clone());
@@ -215,33 +253,29 @@ impl Routes {
     }
 
     /// An instance of this node ended. Its row goes with it; if it runs elsewhere by now, the next answer says so.
-    pub(crate) fn remove_local(
-        &mut self,
-        name: &ServiceName,
-        number: u32,
-    ) -> Option<LocalInstance> {
+    pub fn remove_local(&mut self, name: &ServiceName, number: u32) -> Option<LocalInstance> {
         let local = self.local.remove(&(name.clone(), number))?;
         self.withdraw(name, number);
         Some(local)
     }
 
     #[must_use]
-    pub(crate) fn local(&self, name: &ServiceName, number: u32) -> Option<&LocalInstance> {
+    pub fn local(&self, name: &ServiceName, number: u32) -> Option<&LocalInstance> {
         self.local.get(&(name.clone(), number))
     }
 
-    pub(crate) fn locals(&self) -> impl Iterator<Item = &LocalInstance> {
+    pub fn locals(&self) -> impl Iterator<Item = &LocalInstance> {
         self.local.values()
     }
 
     /// The MAC addresses of local instances that have a device of ours.
-    pub(crate) fn neighbours(&self) -> BTreeMap<Ip, Mac> {
+    pub fn neighbours(&self) -> BTreeMap<Ip, [u8; 6]> {
         let veths = self.veths().into_iter();
         veths.map(|(ip, veth)| (ip, veth.mac)).collect()
     }
 
     /// The devices of local instances that have one of ours.
-    pub(crate) fn veths(&self) -> BTreeMap<Ip, Veth> {
+    pub fn veths(&self) -> BTreeMap<Ip, Veth> {
         self.local
             .values()
             .filter_map(|local| Some((local, local.veth?)))
@@ -250,7 +284,7 @@ impl Routes {
     }
 
     /// The addresses of the nodes that instances are placed on.
-    pub(crate) fn nodes(&self) -> Vec<Ip> {
+    pub fn nodes(&self) -> Vec<Ip> {
         let tables = self.writer.tables();
         let mut nodes: Vec<Ip> = self
             .peers
@@ -264,14 +298,14 @@ impl Routes {
     }
 
     /// Notes that an address means nothing reachable.
-    pub(crate) fn set_negative(&mut self, address: Ip, known: Known) {
+    pub fn set_negative(&mut self, address: Ip, known: Known) {
         if !matches!(self.tables().semantic(address), Some(Known::Target(_))) {
             self.writer.set_negative(address, known);
         }
     }
 
     /// Ends a negative answer.
-    pub(crate) fn clear_negative(&mut self, address: Ip) {
+    pub fn clear_negative(&mut self, address: Ip) {
         if matches!(
             self.tables().semantic(address),
             Some(Known::Absent | Known::Unavailable)
@@ -281,7 +315,7 @@ impl Routes {
     }
 
     /// Delivery to an instance failed, if it is still the one meant: others take new flows. Returns its job.
-    pub(crate) fn suspect(&mut self, slot: InstanceSlot, epoch: u32) -> Option<ServiceName> {
+    pub fn suspect(&mut self, slot: InstanceSlot, epoch: u32) -> Option<ServiceName> {
         self.tables().instance_at(slot, epoch)?;
         let job = self.job_of(slot)?;
         self.writer.set_suspect(slot, true);
@@ -290,7 +324,7 @@ impl Routes {
     }
 
     /// Believes an instance again.
-    pub(crate) fn trust(&mut self, slot: InstanceSlot) {
+    pub fn trust(&mut self, slot: InstanceSlot) {
         self.writer.set_suspect(slot, false);
         if let Some(job) = self.job_of(slot) {
             self.write_candidates(&job);
@@ -299,7 +333,7 @@ impl Routes {
 
     /// Reads the path MTU of the next [`PATHS_PER_LOOK`] peers again, all of them in turn: routes change, and routers say
     /// what does not fit. True when a row changed.
-    pub(crate) fn look_at_paths(&mut self) -> bool {
+    pub fn look_at_paths(&mut self) -> bool {
         let after = self.looked_at.map_or(Unbounded, Excluded);
         let due: Vec<PeerSlot> = self
             .peers
@@ -441,238 +475,4 @@ impl Routes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use sluice_proto::table_query::ServiceAddress;
-    use sluice_tables::Target;
-    use sluice_wire::AddressPlan;
-    use std::sync::atomic::AtomicU16;
-    use std::sync::atomic::Ordering::Relaxed;
-
-    const NODE_ONE: &str = "192.0.2.1";
-    const NODE_TWO: &str = "192.0.2.2";
-    const SELF: &str = "192.0.2.9";
-
-    fn target(tables: &Tables, address: Ip) -> Option<Target> {
-        match tables.semantic(address)? {
-            Known::Target(target) => Some(target),
-            Known::Unavailable | Known::Absent => None,
-        }
-    }
-
-    fn ip(text: &str) -> Ip {
-        text.parse().unwrap()
-    }
-
-    fn name() -> ServiceName {
-        ServiceName::parse("a.b.c.d").unwrap()
-    }
-
-    fn instance_ips(number: u32) -> Dual<InstanceIp> {
-        let at = |first: &str| InstanceIp::new(ip(first).offset(number.into()));
-        Dual::both(at("10.30.0.10"), at("fdff::10"))
-    }
-
-    fn ns_ips(number: u32) -> Dual<NsIp> {
-        let at = |first: &str| NsIp::new(ip(first).offset(number.into()));
-        Dual::both(at("10.18.0.10"), at("fc00::10"))
-    }
-
-    fn row(number: u32, node: &str) -> Row {
-        Row {
-            number,
-            epoch: 1,
-            instance_ip: instance_ips(number),
-            place: Some(Place {
-                ns_ip: ns_ips(number),
-                host: ip(node),
-                port: 50103,
-                node: None,
-            }),
-            cluster_id: None,
-            reply_only: false,
-        }
-    }
-
-    fn job(rows: &[Row]) -> JobRoutes {
-        let ips = Dual::both(
-            ServiceIp::new(ip("10.30.1.1")),
-            ServiceIp::new(ip("fdff:2000::1")),
-        );
-        JobRoutes {
-            job: name(),
-            service_ips: vec![ServiceAddress {
-                policy: table_query::Policy::RoundRobin,
-                ip: ips,
-            }],
-            instances: rows.to_vec(),
-        }
-    }
-
-    fn routes() -> Routes {
-        let mut routes = Routes::new(
-            Writer::new(AddressPlan::oakestra(), Dual::default()),
-            |_, _| 1450,
-        );
-        routes.set_own((ip(SELF), 50103));
-        routes
-    }
-
-    fn candidates(routes: &Routes) -> Vec<u32> {
-        let Some(Target::Service { service, .. }) = target(routes.tables(), ip("10.30.1.1")) else {
-            return Vec::new();
-        };
-        let numbers = routes.tables().service(service).unwrap().candidates.iter();
-        numbers
-            .map(|&slot| routes.tables().instance(slot).unwrap().number)
-            .collect()
-    }
-
-    #[test]
-    fn an_answer_makes_addresses_and_candidates() {
-        let mut routes = routes();
-        routes.set_job(&job(&[row(1, NODE_TWO), row(0, NODE_ONE)]));
-        assert_eq!(candidates(&routes), [0, 1]);
-        assert!(matches!(
-            target(routes.tables(), ip("fdff::11")),
-            Some(Target::Instance(_))
-        ));
-        assert_eq!(routes.tables().peers_at(ip(NODE_ONE)).len(), 1);
-    }
-
-    #[test]
-    fn an_unlisted_instance_keeps_its_flows_until_it_is_withdrawn() {
-        let mut routes = routes();
-        routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
-        let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.11")) else {
-            panic!("instance 1")
-        };
-        let epoch = routes.tables().instance(slot).unwrap().epoch;
-        routes.set_job(&job(&[row(0, NODE_ONE)]));
-        assert!(routes.tables().instance_at(slot, epoch).is_some());
-        assert_eq!(candidates(&routes), [0]);
-        routes.withdraw(&name(), 1);
-        assert!(routes.tables().instance_at(slot, epoch).is_none());
-        assert!(
-            routes.tables().peers_at(ip(NODE_TWO)).is_empty(),
-            "a peer nobody is placed on is forgotten"
-        );
-    }
-
-    #[test]
-    fn what_runs_here_is_known_better_here() {
-        let mut routes = routes();
-        let local = LocalInstance {
-            job: name(),
-            number: 0,
-            epoch: 1,
-            instance_ip: instance_ips(0),
-            ns_ip: ns_ips(0),
-            veth: None,
-        };
-        routes.add_local(local);
-        routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
-        routes.withdraw(&name(), 0);
-        let slot = routes.tables().local(NsIp::new(ip("10.18.0.10"))).unwrap();
-        assert_eq!(
-            routes.tables().instance(slot).unwrap().placement,
-            Placement::Local
-        );
-        assert_eq!(candidates(&routes), [0, 1]);
-        routes.forget(&name());
-        assert_eq!(
-            candidates(&routes),
-            [0, 1],
-            "a local instance keeps its job"
-        );
-        assert!(routes.remove_local(&name(), 0).is_some());
-        assert_eq!(candidates(&routes), [1]);
-        routes.forget(&name());
-        assert_eq!(target(routes.tables(), ip("10.30.1.1")), None);
-    }
-
-    /// The row of an instance that ended here a moment ago must not make a tunnel to ourselves.
-    #[test]
-    fn a_stale_row_about_this_node_is_nowhere() {
-        let mut routes = routes();
-        routes.set_job(&job(&[row(0, SELF)]));
-        assert!(candidates(&routes).is_empty());
-    }
-
-    #[test]
-    fn a_migration_keeps_the_slot_and_moves_the_peer() {
-        let mut routes = routes();
-        routes.set_job(&job(&[row(0, NODE_ONE)]));
-        let before = target(routes.tables(), ip("10.30.0.10"));
-        routes.set_job(&job(&[row(0, NODE_TWO)]));
-        assert_eq!(target(routes.tables(), ip("10.30.0.10")), before);
-        assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
-        assert_eq!(routes.tables().peers_at(ip(NODE_TWO)).len(), 1);
-    }
-
-    #[test]
-    fn a_suspect_takes_new_flows_only_when_nobody_else_is_there() {
-        let mut routes = routes();
-        routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
-        let slots: Vec<(InstanceSlot, u32)> = routes
-            .tables()
-            .instances()
-            .map(|(slot, row)| (slot, row.epoch))
-            .collect();
-        assert_eq!(routes.suspect(slots[0].0, slots[0].1), Some(name()));
-        assert_eq!(candidates(&routes), [1]);
-        routes.suspect(slots[1].0, slots[1].1);
-        assert_eq!(candidates(&routes), [0, 1]);
-        routes.trust(slots[1].0);
-        assert_eq!(candidates(&routes), [1]);
-        assert_eq!(
-            routes.suspect(slots[0].0, slots[0].1 + 1),
-            None,
-            "that was another instance"
-        );
-    }
-
-    /// The MTU of every path in [`a_path_that_changes_is_noticed_without_news_about_the_peer`].
-    static PATH_MTU: AtomicU16 = AtomicU16::new(1450);
-
-    #[test]
-    fn a_path_that_changes_is_noticed_without_news_about_the_peer() {
-        let mut routes = Routes::new(
-            Writer::new(AddressPlan::oakestra(), Dual::default()),
-            |_, _| PATH_MTU.load(Relaxed),
-        );
-        let count = u32::try_from(PATHS_PER_LOOK).unwrap() + 1;
-        let rows: Vec<Row> = (0..count)
-            .map(|number| row(number, &format!("192.0.2.{number}")))
-            .collect();
-        routes.set_job(&job(&rows));
-        assert!(!routes.look_at_paths() && !routes.look_at_paths());
-        PATH_MTU.store(1372, Relaxed);
-        let narrow = |routes: &Routes| {
-            let peers = routes.peers.keys();
-            peers
-                .filter(|slot| routes.tables().peer(**slot).unwrap().mtu == 1372)
-                .count()
-        };
-        assert!(routes.look_at_paths());
-        assert_eq!(narrow(&routes), PATHS_PER_LOOK, "a part at a time");
-        assert!(routes.look_at_paths());
-        assert_eq!(narrow(&routes), PATHS_PER_LOOK + 1);
-        assert!(!routes.look_at_paths(), "published only when changed");
-    }
-
-    #[test]
-    fn a_negative_answer_never_hides_a_target() {
-        let mut routes = routes();
-        routes.set_negative(ip("10.30.9.9"), Known::Absent);
-        assert_eq!(
-            routes.tables().semantic(ip("10.30.9.9")),
-            Some(Known::Absent)
-        );
-        routes.set_job(&job(&[row(0, NODE_ONE)]));
-        routes.set_negative(ip("10.30.1.1"), Known::Absent);
-        assert_eq!(candidates(&routes), [0]);
-        routes.clear_negative(ip("10.30.9.9"));
-        assert_eq!(routes.tables().semantic(ip("10.30.9.9")), None);
-    }
-}
+mod tests;

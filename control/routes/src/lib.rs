@@ -1,0 +1,8 @@
+//! What the table query answers and what runs on this node, as the tables that workers read. No socket, no clock.
+//!
+//! The gateway and the simulation both write their tables with [`Routes`].
+#![forbid(unsafe_code)]
+
+mod routes;
+
+pub use routes::{LocalInstance, Routes, Veth};

@@ -1,0 +1,270 @@
+//! Rows and events in, tables out.
+
+use super::*;
+use sluice_proto::table_query::ServiceAddress;
+use sluice_tables::Target;
+use sluice_wire::AddressPlan;
+use std::sync::atomic::AtomicU16;
+use std::sync::atomic::Ordering::Relaxed;
+
+const NODE_ONE: &str = "192.0.2.1";
+const NODE_TWO: &str = "192.0.2.2";
+const SELF: &str = "192.0.2.9";
+
+fn target(tables: &Tables, address: Ip) -> Option<Target> {
+    match tables.semantic(address)? {
+        Known::Target(target) => Some(target),
+        Known::Unavailable | Known::Absent => None,
+    }
+}
+
+fn ip(text: &str) -> Ip {
+    text.parse().unwrap()
+}
+
+fn name() -> ServiceName {
+    ServiceName::parse("a.b.c.d").unwrap()
+}
+
+fn instance_ips(number: u32) -> Dual<InstanceIp> {
+    let at = |first: &str| InstanceIp::new(ip(first).offset(number.into()));
+    Dual::both(at("10.30.0.10"), at("fdff::10"))
+}
+
+fn ns_ips(number: u32) -> Dual<NsIp> {
+    let at = |first: &str| NsIp::new(ip(first).offset(number.into()));
+    Dual::both(at("10.18.0.10"), at("fc00::10"))
+}
+
+fn row(number: u32, node: &str) -> Row {
+    Row {
+        number,
+        epoch: 1,
+        instance_ip: instance_ips(number),
+        place: Some(Place {
+            ns_ip: ns_ips(number),
+            host: ip(node),
+            port: 50103,
+            node: None,
+        }),
+        cluster_id: None,
+        reply_only: false,
+    }
+}
+
+fn job(rows: &[Row]) -> JobRoutes {
+    let ips = Dual::both(
+        ServiceIp::new(ip("10.30.1.1")),
+        ServiceIp::new(ip("fdff:2000::1")),
+    );
+    JobRoutes {
+        job: name(),
+        service_ips: vec![ServiceAddress {
+            policy: table_query::Policy::RoundRobin,
+            ip: ips,
+        }],
+        instances: rows.to_vec(),
+    }
+}
+
+fn routes() -> Routes {
+    let mut routes = Routes::new(
+        Writer::new(AddressPlan::oakestra(), Dual::default()),
+        |_, _| 1450,
+    );
+    routes.set_own((ip(SELF), 50103));
+    routes
+}
+
+fn candidates(routes: &Routes) -> Vec<u32> {
+    let Some(Target::Service { service, .. }) = target(routes.tables(), ip("10.30.1.1")) else {
+        return Vec::new();
+    };
+    let numbers = routes.tables().service(service).unwrap().candidates.iter();
+    numbers
+        .map(|&slot| routes.tables().instance(slot).unwrap().number)
+        .collect()
+}
+
+#[test]
+fn an_answer_makes_addresses_and_candidates() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(1, NODE_TWO), row(0, NODE_ONE)]));
+    assert_eq!(candidates(&routes), [0, 1]);
+    assert!(matches!(
+        target(routes.tables(), ip("fdff::11")),
+        Some(Target::Instance(_))
+    ));
+    assert_eq!(routes.tables().peers_at(ip(NODE_ONE)).len(), 1);
+}
+
+#[test]
+fn an_unlisted_instance_keeps_its_flows_until_it_is_withdrawn() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.11")) else {
+        panic!("instance 1")
+    };
+    let epoch = routes.tables().instance(slot).unwrap().epoch;
+    routes.set_job(&job(&[row(0, NODE_ONE)]));
+    assert!(routes.tables().instance_at(slot, epoch).is_some());
+    assert_eq!(candidates(&routes), [0]);
+    routes.withdraw(&name(), 1);
+    assert!(routes.tables().instance_at(slot, epoch).is_none());
+    assert!(
+        routes.tables().peers_at(ip(NODE_TWO)).is_empty(),
+        "a peer nobody is placed on is forgotten"
+    );
+}
+
+#[test]
+fn what_runs_here_is_known_better_here() {
+    let mut routes = routes();
+    let local = LocalInstance {
+        job: name(),
+        number: 0,
+        epoch: 1,
+        instance_ip: instance_ips(0),
+        ns_ip: ns_ips(0),
+        veth: None,
+    };
+    routes.add_local(local);
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    routes.withdraw(&name(), 0);
+    let slot = routes.tables().local(NsIp::new(ip("10.18.0.10"))).unwrap();
+    assert_eq!(
+        routes.tables().instance(slot).unwrap().placement,
+        Placement::Local
+    );
+    assert_eq!(candidates(&routes), [0, 1]);
+    routes.forget(&name());
+    assert_eq!(
+        candidates(&routes),
+        [0, 1],
+        "a local instance keeps its job"
+    );
+    assert!(routes.remove_local(&name(), 0).is_some());
+    assert_eq!(candidates(&routes), [1]);
+    routes.forget(&name());
+    assert_eq!(target(routes.tables(), ip("10.30.1.1")), None);
+}
+
+/// The row of an instance that ended here a moment ago must not make a tunnel to ourselves.
+#[test]
+fn a_stale_row_about_this_node_is_nowhere() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, SELF)]));
+    assert!(candidates(&routes).is_empty());
+}
+
+#[test]
+fn a_migration_keeps_the_slot_and_moves_the_peer() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE)]));
+    let before = target(routes.tables(), ip("10.30.0.10"));
+    routes.set_job(&job(&[row(0, NODE_TWO)]));
+    assert_eq!(target(routes.tables(), ip("10.30.0.10")), before);
+    assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
+    assert_eq!(routes.tables().peers_at(ip(NODE_TWO)).len(), 1);
+}
+
+#[test]
+fn a_suspect_takes_new_flows_only_when_nobody_else_is_there() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    let slots: Vec<(InstanceSlot, u32)> = routes
+        .tables()
+        .instances()
+        .map(|(slot, row)| (slot, row.epoch))
+        .collect();
+    assert_eq!(routes.suspect(slots[0].0, slots[0].1), Some(name()));
+    assert_eq!(candidates(&routes), [1]);
+    routes.suspect(slots[1].0, slots[1].1);
+    assert_eq!(candidates(&routes), [0, 1]);
+    routes.trust(slots[1].0);
+    assert_eq!(candidates(&routes), [1]);
+    assert_eq!(
+        routes.suspect(slots[0].0, slots[0].1 + 1),
+        None,
+        "that was another instance"
+    );
+}
+
+/// The MTU of every path in [`a_path_that_changes_is_noticed_without_news_about_the_peer`].
+static PATH_MTU: AtomicU16 = AtomicU16::new(1450);
+
+#[test]
+fn a_path_that_changes_is_noticed_without_news_about_the_peer() {
+    let mut routes = Routes::new(
+        Writer::new(AddressPlan::oakestra(), Dual::default()),
+        |_, _| PATH_MTU.load(Relaxed),
+    );
+    let count = u32::try_from(PATHS_PER_LOOK).unwrap() + 1;
+    let rows: Vec<Row> = (0..count)
+        .map(|number| row(number, &format!("192.0.2.{number}")))
+        .collect();
+    routes.set_job(&job(&rows));
+    assert!(!routes.look_at_paths() && !routes.look_at_paths());
+    PATH_MTU.store(1372, Relaxed);
+    let narrow = |routes: &Routes| {
+        let peers = routes.peers.keys();
+        peers
+            .filter(|slot| routes.tables().peer(**slot).unwrap().mtu == 1372)
+            .count()
+    };
+    assert!(routes.look_at_paths());
+    assert_eq!(narrow(&routes), PATHS_PER_LOOK, "a part at a time");
+    assert!(routes.look_at_paths());
+    assert_eq!(narrow(&routes), PATHS_PER_LOOK + 1);
+    assert!(!routes.look_at_paths(), "published only when changed");
+}
+
+#[test]
+fn a_negative_answer_never_hides_a_target() {
+    let mut routes = routes();
+    routes.set_negative(ip("10.30.9.9"), Known::Absent);
+    assert_eq!(
+        routes.tables().semantic(ip("10.30.9.9")),
+        Some(Known::Absent)
+    );
+    routes.set_job(&job(&[row(0, NODE_ONE)]));
+    routes.set_negative(ip("10.30.1.1"), Known::Absent);
+    assert_eq!(candidates(&routes), [0]);
+    routes.clear_negative(ip("10.30.9.9"));
+    assert_eq!(routes.tables().semantic(ip("10.30.9.9")), None);
+}
+
+/// What the asker says is written; an instance that runs here is not withdrawn from under its owner.
+#[test]
+fn events_are_written_and_a_withdrawn_local_instance_is_handed_over() {
+    let mut routes = routes();
+    let local = LocalInstance {
+        job: name(),
+        number: 0,
+        epoch: 7,
+        instance_ip: instance_ips(0),
+        ns_ip: ns_ips(0),
+        veth: None,
+    };
+    routes.add_local(local);
+    let known = Event::Routes(job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    assert_eq!(routes.handle_event(&known), None);
+    assert_eq!(candidates(&routes), [0, 1]);
+    let withdrawn = |number, epoch| Event::Withdrawn {
+        job: name(),
+        number,
+        epoch,
+    };
+    for other in [0, 6] {
+        assert_eq!(routes.handle_event(&withdrawn(0, other)), None, "{other}");
+    }
+    assert_eq!(routes.handle_event(&withdrawn(0, 7)), Some((name(), 0)));
+    assert_eq!(routes.handle_event(&withdrawn(1, 1)), None);
+    assert_eq!(candidates(&routes), [0], "it goes on until it is removed");
+    let nothing = ip("10.30.9.9");
+    let key = Key::Address(nothing);
+    routes.handle_event(&Event::Unresolved { key: key.clone() });
+    assert_eq!(routes.tables().semantic(nothing), Some(Known::Unavailable));
+    routes.handle_event(&Event::Unknown { key });
+    assert_eq!(routes.tables().semantic(nothing), None);
+}
