@@ -79,6 +79,9 @@ struct lease {
 	__u32 paused;
 	/* `enum redirect`. */
 	__u32 redirects;
+	/* The longest packet that the service side takes; what is longer is the worker's. */
+	__u32 longest_inbound;
+	__u32 zero;
 };
 
 /* What may be done within XDP. A veth only takes redirected frames while somebody at its other end looks for them. */
@@ -122,7 +125,8 @@ struct offload_settings {
 		__builtin_offsetof(struct peer, device), __builtin_offsetof(struct peer, version),                     \
 		__builtin_offsetof(struct binding, lane), __builtin_offsetof(struct binding, mac),                     \
 		__builtin_offsetof(struct binding, device),                                                            \
-		sizeof(struct lease), __builtin_offsetof(struct lease, paused), sizeof(struct offload_settings),       \
+		sizeof(struct lease), __builtin_offsetof(struct lease, paused),                                        \
+		__builtin_offsetof(struct lease, longest_inbound), sizeof(struct offload_settings),                    \
 		__builtin_offsetof(struct offload_settings, uplink), FLOW_COUNTERS, OFFLOAD_INSTANCES_MAX,             \
 		OFFLOAD_PEERS_MAX
 
@@ -304,6 +308,8 @@ static __always_inline struct binding *find_flow(struct flow_packet *packet, con
 		state->generation = 0;
 		return 0;
 	}
+	if (source && packet->length > lease->longest_inbound)
+		return 0;
 	/* Other CPUs read the line for every packet. */
 	if (state->last_seen_ns != now_ns)
 		state->last_seen_ns = now_ns;

@@ -11,7 +11,7 @@ use crate::node::devices::{Devices, Outlet};
 use crate::node::ipsec::Policies;
 use sluice_engine::flow::Offloading;
 use sluice_engine::{Flow, Shared};
-use sluice_link::af_xdp::{Hop, Mac, lane_port};
+use sluice_link::af_xdp::{Hop, Neighbour, lane_port};
 use sluice_link::offload::abi::{Grounds, INSTANCES_MAX, PEERS_MAX, Peer as PeerRow, Versioned};
 use sluice_link::offload::{Counted, Entry, Offload, OffloadSettings};
 use sluice_link::sys::ethtool;
@@ -226,13 +226,14 @@ impl Offloader {
 
     /// Tells the Ethernet addresses of local instances and the next hops towards nodes as they are known now. Flows that
     /// were made for others are taken out.
-    pub(crate) fn set_ways(&self, neighbours: BTreeMap<Ip, Mac>, hops: BTreeMap<Ip, Hop>) {
+    pub(crate) fn set_ways(&self, neighbours: BTreeMap<Ip, Neighbour>, hops: BTreeMap<Ip, Hop>) {
         let mut held = self.held();
         let Held { setup, running, .. } = &mut *held;
         if let Some(running) = running
             && let Some(redirect) = &mut running.redirect
             && redirect.set_ways(neighbours, hops)
         {
+            running.renew();
             running.follow_routes();
             running.follow_neighbours(setup);
         }
@@ -369,6 +370,7 @@ impl Running {
             flows_max: setup.flows_max,
         })
         .map_err(|error| error.to_string())?;
+        programs.set_longest_inbound(u16::try_from(device.mtu).unwrap_or(u16::MAX));
         programs
             .attach_uplink((uplink, device.index))
             .map_err(|error| error.to_string())?;
@@ -416,6 +418,8 @@ impl Running {
     fn renew(&mut self) {
         if let Some(redirect) = &mut self.redirect {
             self.programs.set_redirects(redirect.look());
+            self.programs
+                .set_longest_inbound(redirect.longest_inbound());
         }
         let until = now() + LEASE;
         let until_ns = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);

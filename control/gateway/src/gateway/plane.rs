@@ -155,7 +155,8 @@ impl Plane {
         ];
         let buffers = config.buffers;
         for (service, underlay) in links.pairs {
-            self.start_worker(service, underlay, Pool::new(buffers, FRAME_LEN_MAX)?)?;
+            let pool = Pool::new(buffers, FRAME_LEN_MAX)?;
+            self.start_worker(service, underlay, pool, self.config.inner_mtu)?;
         }
         tracing::info!(links = ?self.links, "workers run");
         Ok(())
@@ -215,9 +216,11 @@ impl Plane {
         self.links = side.links();
         self.sockets = side.sockets();
         self.xdp = Some(side);
-        let started = pairs
-            .into_iter()
-            .try_for_each(|pair| self.start_worker(pair.service, pair.underlay, pair.pool));
+        // Hosts on a narrow LAN are told by connections' MSS.
+        let inner_mtu = (self.config.inner_mtu).min(u16::try_from(service.mtu).unwrap_or(u16::MAX));
+        let started = pairs.into_iter().try_for_each(|pair| {
+            self.start_worker(pair.service, pair.underlay, pair.pool, inner_mtu)
+        });
         if started.is_err() {
             self.undo_start();
         }
@@ -236,7 +239,13 @@ impl Plane {
         self.xdp = None;
     }
 
-    fn start_worker<S, U>(&mut self, service: S, underlay: U, pool: Pool) -> Result<(), Error>
+    fn start_worker<S, U>(
+        &mut self,
+        service: S,
+        underlay: U,
+        pool: Pool,
+        inner_mtu: u16,
+    ) -> Result<(), Error>
     where
         S: Link + Send + 'static,
         U: Link + Send + 'static,
@@ -244,7 +253,7 @@ impl Plane {
         let config = &self.config;
         let index = self.workers.len();
         let settings = Settings {
-            inner_mtu: config.inner_mtu,
+            inner_mtu,
             tunnels_max: config.tunnels_max,
             tunnel_idle_s: config.tunnel_idle_s,
             offload: config.offload && !config.one_packet_per_syscall,

@@ -2,7 +2,7 @@
 
 use crate::node::devices::{LinkState, Outlet};
 use crate::node::nic;
-use sluice_link::af_xdp::{Hop, Mac, Redirected};
+use sluice_link::af_xdp::{Hop, Mac, Neighbour, Redirected};
 use sluice_link::offload::Offload;
 use sluice_link::offload::abi::Redirects;
 use sluice_wire::Ip;
@@ -20,7 +20,9 @@ pub(super) struct Redirect {
     joined: Result<(), String>,
     takes: Redirects,
     hops: BTreeMap<Ip, Hop>,
-    neighbours: BTreeMap<Ip, Mac>,
+    neighbours: BTreeMap<Ip, Neighbour>,
+    /// Of the service side's device when it was opened.
+    mtu: u32,
 }
 
 impl Redirect {
@@ -44,6 +46,7 @@ impl Redirect {
             takes: Redirects::default(),
             hops: BTreeMap::new(),
             neighbours: BTreeMap::new(),
+            mtu: service.mtu,
         };
         (redirect, redirected.offload)
     }
@@ -65,7 +68,7 @@ impl Redirect {
     /// Whether anything changed.
     pub(super) fn set_ways(
         &mut self,
-        neighbours: BTreeMap<Ip, Mac>,
+        neighbours: BTreeMap<Ip, Neighbour>,
         hops: BTreeMap<Ip, Hop>,
     ) -> bool {
         let is_new = self.neighbours != neighbours || self.hops != hops;
@@ -86,7 +89,13 @@ impl Redirect {
 
     /// The Ethernet address of a local instance.
     pub(super) fn neighbour(&self, instance: Ip) -> Option<Mac> {
-        self.neighbours.get(&instance).copied()
+        self.neighbours.get(&instance).map(|way| way.mac)
+    }
+
+    /// Bytes of a packet that every local instance can be sent.
+    pub(super) fn longest_inbound(&self) -> u16 {
+        let narrowest = self.neighbours.values().map(|way| way.mtu).min();
+        narrowest.unwrap_or_else(|| u16::try_from(self.mtu).unwrap_or(u16::MAX))
     }
 
     /// Which device, by its name, and how frames of either kind go.

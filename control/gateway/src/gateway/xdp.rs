@@ -8,8 +8,8 @@ use crate::node::hops::{Hops, Way};
 use crate::node::netlink::NetlinkError;
 use sluice_hw_profiles::Settings;
 use sluice_link::af_xdp::{
-    self, BusyPoll, Device, Hop, Mac, Pair, QueueSettings, Redirected, XdpControl, XdpLinks,
-    XdpOffload, XdpSettings,
+    self, BusyPoll, Device, Hop, Mac, Neighbour, Pair, QueueSettings, Redirected, XdpControl,
+    XdpLinks, XdpOffload, XdpSettings,
 };
 use sluice_link::bpf::{SourceLimit, TALLIES};
 use sluice_link::sys::xsk::Missed;
@@ -30,6 +30,8 @@ pub(super) struct XdpSide {
     control: XdpControl,
     /// MAC addresses of instances that have a device of ours.
     macs: BTreeMap<Ip, Mac>,
+    /// Of the uplink before them.
+    uplink_mtu: u16,
     /// The service side, when it is a LAN.
     lan: Option<Lan>,
     hops: Hops,
@@ -84,6 +86,7 @@ impl XdpSide {
         let xdp = &config.xdp;
         let over = |device| Hops::over(device).map_err(crate::node::NodeError::from);
         let lan = is_lan.then(|| over(service.clone())).transpose()?;
+        let uplink_mtu = u16::try_from(service.mtu).unwrap_or(u16::MAX);
         let XdpLinks {
             pairs,
             control,
@@ -113,6 +116,7 @@ impl XdpSide {
         let mut side = Self {
             control,
             macs: BTreeMap::new(),
+            uplink_mtu,
             lan: lan.map(|hops| Lan {
                 hops,
                 hosts: Vec::new(),
@@ -162,11 +166,13 @@ impl XdpSide {
             .is_some_and(|lan| lan.ways.contains_key(&host))
     }
 
-    /// MAC addresses of all local instances that are known.
-    pub(super) fn neighbours(&self) -> BTreeMap<Ip, Mac> {
+    /// Where all local instances are that are known.
+    pub(super) fn neighbours(&self) -> BTreeMap<Ip, Neighbour> {
         let hosts = self.lan.iter().flat_map(|lan| &lan.ways);
-        (self.macs.iter().map(|(&ip, &mac)| (ip, mac)))
-            .chain(hosts.map(|(&ip, way)| (ip, way.hop.mac)))
+        let neighbour = |mac, mtu| Neighbour { mac, mtu };
+        (self.macs.iter())
+            .map(|(&ip, &mac)| (ip, neighbour(mac, self.uplink_mtu)))
+            .chain(hosts.map(|(&ip, way)| (ip, neighbour(way.hop.mac, way.hop.mtu))))
             .collect()
     }
 
@@ -184,11 +190,11 @@ impl XdpSide {
     }
 
     fn try_follow(&mut self, nodes: &[Ip]) -> Result<(), NetlinkError> {
-        let lan_is_same = match &self.lan {
-            Some(lan) => lan.hops.is_same_device()?,
+        let lan_is_same = match &mut self.lan {
+            Some(lan) => lan.hops.look_again()?,
             None => true,
         };
-        if !lan_is_same || !self.hops.is_same_device()? {
+        if !lan_is_same || !self.hops.look_again()? {
             // Programs and sockets are the old device's, and headers name its address: only a new start helps.
             self.control.hops.publish(std::iter::empty().collect());
             self.is_over = true;

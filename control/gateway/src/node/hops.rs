@@ -98,11 +98,14 @@ impl Hops {
         })
     }
 
-    /// Whether the device is still the one it was: not replaced by another of its name, and with the same address. A
-    /// bond that fails over may change it.
-    pub(crate) fn is_same_device(&self) -> Result<bool, NetlinkError> {
+    /// Takes the device's MTU as it is now, and says whether it is still the device it was: not replaced by another of its
+    /// name, and with the same address. A bond that fails over may change it.
+    pub(crate) fn look_again(&mut self) -> Result<bool, NetlinkError> {
         let now = Devices::open()?.link(&self.device.name)?;
-        Ok(now.is_some_and(|now| now.index == self.device.index && now.mac == self.device.mac))
+        Ok(now.is_some_and(|now| {
+            self.device.mtu = now.mtu;
+            now.index == self.device.index && now.mac == self.device.mac
+        }))
     }
 
     /// The ways that are known now. A node is left out that is reached over another device, or whose next hop has no known

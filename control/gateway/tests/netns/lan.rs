@@ -4,6 +4,7 @@
 //!  host r1, host r2 ── rack ── lan0 gateway 1 eth0 ── wire ── eth0 gateway 2 sluice0 ── b, caller
 //! ```
 
+use crate::offload::ask_until_offloaded;
 use crate::world::{
     CALLER, ECHO, Instance, World, one_site, ping, serve, service_ip, tcp, tcp_impatient, udp,
     udp_socket,
@@ -286,5 +287,72 @@ fn a_host_that_does_not_answer_is_absent_until_it_does() {
     rack.world.sites.gateways[0].role.ready().unwrap();
     chosen(&rack, &["b", "r1"]);
     drop(b);
+    rack.world.check();
+}
+
+/// A LAN that takes less than the tunnels bring, since just now: what does not fit is a named drop, by the offload as by the
+/// worker, and what fits goes on. Connections that begin after a restart know.
+#[test]
+#[ignore = "needs root"]
+fn what_does_not_fit_the_lan_is_a_counted_drop() {
+    let mut rack = Rack::new("lan-narrow");
+    let host = rack.host("r1", 11);
+    serve(&host, "r1");
+    let r1 = rack.attach(ECHO, host, 11);
+    let far = rack.world.caller(1);
+    let long = vec![7; 1340];
+    let sockets = [0, 1].map(|family| udp_socket(&far.namespace, family, 0));
+    let echoed = |family: usize| {
+        let socket: &std::net::UdpSocket = &sockets[family];
+        socket.send_to(&long, (r1.ip(family), 7000)).unwrap();
+        let mut bytes = [0; 2000];
+        let (len, _) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!(bytes[..len], long);
+    };
+    for (flows, family) in [(1, 0), (2, 1)] {
+        ask_until_offloaded(&rack.world, flows, || udp(&sockets[family], r1.ip(family)));
+        echoed(family);
+    }
+    let near = rack.world.sites.gateways[0].namespace().clone();
+    near.ip("link set lan0 mtu 1300").unwrap();
+    let send = |family: usize| {
+        let to = (r1.ip(family), 7000);
+        sockets[family].send_to(&long, to).unwrap();
+    };
+    wait_for("the MTU to be followed", LIMIT, || {
+        send(0);
+        match rack.world.accounts(0).dropped("too-big") {
+            0 => Err("no drop".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", rack.said()));
+    let before = rack.world.accounts(0).dropped("too-big");
+    for _ in 0..5 {
+        send(0);
+        send(1);
+    }
+    wait_for("every one to be counted", LIMIT, || {
+        match rack.world.accounts(0).dropped("too-big") - before {
+            10 => Ok(()),
+            other => Err(format!("{other} of 10")),
+        }
+    })
+    .unwrap();
+    for family in [0, 1] {
+        let socket = udp_socket(&far.namespace, family, 0);
+        assert_eq!(udp(&socket, r1.ip(family)).unwrap().name, "r1");
+    }
+    rack.world.sites.gateways[0].role.stop();
+    rack.world.sites.gateways[0].role.start().unwrap();
+    rack.world.sites.gateways[0].role.ready().unwrap();
+    for family in [0, 1] {
+        wait_for("the host to be back", LIMIT, || {
+            let answer = tcp_impatient(&far.namespace, r1.ip(family));
+            answer.map_err(|error| error.to_string())
+        })
+        .unwrap();
+        transfers(&far.namespace, &r1.namespace, r1.ip(family));
+    }
     rack.world.check();
 }

@@ -17,6 +17,14 @@ pub struct Hop {
     pub mtu: u16,
 }
 
+/// The way to a local instance over an Ethernet link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Neighbour {
+    pub mac: Mac,
+    /// The longest IP packet that way takes, bytes.
+    pub mtu: u16,
+}
+
 /// An immutable set of rows.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Directory<R>(Vec<(Ip, R)>);

@@ -14,7 +14,7 @@ mod ring;
 pub mod service;
 pub mod underlay;
 
-pub use directory::{Directory, DirectoryReader, DirectoryWriter, Hop};
+pub use directory::{Directory, DirectoryReader, DirectoryWriter, Hop, Neighbour};
 pub use service::XdpServiceLink;
 pub use underlay::XdpUnderlayLink;
 
@@ -220,8 +220,8 @@ pub struct Redirected {
 #[derive(Debug)]
 pub struct XdpControl {
     pub programs: Programs,
-    /// MAC addresses of local instances.
-    pub neighbours: DirectoryWriter<Mac>,
+    /// Where local instances are.
+    pub neighbours: DirectoryWriter<Neighbour>,
     /// Next hops towards other nodes.
     pub hops: DirectoryWriter<Hop>,
     pub sides: [SideState; 2],

@@ -1,6 +1,6 @@
 //! The service side over Ethernet: frames of local instances in, frames to their MAC addresses out.
 
-use super::directory::DirectoryReader;
+use super::directory::{DirectoryReader, Neighbour};
 use super::headers::{destination, push_ethernet, strip_ethernet};
 use super::port::Port;
 use super::{Mac, cut};
@@ -16,11 +16,11 @@ use std::sync::Arc;
 pub struct XdpServiceLink {
     port: Port,
     mac: Mac,
-    neighbours: DirectoryReader<Mac>,
+    neighbours: DirectoryReader<Neighbour>,
 }
 
 impl XdpServiceLink {
-    pub(super) const fn new(port: Port, mac: Mac, neighbours: DirectoryReader<Mac>) -> Self {
+    pub(super) const fn new(port: Port, mac: Mac, neighbours: DirectoryReader<Neighbour>) -> Self {
         Self {
             port,
             mac,
@@ -70,7 +70,12 @@ impl Link for XdpServiceLink {
                     let ready = destination(frame.bytes())
                         .and_then(|ip| neighbours.get(ip))
                         .ok_or(DropReason::NoNeighbour)
-                        .and_then(|&to| push_ethernet(&mut frame, to, *mac));
+                        .and_then(|to| match len {
+                            fits if fits <= usize::from(to.mtu) => {
+                                push_ethernet(&mut frame, to.mac, *mac)
+                            }
+                            _ => Err(DropReason::TooBig),
+                        });
                     port.push_or_drop(frame, len, ready, pool, account);
                 });
             }

@@ -234,16 +234,21 @@ pub struct Lease {
     pub until_ns: u64,
     paused: u32,
     redirects: u32,
+    longest_inbound: u32,
+    zero: u32,
 }
 
 impl Lease {
+    /// `longest_inbound`: bytes of the longest packet that the service side takes.
     #[must_use]
-    pub fn new(until_ns: u64, paused: bool, redirects: Redirects) -> Self {
+    pub fn new(until_ns: u64, paused: bool, redirects: Redirects, longest_inbound: u32) -> Self {
         let Redirects { out, inn, joined } = redirects;
         Self {
             until_ns,
             paused: u32::from(paused),
             redirects: u32::from(out) | u32::from(inn) << 1 | u32::from(joined) << 2,
+            longest_inbound,
+            zero: 0,
         }
     }
 }
@@ -343,6 +348,7 @@ mod tests {
             offset_of!(Binding, device),
             size_of::<Lease>(),
             offset_of!(Lease, paused),
+            offset_of!(Lease, longest_inbound),
             size_of::<Settings>(),
             offset_of!(Settings, uplink),
             super::super::COUNTERS,

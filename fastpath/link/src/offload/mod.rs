@@ -124,6 +124,7 @@ impl Entry {
 pub struct Offload {
     maps: BTreeMap<&'static str, Map>,
     redirects: Redirects,
+    longest_inbound: u32,
     /// `None` when the links of AF_XDP hold them.
     programs: Option<Ebpf>,
     links: Links,
@@ -167,6 +168,7 @@ impl Offload {
         Ok(Self {
             maps: maps.collect::<Result<_, BpfError>>()?,
             redirects: Redirects::default(),
+            longest_inbound: u32::MAX,
             programs: None,
             links: Links::default(),
         })
@@ -213,12 +215,17 @@ impl Offload {
         self.redirects = redirects;
     }
 
+    /// Bytes of the longest packet that the service side takes, from the next [`Offload::set_lease`] on; at first, any.
+    pub fn set_longest_inbound(&mut self, bytes: u16) {
+        self.longest_inbound = u32::from(bytes);
+    }
+
     /// Entries are believed until then; while `paused`, none is.
     ///
     /// # Errors
     /// When the kernel refuses the write, which it has no reason to.
     pub fn set_lease(&mut self, until_ns: u64, paused: bool) -> Result<(), BpfError> {
-        let lease = Lease::new(until_ns, paused, self.redirects);
+        let lease = Lease::new(until_ns, paused, self.redirects, self.longest_inbound);
         self.set("flow_lease", 0, lease)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::lab::{At, INSTANCE_MAC, Lab, NIC_MAC, UPLINK_MAC, WIRE_MAC};
 use sluice_link::Link;
-use sluice_link::af_xdp::{self, Hop, Pair, QueueSettings, XdpLinks, XdpSettings};
+use sluice_link::af_xdp::{self, Hop, Neighbour, Pair, QueueSettings, XdpLinks, XdpSettings};
 use sluice_link::bpf::Mode;
 use sluice_link::sys::{monotonic_ns, wait_readable};
 use sluice_memory::{Account, Batch, Endpoint, Frame, Pages};
@@ -36,6 +36,11 @@ fn settings(lab: &Lab, workers: usize) -> XdpSettings {
     }
 }
 
+const INSTANCE: Neighbour = Neighbour {
+    mac: INSTANCE_MAC,
+    mtu: 1450,
+};
+
 fn ip(text: &str) -> Ip {
     text.parse().unwrap()
 }
@@ -47,12 +52,9 @@ fn open(settings: &XdpSettings) -> XdpLinks {
     let own = [ip("192.0.2.9"), ip("2001:db8::9")];
     control.programs.set_own_addresses(&own).unwrap();
     control.neighbours.publish(
-        [
-            (ip("10.18.0.2"), INSTANCE_MAC),
-            (ip("fc00::2"), INSTANCE_MAC),
-        ]
-        .into_iter()
-        .collect(),
+        [(ip("10.18.0.2"), INSTANCE), (ip("fc00::2"), INSTANCE)]
+            .into_iter()
+            .collect(),
     );
     control.hops.publish(
         [("192.0.2.7", "192.0.2.9"), ("2001:db8::7", "2001:db8::9")]
@@ -175,6 +177,9 @@ fn instances_and_gateway_exchange_packets() {
         assert_eq!(transmit(pair, true, &[answer], None), 0);
         let nobody = udp_packet([10, 30, 0, 1], [10, 18, 0, 3], b"answer");
         assert_eq!(transmit(pair, true, &[nobody], None), 1, "no neighbour");
+        let long = |len: usize| udp_packet([10, 30, 0, 1], [10, 18, 0, 2], &vec![7; len - 28]);
+        assert_eq!(transmit(pair, true, &[long(1451)], None), 1, "too big");
+        assert_eq!(transmit(pair, true, &[long(1450)], None), 0, "fits");
     });
     is_ready.recv().unwrap();
     let instance = lab.inside(At::Instance, || {
@@ -188,6 +193,8 @@ fn instances_and_gateway_exchange_packets() {
             (&bytes[..len], from),
             (&b"answer"[..], "10.30.0.1:7".parse().unwrap())
         );
+        let mut bytes = [0; 2000];
+        assert_eq!(socket.recv_from(&mut bytes).unwrap().0, 1450 - 28);
     });
     instance.join().unwrap();
     node.join().unwrap();

@@ -419,6 +419,11 @@ fn an_entry_is_believed_only_while_everything_it_rests_on_stands() {
         );
         let inn = wrapped([192, 0, 2, 2], [192, 0, 2, 1], TUNNEL_PORT, &inn);
         type Change = fn(&mut Bench);
+        bench.offload.set_longest_inbound(49);
+        bench.offload.set_lease(FOREVER_NS, false).unwrap();
+        bench.leaves_wrapped("too big for the service side", &inn);
+        bench.offload.set_longest_inbound(50);
+        bench.restore();
         let changes: [(&str, Change); 7] = [
             ("the lease ran out", |bench| {
                 bench.offload.set_lease(1, false).unwrap();

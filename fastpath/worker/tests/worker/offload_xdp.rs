@@ -218,6 +218,23 @@ fn what_may_not_be_redirected_is_left_as_it_is() {
             (Side::Service, out(&|_| ())),
             (Side::Underlay, inn(far, &|_| ())),
         ];
+        let longest = u16::try_from(inner.len()).unwrap();
+        for (fits, longest) in [(false, longest - 1), (true, longest)] {
+            bench.offload.set_longest_inbound(longest);
+            bench.offload.set_lease(FOREVER_NS, false).unwrap();
+            let (side, frame) = &frames[1];
+            if fits {
+                bench.offload.set_redirects(Redirects {
+                    joined: false,
+                    ..ALL
+                });
+                bench.offload.set_lease(FOREVER_NS, false).unwrap();
+                bench.redirected("it fits", *side, frame, inner.len());
+            } else {
+                bench.leaves("too big for the service side", *side, frame);
+            }
+        }
+        bench.restore();
         type Change = fn(&mut Offload);
         let changes: [(&str, Change); 4] = [
             ("no device takes it", |offload| {
