@@ -10,7 +10,6 @@ mod offload;
 pub(crate) mod path_mtu;
 mod pins;
 mod plane;
-mod redirect;
 mod state;
 mod trace;
 mod xdp;

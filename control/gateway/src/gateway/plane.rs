@@ -1,9 +1,8 @@
 //! The workers and their links, as control holds them: opened once this node has a name, woken when tables changed.
 
 use super::Error;
-use super::offload::{Offloader, Setup, finish_checksums};
+use super::offload::{Offloader, Redirect, Setup, finish_checksums};
 use super::pins::Pins;
-use super::redirect::Redirect;
 use super::xdp::XdpSide;
 use crate::admin_api::{SocketRow, WorkerState};
 use crate::config::Fastpath;

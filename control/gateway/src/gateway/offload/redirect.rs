@@ -13,7 +13,7 @@ const TAKES_REDIRECTED: u64 = 1 << 2;
 
 /// The two devices between which frames are redirected, and who is behind them.
 #[derive(Debug)]
-pub(super) struct Redirect {
+pub(in crate::gateway) struct Redirect {
     service: (String, u32),
     underlay: (String, u32),
     /// Why TCP does not go in super-frames, if it does not.
@@ -27,7 +27,7 @@ pub(super) struct Redirect {
 
 impl Redirect {
     /// Between these devices, and the flows' maps. `port` is the other end of `service` if that is a veth.
-    pub(super) fn between(
+    pub(in crate::gateway) fn between(
         service: &LinkState,
         underlay: &LinkState,
         port: Option<&str>,
