@@ -8,10 +8,12 @@
 #![forbid(unsafe_code)]
 
 pub mod names;
+pub mod visibility;
 pub mod message;
 pub mod record;
 pub mod alloc;
 pub mod descriptor;
 pub mod table_query;
+pub mod dns;
 
 pub use names::{NameError, ServiceName};

@@ -1,0 +1,159 @@
+//! A snapshot of what is known by name, and of who may ask: what answers are made from.
+
+use super::zone::Choice;
+use crate::names::ServiceName;
+use crate::table_query::ServiceAddress;
+use crate::table_query::asker::Routes;
+use sluice_wire::{Dual, InstanceIp, Ip, ServiceIp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The addresses of one service.
+#[derive(Debug)]
+pub struct Service {
+    service_ips: Vec<ServiceAddress>,
+    instances: BTreeMap<u32, Dual<InstanceIp>>,
+    /// Resolved since [`Service::take_used`] was called last.
+    used: AtomicBool,
+}
+
+impl Service {
+    /// What the table query told.
+    #[must_use]
+    pub fn of_routes(routes: &Routes) -> Self {
+        Self {
+            service_ips: routes.service_ips.clone(),
+            instances: routes
+                .instances
+                .iter()
+                .map(|row| (row.number, row.instance_ip))
+                .collect(),
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// The address that a choice means; `None` when there is no such policy or instance.
+    #[must_use]
+    pub fn address(&self, choice: Choice) -> Option<Dual<Ip>> {
+        match choice {
+            Choice::Policy(policy) => {
+                let mut known = self.service_ips.iter();
+                let ip = known.find(|address| address.policy == policy)?.ip;
+                Some(Dual {
+                    v4: ip.v4.map(ServiceIp::ip),
+                    v6: ip.v6.map(ServiceIp::ip),
+                })
+            }
+            Choice::Instance(number) => self.instances.get(&number).map(|ip| Dual {
+                v4: ip.v4.map(InstanceIp::ip),
+                v6: ip.v6.map(InstanceIp::ip),
+            }),
+        }
+    }
+
+    fn touch(&self) {
+        // A load first: a name that is asked for by thousands need not bounce its cache line.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was resolved since the last call.
+    #[must_use]
+    pub fn take_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed) && self.used.swap(false, Ordering::Relaxed)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.service_ips == other.service_ips && self.instances == other.instances
+    }
+}
+
+/// What is known about a service name.
+#[derive(Clone, Debug)]
+pub enum Known {
+    Service(Arc<Service>),
+    /// There is no such service.
+    Absent,
+    /// Nobody can say at the moment.
+    Unresolved,
+}
+
+/// Everything that answers are made from. Cloning shares the services.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    known: BTreeMap<ServiceName, Known>,
+    callers: BTreeMap<Ip, Arc<ServiceName>>,
+}
+
+impl Names {
+    /// Of which service the instance with this address is one; `None`: nobody's.
+    #[must_use]
+    pub fn caller(&self, from: Ip) -> Option<&ServiceName> {
+        self.callers.get(&from).map(Arc::as_ref)
+    }
+
+    /// What is known about a name, if anything. A service that is looked up counts as used.
+    #[must_use]
+    pub fn look_up(&self, name: &ServiceName) -> Option<&Known> {
+        let known = self.known.get(name);
+        if let Some(Known::Service(service)) = known {
+            service.touch();
+        }
+        known
+    }
+
+    /// The services that were looked up since the last call.
+    pub fn take_used(&self) -> impl Iterator<Item = &ServiceName> {
+        self.known.iter().filter_map(|(name, known)| match known {
+            Known::Service(service) => service.take_used().then_some(name),
+            Known::Absent | Known::Unresolved => None,
+        })
+    }
+
+    /// Replaces what is known about a service; true when that changed anything.
+    pub fn set_service(&mut self, routes: &Routes) -> bool {
+        let service = Service::of_routes(routes);
+        if let Some(Known::Service(old)) = self.known.get(&routes.job) {
+            if old.says_the_same(&service) {
+                return false;
+            }
+            service.used.store(old.take_used(), Ordering::Relaxed);
+        }
+        let known = Known::Service(Arc::new(service));
+        self.known.insert(routes.job.clone(), known);
+        true
+    }
+
+    /// Notes that nothing has this name, or that nobody can say. A service that is known stays known.
+    pub fn set_negative(&mut self, name: &ServiceName, known: Known) {
+        if !matches!(self.known.get(name), Some(Known::Service(_))) {
+            self.known.insert(name.clone(), known);
+        }
+    }
+
+    /// Ends a negative answer.
+    pub fn clear_negative(&mut self, name: &ServiceName) {
+        if !matches!(self.known.get(name), Some(Known::Service(_))) {
+            self.known.remove(name);
+        }
+    }
+
+    /// Nothing is known about the name any more.
+    pub fn forget(&mut self, name: &ServiceName) {
+        self.known.remove(name);
+    }
+
+    /// The instances of this node by their own addresses.
+    pub fn set_callers(&mut self, callers: BTreeMap<Ip, Arc<ServiceName>>) {
+        self.callers = callers;
+    }
+
+    /// Services that can be resolved without a question to the managers.
+    #[must_use]
+    pub fn services(&self) -> usize {
+        let is_service = |known: &&Known| matches!(known, Known::Service(_));
+        self.known.values().filter(is_service).count()
+    }
+}
