@@ -8,6 +8,7 @@
 #ifndef SLUICE_FLOW_H
 #define SLUICE_FLOW_H
 
+#include "checksum.h"
 #include "packet.h"
 #include <linux/tcp.h>
 
@@ -203,6 +204,10 @@ struct flow_packet {
 	__u32 header_length;
 	/* Begins or ends a connection. */
 	int changes;
+	/* A UDP datagram over IPv4 may go without. */
+	int has_checksum;
+	/* Over IPv6: the sum of the words that make the header's sum differ from the pseudo-header's. */
+	__u32 beside;
 };
 
 /* Reads the TCP or UDP packet that begins at `frame->at`; 0 for everything the worker has to judge: fragments, options,
@@ -219,6 +224,7 @@ static __always_inline int parse_flow(struct frame *frame, int is_v4, int inboun
 			return 0;
 		packet->length = bpf_ntohs(v4->tot_len);
 		layer_3 = sizeof(*v4);
+		packet->beside = 0;
 		key->source = mapped(v4->saddr);
 		key->destination = mapped(v4->daddr);
 		key->protocol = v4->protocol;
@@ -232,6 +238,7 @@ static __always_inline int parse_flow(struct frame *frame, int is_v4, int inboun
 			return 0;
 		packet->length = bpf_ntohs(v6->payload_len) + sizeof(*v6);
 		layer_3 = sizeof(*v6);
+		packet->beside = ipv6_beside(v6);
 		key->source = full(&v6->saddr);
 		key->destination = full(&v6->daddr);
 		key->protocol = v6->nexthdr;
@@ -248,6 +255,7 @@ static __always_inline int parse_flow(struct frame *frame, int is_v4, int inboun
 		key->destination_port = tcp->dest;
 		packet->header_length = layer_3 + tcp->doff * 4;
 		packet->changes = tcp->syn || tcp->fin || tcp->rst;
+		packet->has_checksum = 1;
 	} else if (key->protocol == IPPROTO_UDP) {
 		struct udphdr *udp;
 
@@ -258,6 +266,7 @@ static __always_inline int parse_flow(struct frame *frame, int is_v4, int inboun
 		key->destination_port = udp->dest;
 		packet->header_length = layer_3 + sizeof(*udp);
 		packet->changes = 0;
+		packet->has_checksum = udp->check != 0;
 	} else {
 		return 0;
 	}

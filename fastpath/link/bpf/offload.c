@@ -73,13 +73,17 @@ int sluice_outbound(struct __sk_buff *skb)
 {
 	struct frame frame = frame_of_skb(skb);
 	struct flow_packet packet;
-	struct bpf_fib_lookup route = { .family = 2 /* AF_INET */, .l4_protocol = IPPROTO_UDP };
-	struct outer_v4 outer = {};
+	struct bpf_fib_lookup route = { .l4_protocol = IPPROTO_UDP };
+	union {
+		struct outer_v4 v4;
+		struct outer_v6 v6;
+	} outer = {};
 	struct binding *binding;
 	struct ethhdr *ethernet;
 	struct peer *peer;
-	__u32 longest;
-	int is_v4;
+	__u32 longest, outer_length;
+	__u64 kind;
+	int is_v4, over_v4;
 
 	if (!TAKE(&frame, ethernet) || !is_for_us(skb, ethernet))
 		return NOT_OURS;
@@ -97,13 +101,27 @@ int sluice_outbound(struct __sk_buff *skb)
 	if (longest > peer->mtu)
 		return NOT_OURS;
 
+	over_v4 = is_v4_address(&peer->ip);
+	/* The checksum over IPv6 is all segments' or none's: the last one must be as long as the others. */
+	if (!over_v4 && (!packet.has_checksum ||
+			 (skb->gso_size && (packet.length - packet.header_length) % skb->gso_size)))
+		return NOT_OURS;
+	outer_length = over_v4 ? OUTER_V4 : OUTER_V6;
+
 	/* The kernel's own tables say where the peer is now, and what the path takes. Without an answer, or when the path has
 	 * become narrower, the worker's socket knows what to do. */
-	__builtin_memcpy(&route.ipv4_src, &peer->local.octets[12], 4);
-	__builtin_memcpy(&route.ipv4_dst, &peer->ip.octets[12], 4);
+	if (over_v4) {
+		route.family = 2; /* AF_INET */
+		__builtin_memcpy(&route.ipv4_src, &peer->local.octets[12], 4);
+		__builtin_memcpy(&route.ipv4_dst, &peer->ip.octets[12], 4);
+	} else {
+		route.family = 10; /* AF_INET6 */
+		__builtin_memcpy(route.ipv6_src, &peer->local, 16);
+		__builtin_memcpy(route.ipv6_dst, &peer->ip, 16);
+	}
 	route.sport = binding->lane;
 	route.dport = peer->port;
-	route.tot_len = longest + OUTER_V4;
+	route.tot_len = longest + outer_length;
 	/* As if it came in there, which it will have. */
 	route.ifindex = offload_settings.uplink;
 	if (bpf_fib_lookup(skb, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_SUCCESS || route.ifindex != peer->device)
@@ -112,14 +130,18 @@ int sluice_outbound(struct __sk_buff *skb)
 	count(FLOW_RECEIVED, 1);
 	count(FLOW_RECEIVED_BYTES, packet.length);
 	/* FIXED_GSO: the segments fit as they are, which was checked above. */
+	kind = (over_v4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6) | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+	       BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (!translate(skb, &packet, binding, is_v4) ||
-	    bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO))
+	    bpf_skb_adjust_room(skb, (int)outer_length, BPF_ADJ_ROOM_MAC, kind))
 		goto broken;
-	__builtin_memcpy(outer.ethernet.h_dest, route.dmac, 6);
-	__builtin_memcpy(outer.ethernet.h_source, route.smac, 6);
-	write_outer(&outer, packet.length, route.ipv4_src, route.ipv4_dst, binding->lane, peer->port);
-	if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
+	__builtin_memcpy(outer.v4.ethernet.h_dest, route.dmac, 6);
+	__builtin_memcpy(outer.v4.ethernet.h_source, route.smac, 6);
+	if (over_v4)
+		write_outer_v4(&outer.v4, packet.length, binding, peer);
+	else
+		write_outer_v6(&outer.v6, packet.length, longest, &packet, binding, peer, is_v4);
+	if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(struct ethhdr) + outer_length, 0))
 		goto broken;
 	count(FLOW_FORWARDED, 1);
 	count(FLOW_FORWARDED_BYTES, packet.length);

@@ -78,6 +78,13 @@ static __always_inline int is_mapped(const struct in6_addr *ip)
 	return !(words[0] | words[1]) && words[2] == bpf_htonl(0xffff);
 }
 
+static __always_inline int is_v4_address(const struct address *address)
+{
+	const __u32 *words = (const __u32 *)address->octets;
+
+	return !(words[0] | words[1]) && words[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline int same_address(const struct address *a, const struct address *b)
 {
 	const __u32 *x = (const __u32 *)a->octets, *y = (const __u32 *)b->octets;

@@ -113,27 +113,38 @@ static __always_inline int redirect_outbound(struct xdp_md *context, int is_v4, 
 	struct frame frame = frame_of(context);
 	struct flow_packet packet;
 	struct binding *binding;
-	struct outer_v4 *outer;
+	struct outer_v6 *outer_v6;
+	struct outer_v4 *outer_v4;
 	struct ethhdr *ethernet;
 	struct peer *peer;
-	__be32 source, destination;
+	int over_v4;
 
 	if (!may_redirect(REDIRECT_OUT) || !TAKE(&frame, ethernet) || !parse_flow(&frame, is_v4, 0, &packet))
 		return NO_FLOW;
 	binding = find_flow(&packet, 0, 0, &peer);
-	if (!binding || packet.length > peer->mtu || !strip_padding(context, sizeof(*ethernet) + packet.length) ||
-	    bpf_xdp_adjust_head(context, -(int)OUTER_V4))
+	if (!binding || packet.length > peer->mtu)
+		return NO_FLOW;
+	over_v4 = is_v4_address(&peer->ip);
+	if (!over_v4 && !packet.has_checksum)
+		return NO_FLOW;
+	if (!strip_padding(context, sizeof(*ethernet) + packet.length) ||
+	    bpf_xdp_adjust_head(context, -(int)(over_v4 ? OUTER_V4 : OUTER_V6)))
 		return NO_FLOW;
 	count(FLOW_RECEIVED, 1);
 	count(FLOW_RECEIVED_BYTES, packet.length);
 	frame = frame_of(context);
-	if (!TAKE(&frame, outer) || !rewrite(outer + 1, frame.end, &packet, binding, is_v4))
-		return broken();
-	__builtin_memcpy(outer->ethernet.h_dest, peer->mac, 6);
-	copy_mac(outer->ethernet.h_source, own_mac);
-	__builtin_memcpy(&source, &peer->local.octets[12], 4);
-	__builtin_memcpy(&destination, &peer->ip.octets[12], 4);
-	write_outer(outer, packet.length, source, destination, binding->lane, peer->port);
+	ethernet = frame.at;
+	if (over_v4) {
+		if (!TAKE(&frame, outer_v4) || !rewrite(outer_v4 + 1, frame.end, &packet, binding, is_v4))
+			return broken();
+		write_outer_v4(outer_v4, packet.length, binding, peer);
+	} else {
+		if (!TAKE(&frame, outer_v6) || !rewrite(outer_v6 + 1, frame.end, &packet, binding, is_v4))
+			return broken();
+		write_outer_v6(outer_v6, packet.length, packet.length, &packet, binding, peer, is_v4);
+	}
+	__builtin_memcpy(ethernet->h_dest, peer->mac, 6);
+	copy_mac(ethernet->h_source, own_mac);
 	return sent_on(&packet, TO_UNDERLAY);
 }
 

@@ -238,15 +238,9 @@ fn datagrams_are_offloaded_and_keep_their_addresses() {
         let answer = udp(&socket, to).unwrap();
         assert_eq!((answer.peer, answer.from.ip()), (caller.ip(family), to));
         let before = [0, 1].map(|gateway| forwarded(&world, gateway));
-        for len in [101, 512, 1000, 1372] {
-            let sent = content(len);
-            socket.send_to(&sent, (to, crate::world::PORT)).unwrap();
-            let mut bytes = vec![0; 2000];
-            let (received, from) = socket.recv_from(&mut bytes).unwrap();
-            assert_eq!((&bytes[..received], from.ip()), (&sent[..], to));
-        }
+        all_sizes_come_back(&socket, to);
         let now = [0, 1].map(|gateway| forwarded(&world, gateway));
-        assert_eq!(now, before.map(|frames| frames + 8));
+        assert_eq!(now, before.map(|frames| frames + 2 * SIZES.len() as u64));
         // Fragments, for the worker.
         let sent = content(4000);
         socket.send_to(&sent, (to, crate::world::PORT)).unwrap();
@@ -550,4 +544,77 @@ fn a_worker_receives_what_an_offloaded_sender_sends() {
     }
     assert_eq!(forwarded(&world, 1), 0);
     world.check();
+}
+
+/// Nodes that know each other by IPv6 addresses.
+pub(crate) fn over_ipv6(name: &str, layout: &Layout) -> World {
+    let mut world = World::built(name, layout);
+    for gateway in &world.sites.gateways {
+        let [v4, v6] = gateway.address;
+        let by_v6 = |text: String| {
+            text.replace(
+                &format!("node_address = \"{v4}\""),
+                &format!("node_address = \"{v6}\""),
+            )
+        };
+        gateway.role.configure(by_v6).unwrap();
+    }
+    world.start();
+    world
+}
+
+/// Over an IPv6 underlay, where the programs write the outer checksum that other kernels check: with the offload on both
+/// sides, and with a worker's socket on the other one.
+#[test]
+#[ignore = "needs root"]
+fn flows_are_offloaded_over_ipv6() {
+    let mut world = over_ipv6("offload-ipv6", &one_site());
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    for (percent, len) in [(0, 50 << 20), (2, 8 << 20)] {
+        world.sites.wire.as_mut().unwrap().lose(percent).unwrap();
+        both_ways_are_offloaded(&world, &caller, &b, len);
+    }
+    world.sites.wire.as_mut().unwrap().lose(0).unwrap();
+    for family in [0, 1] {
+        let socket = udp_socket(&caller.namespace, family, 0);
+        let to = b.ip(family);
+        ask_until_offloaded(&world, family as u64 + 1, || udp(&socket, to));
+        all_sizes_come_back(&socket, to);
+    }
+    let other = &mut world.sites.gateways[1].role;
+    other
+        .configure(|text| text.replace("[fastpath]\n", "[fastpath]\noffload = false\n"))
+        .unwrap();
+    other.stop();
+    other.start().unwrap();
+    other.ready().unwrap();
+    for family in [0, 1] {
+        let before = forwarded(&world, 0);
+        let sent = content(4 << 20);
+        let offloaded = || status(&world, 0, "flows_offloaded").as_u64() > Some(2);
+        let received = transfer(
+            &caller.namespace,
+            &b.namespace,
+            b.ip(family),
+            &sent,
+            offloaded,
+        );
+        assert!(received == sent, "{} bytes", received.len());
+        assert!(forwarded(&world, 0) > before);
+    }
+    world.check();
+}
+
+/// Bytes of datagrams that are answered by themselves, up to the longest that fits.
+pub(crate) const SIZES: [usize; 5] = [101, 512, 1000, 1001, 1372];
+
+/// Datagrams of all [`SIZES`] come back as they were.
+pub(crate) fn all_sizes_come_back(socket: &std::net::UdpSocket, to: IpAddr) {
+    for len in SIZES {
+        let sent = content(len);
+        socket.send_to(&sent, (to, crate::world::PORT)).unwrap();
+        let mut bytes = vec![0; 2000];
+        let (received, from) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!((&bytes[..received], from.ip()), (&sent[..], to));
+    }
 }

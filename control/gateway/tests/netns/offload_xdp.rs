@@ -5,8 +5,8 @@
 //! ```
 
 use crate::offload::{
-    a_withdrawn_instance_takes_its_flows, ask_until_offloaded, both_ways_are_offloaded, content,
-    forwarded, status,
+    SIZES, a_withdrawn_instance_takes_its_flows, all_sizes_come_back, ask_until_offloaded,
+    both_ways_are_offloaded, content, forwarded, over_ipv6, status,
 };
 use crate::world::{PORT, World, one_site, service_ip, sluice, udp, udp_socket};
 use sluice_perf::lab::Program;
@@ -64,17 +64,10 @@ fn datagrams_are_redirected_and_keep_their_addresses() {
         let before = [0, 1].map(|gateway| forwarded(&world, gateway));
         let answer = udp(&socket, to).unwrap();
         assert_eq!((answer.peer, answer.from.ip()), (caller.ip(family), to));
-        let lengths = [101, 512, 1000, 1372];
-        for len in lengths {
-            let sent = content(len);
-            socket.send_to(&sent, (to, PORT)).unwrap();
-            let mut bytes = vec![0; 2000];
-            let (received, from) = socket.recv_from(&mut bytes).unwrap();
-            assert_eq!((&bytes[..received], from.ip()), (&sent[..], to));
-        }
+        all_sizes_come_back(&socket, to);
         // Questions and answers.
         for gateway in [0, 1] {
-            let expected = before[gateway] + 2 * (1 + lengths.len() as u64);
+            let expected = before[gateway] + 2 * (1 + SIZES.len() as u64);
             wait_for("the offload's counters", LIMIT, || {
                 let now = forwarded(&world, gateway);
                 (now == expected)
@@ -203,5 +196,36 @@ fn a_killed_gateway_forwards_for_a_lease_with_tun_links_too() {
     let role = &mut world.sites.gateways[0].role;
     role.start().unwrap();
     role.ready().unwrap();
+    world.check();
+}
+
+/// Over an IPv6 underlay, datagrams within XDP and TCP in super-frames.
+#[test]
+#[ignore = "needs root"]
+fn flows_are_redirected_over_ipv6() {
+    let layout = Layout {
+        cable: Cable::Pair,
+        fastpath: "link = \"af_xdp\"\n".to_owned(),
+        ..one_site()
+    };
+    let world = over_ipv6("xdp-offload-ipv6", &layout);
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    both_ways_are_offloaded(&world, &caller, &b, 50 << 20);
+    for family in [0, 1] {
+        let socket = udp_socket(&caller.namespace, family, 0);
+        let to = b.ip(family);
+        ask_until_offloaded(&world, family as u64 + 1, || udp(&socket, to));
+        let before = [0, 1].map(|gateway| forwarded(&world, gateway));
+        all_sizes_come_back(&socket, to);
+        for gateway in [0, 1] {
+            wait_for("the offload's counters", LIMIT, || {
+                match forwarded(&world, gateway) - before[gateway] {
+                    all if all == 2 * SIZES.len() as u64 => Ok(()),
+                    other => Err(other.to_string()),
+                }
+            })
+            .unwrap();
+        }
+    }
     world.check();
 }

@@ -18,8 +18,9 @@ const HOP_LIMIT: u8 = 64;
 /// The sum of what is the same in every outer IPv4 header: version, "don't fragment", hop limit and protocol.
 const IPV4_CONSTANT: u64 = 0x4500 + 0x4000 + (HOP_LIMIT as u64 * 256 + PROTOCOL_UDP as u64);
 
-/// Bytes that a tunnelled packet grows by on the wire, without Ethernet.
-pub(super) const fn outer_len(family: Family) -> usize {
+/// Bytes that a tunnelled packet grows by on an underlay of that family, without Ethernet.
+#[must_use]
+pub const fn outer_len(family: Family) -> usize {
     match family {
         Family::V4 => IPV4_LEN + UDP_LEN,
         Family::V6 => IPV6_LEN + UDP_LEN,

@@ -3,7 +3,7 @@
 //! The kernel runs the programs once for each packet (BPF_PROG_TEST_RUN), in a namespace with this node's devices:
 //!
 //! ```text
-//!   uplink 52:1:... ── node 1 ── wire 192.0.2.1 ==== 192.0.2.2
+//!   uplink 52:1:... ── node 1 ── wire 192.0.2.1, 2001:db8::1 ==== 192.0.2.2, 2001:db8::2
 //! ```
 
 use crate::namespaces::{Lab, ip};
@@ -111,13 +111,14 @@ pub(crate) fn tunnelled(family: Family, layer_4: Layer4, flags: &str, len: usize
 }
 
 /// A frame of the underlay.
-pub(crate) fn wrapped(from: [u8; 4], to: [u8; 4], port: u16, inner: &[u8]) -> Vec<u8> {
+pub(crate) fn wrapped(from: Ip, to: Ip, port: u16, inner: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    PacketBuilder::ethernet2(FAR_MAC, WIRE_MAC)
-        .ipv4(from, to, 64)
-        .udp(40_000, port)
-        .write(&mut bytes, inner)
-        .unwrap();
+    let builder = PacketBuilder::ethernet2(FAR_MAC, WIRE_MAC);
+    let builder = match from.family() {
+        Family::V4 => builder.ipv4(from.octets_v4(), to.octets_v4(), 64),
+        Family::V6 => builder.ipv6(from.octets_v6(), to.octets_v6(), 64),
+    };
+    builder.udp(40_000, port).write(&mut bytes, inner).unwrap();
     bytes
 }
 
@@ -130,17 +131,27 @@ pub(crate) struct Node {
     output: Output,
 }
 
-pub(crate) fn peer() -> Endpoint {
+/// The nodes' addresses on the wire.
+pub(crate) fn outer(underlay: Family, node: u8) -> Ip {
+    match underlay {
+        Family::V4 => Ip::v4([192, 0, 2, node]),
+        Family::V6 => format!("2001:db8::{node:x}").parse().unwrap(),
+    }
+}
+
+pub(crate) const UNDERLAYS: [Family; 2] = [Family::V4, Family::V6];
+
+pub(crate) fn peer(underlay: Family) -> Endpoint {
     Endpoint {
-        ip: Ip::v4([192, 0, 2, 2]),
+        ip: outer(underlay, 2),
         port: TUNNEL_PORT,
     }
 }
 
 impl Node {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(underlay: Family) -> Self {
         let mut site = Site::new(1);
-        site.learn(1, peer());
+        site.learn(1, peer(underlay));
         let limits = Limits {
             flows_max: 1024,
             ..Limits::default()
@@ -183,11 +194,13 @@ impl Node {
 struct Bench {
     offload: Offload,
     uplink: u32,
+    wire: u32,
+    underlay: Family,
 }
 
 impl Bench {
     /// In the namespace of this thread, where [`devices`] made the devices.
-    fn new() -> Self {
+    fn new(underlay: Family) -> Self {
         let index = |device: &str| -> u32 {
             // sysfs shows the namespace it was mounted in, which is another one.
             let output = Command::new("ip")
@@ -204,16 +217,29 @@ impl Bench {
             flows_max: 16,
         })
         .unwrap();
-        let peer = Peer::new(
-            (peer().ip, peer().port),
-            Ip::v4([192, 0, 2, 1]),
+        offload.set_longest_inbound(u16::MAX);
+        let mut bench = Self {
+            offload,
+            uplink,
             wire,
-            PEER_MTU,
-        );
-        offload.set_peer(0, peer.with_version(1)).unwrap();
-        let mut bench = Self { offload, uplink };
+            underlay,
+        };
+        bench.set_peer(outer(underlay, 2));
         bench.restore();
         bench
+    }
+
+    /// The flows' peer is at that address.
+    fn set_peer(&mut self, ip: Ip) {
+        let here = outer(self.underlay, 1);
+        let peer = Peer::new((ip, TUNNEL_PORT), here, self.wire, PEER_MTU);
+        self.offload.set_peer(0, peer.with_version(1)).unwrap();
+    }
+
+    /// From the flows' peer to us.
+    fn wrap(&self, inner: &[u8]) -> Vec<u8> {
+        let [here, far] = [1, 2].map(|node| outer(self.underlay, node));
+        wrapped(far, here, TUNNEL_PORT, inner)
     }
 
     /// Everything is believed again.
@@ -276,13 +302,16 @@ pub(crate) fn entry(id: u32, generation: u32, family: Family, layer_4: Layer4) -
     .by(TUNNEL_PORT, CALLER_MAC)
 }
 
-/// Runs `test` on a thread in node 1's namespace.
-fn on_node(test: impl FnOnce(&mut Bench) + Send + 'static) {
+/// Runs `test` on a thread in node 1's namespace, over either underlay.
+fn on_node(mut test: impl FnMut(&mut Bench) + Send + 'static) {
     let lab = Lab::new();
     let [node, _] = &lab.names;
     for command in [
         format!("-n {node} link set wire address 52:09:00:00:00:01"),
         format!("-n {node} neigh add 192.0.2.2 lladdr 52:09:00:00:00:02 dev wire nud permanent"),
+        format!("-n {node} neigh add 2001:db8::2 lladdr 52:09:00:00:00:02 dev wire nud permanent"),
+        format!("-n {node} route add 198.51.100.0/24 via 192.0.2.2"),
+        format!("-n {node} route add 2001:db8:7::/64 via 2001:db8::2"),
         format!("-n {node} link add uplink address 52:01:0a:12:01:01 type veth peer name port"),
         format!("-n {node} link set uplink up"),
         format!("-n {node} link set port up"),
@@ -290,9 +319,12 @@ fn on_node(test: impl FnOnce(&mut Bench) + Send + 'static) {
         ip(&command);
     }
     let result = lab
-        .inside(1, || {
+        .inside(1, move || {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-            test(&mut Bench::new());
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+            for underlay in UNDERLAYS {
+                test(&mut Bench::new(underlay));
+            }
         })
         .join();
     drop(lab);
@@ -305,44 +337,73 @@ fn on_node(test: impl FnOnce(&mut Bench) + Send + 'static) {
 #[ignore = "needs root"]
 fn outbound_packets_become_what_the_engine_makes_of_them() {
     on_node(|bench| {
-        let mut node = Node::new();
-        for (family, layer_4) in CASES {
-            // The flow begins in user space.
-            node.carry(&sent(family, layer_4, "S", 0), None);
-            for len in [0, 1, 700, 1340] {
-                let what = format!("{family:?} {layer_4:?} {len}");
-                let packet = sent(family, layer_4, "P", len);
-                let (verdict, frame) = bench.outbound(&packet);
-                assert_eq!(verdict, Verdict::Redirect, "{what}");
-                let outer = SlicedPacket::from_ethernet(&frame).unwrap();
-                let Some(etherparse::LinkSlice::Ethernet2(link)) = &outer.link else {
-                    panic!("{what}: {outer:?}");
-                };
-                assert_eq!(
-                    (link.destination(), link.source()),
-                    (FAR_MAC, WIRE_MAC),
-                    "{what}"
-                );
-                let Some(NetSlice::Ipv4(ip)) = &outer.net else {
-                    panic!("{what}: {outer:?}");
-                };
-                let header = ip.header().to_header();
-                assert_eq!(header.header_checksum, header.calc_header_checksum());
-                assert_eq!(header.source, [192, 0, 2, 1]);
-                assert_eq!(header.destination, [192, 0, 2, 2]);
-                assert!(header.dont_fragment);
-                let Some(TransportSlice::Udp(udp)) = &outer.transport else {
-                    panic!("{what}: {outer:?}");
-                };
-                assert_eq!(
-                    (udp.source_port(), udp.destination_port()),
-                    (TUNNEL_PORT, TUNNEL_PORT)
-                );
-                assert_eq!(usize::from(udp.length()), packet.len() + 8);
-                assert_eq!(udp.payload(), node.carry(&packet, None), "{what}");
+        let mut node = Node::new(bench.underlay);
+        // On the wire, and behind a router.
+        let far_away = match bench.underlay {
+            Family::V4 => Ip::v4([198, 51, 100, 2]),
+            Family::V6 => "2001:db8:7::2".parse().unwrap(),
+        };
+        for to in [outer(bench.underlay, 2), far_away] {
+            bench.set_peer(to);
+            for (family, layer_4) in CASES {
+                // The flow begins in user space.
+                node.carry(&sent(family, layer_4, "S", 0), None);
+                for len in [0, 1, 700, 1340] {
+                    let what = format!("{to} {family:?} {layer_4:?} {len}");
+                    let packet = sent(family, layer_4, "P", len);
+                    let (verdict, frame) = bench.outbound(&packet);
+                    assert_eq!(verdict, Verdict::Redirect, "{what}");
+                    let inner = node.carry(&packet, None);
+                    assert_wrapped(&what, &frame, to, &inner);
+                }
             }
         }
     });
+}
+
+/// Fails unless `frame` is what this node sends to `to` with `inner` in it, as somebody else's code reads it.
+fn assert_wrapped(what: &str, frame: &[u8], to: Ip, inner: &[u8]) {
+    let outside = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::LinkSlice::Ethernet2(link)) = &outside.link else {
+        panic!("{what}: {outside:?}");
+    };
+    assert_eq!(
+        (link.destination(), link.source()),
+        (FAR_MAC, WIRE_MAC),
+        "{what}"
+    );
+    let Some(TransportSlice::Udp(udp)) = &outside.transport else {
+        panic!("{what}: {outside:?}");
+    };
+    assert_eq!(
+        (udp.source_port(), udp.destination_port()),
+        (TUNNEL_PORT, TUNNEL_PORT)
+    );
+    assert_eq!(usize::from(udp.length()), inner.len() + 8);
+    assert_eq!(udp.payload(), inner, "{what}");
+    let here = outer(to.family(), 1);
+    match &outside.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            let header = ip.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            assert_eq!(
+                (Ip::v4(header.source), Ip::v4(header.destination)),
+                (here, to)
+            );
+            assert!(header.dont_fragment);
+            assert_eq!(udp.checksum(), 0, "{what}");
+        }
+        Some(NetSlice::Ipv6(ip)) => {
+            let header = ip.header().to_header();
+            assert_eq!(
+                (Ip::v6(header.source), Ip::v6(header.destination)),
+                (here, to)
+            );
+            let checksum = udp.to_header().calc_checksum_ipv6(&header, inner).unwrap();
+            assert_eq!(udp.checksum(), checksum, "{what}");
+        }
+        other => panic!("{what}: {other:?}"),
+    }
 }
 
 /// The IPv4 packet's addresses and payload in an IPv6 packet.
@@ -405,6 +466,14 @@ fn what_is_no_established_flows_is_left_to_the_worker() {
                 bench.leaves("addresses of the other family", &as_v6);
             }
             assert_eq!(bench.outbound(&good).0, Verdict::Redirect);
+            if (family, layer_4) == (Family::V4, Layer4::Udp) {
+                // Nothing to make the outer checksum of.
+                let without = changed(&|p| p[26..28].fill(0));
+                match bench.underlay {
+                    Family::V4 => assert_eq!(bench.outbound(&without).0, Verdict::Redirect),
+                    Family::V6 => bench.leaves("no checksum", &without),
+                }
+            }
         }
     });
 }
@@ -417,7 +486,7 @@ fn an_entry_is_believed_only_while_everything_it_rests_on_stands() {
             sent(Family::V4, Layer4::Tcp, "P", 10),
             tunnelled(Family::V4, Layer4::Tcp, "P", 10),
         );
-        let inn = wrapped([192, 0, 2, 2], [192, 0, 2, 1], TUNNEL_PORT, &inn);
+        let inn = bench.wrap(&inn);
         type Change = fn(&mut Bench);
         bench.offload.set_longest_inbound(49);
         bench.offload.set_lease(FOREVER_NS, false).unwrap();
@@ -463,7 +532,7 @@ fn an_entry_is_believed_only_while_everything_it_rests_on_stands() {
         }
         for flags in ["S", "F", "R"] {
             let changing = tunnelled(Family::V4, Layer4::Tcp, flags, 0);
-            let frame = wrapped([192, 0, 2, 2], [192, 0, 2, 1], TUNNEL_PORT, &changing);
+            let frame = bench.wrap(&changing);
             bench.leaves_wrapped(flags, &frame);
             bench.leaves("after it", &out);
             bench.restore();
@@ -492,7 +561,7 @@ fn a_flow_outlives_its_predecessor() {
 #[ignore = "needs root"]
 fn only_the_peers_tunnelled_packets_are_unwrapped() {
     on_node(|bench| {
-        let (far, here) = ([192, 0, 2, 2], [192, 0, 2, 1]);
+        let [here, far, other_node, not_us] = [1, 2, 3, 9].map(|node| outer(bench.underlay, node));
         for (family, layer_4) in CASES {
             let inner = tunnelled(family, layer_4, "P", 900);
             let what = format!("{family:?} {layer_4:?}");
@@ -513,12 +582,9 @@ fn only_the_peers_tunnelled_packets_are_unwrapped() {
             for (why, frame) in [
                 (
                     "another node",
-                    wrapped([192, 0, 2, 3], here, TUNNEL_PORT, &inner),
+                    wrapped(other_node, here, TUNNEL_PORT, &inner),
                 ),
-                (
-                    "not to us",
-                    wrapped(far, [192, 0, 2, 9], TUNNEL_PORT, &inner),
-                ),
+                ("not to us", wrapped(far, not_us, TUNNEL_PORT, &inner)),
                 ("another port", wrapped(far, here, TUNNEL_PORT + 1, &inner)),
                 ("another flow", wrapped(far, here, TUNNEL_PORT, &other)),
                 (
@@ -531,7 +597,7 @@ fn only_the_peers_tunnelled_packets_are_unwrapped() {
             }
             if layer_4 == Layer4::Tcp {
                 let end = tunnelled(family, layer_4, "R", 0);
-                let forged = wrapped([192, 0, 2, 3], here, TUNNEL_PORT, &end);
+                let forged = wrapped(other_node, here, TUNNEL_PORT, &end);
                 bench.leaves_wrapped(&format!("{what}: another node's end of it"), &forged);
             }
             unwraps(bench);

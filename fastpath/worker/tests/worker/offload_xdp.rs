@@ -2,8 +2,8 @@
 //! have made it, byte for byte, Ethernet header and all.
 
 use crate::offload::{
-    CALLER_MAC, CASES, FAR_MAC, FOREVER_NS, Layer4, Node, PEER_MTU, UPLINK_MAC, WIRE_MAC, entry,
-    ethernet, peer, sent, tunnelled, wrapped,
+    CALLER_MAC, CASES, FAR_MAC, FOREVER_NS, Layer4, Node, PEER_MTU, UNDERLAYS, UPLINK_MAC,
+    WIRE_MAC, entry, ethernet, outer, peer, sent, tunnelled, wrapped,
 };
 use crate::site::TUNNEL_PORT;
 use sluice_link::af_xdp::Hop;
@@ -12,9 +12,8 @@ use sluice_link::bpf::{ProgramSettings, Programs, Side, Verdict};
 use sluice_link::offload::abi::{Peer, Redirects};
 use sluice_link::offload::{Counted, Offload, OffloadSettings};
 use sluice_memory::{Frame, Pool};
-use sluice_wire::{Dual, Family, Ip};
+use sluice_wire::{Dual, Family};
 
-const HERE: Ip = Ip::v4([192, 0, 2, 1]);
 /// The flows' outer source port.
 const LANE: u16 = 50_777;
 const ALL: Redirects = Redirects {
@@ -26,11 +25,12 @@ const ALL: Redirects = Redirects {
 struct Bench {
     programs: Programs,
     offload: Offload,
+    underlay: Family,
 }
 
 impl Bench {
     /// The loopback device stands for both: nothing is sent.
-    fn new() -> Self {
+    fn new(underlay: Family) -> Self {
         let mut programs = Programs::load(&ProgramSettings {
             service_mac: UPLINK_MAC,
             service_ranges: Dual::both(
@@ -48,11 +48,17 @@ impl Bench {
             }),
         })
         .unwrap();
-        programs.set_own_addresses(&[HERE]).unwrap();
+        let here = outer(underlay, 1);
+        programs.set_own_addresses(&[here]).unwrap();
         let mut offload = programs.redirect(1, 1).unwrap();
-        let row = Peer::new((peer().ip, peer().port), HERE, 1, PEER_MTU).by_hop(FAR_MAC);
+        let to = peer(underlay);
+        let row = Peer::new((to.ip, to.port), here, 1, PEER_MTU).by_hop(FAR_MAC);
         offload.set_peer(0, row.with_version(1)).unwrap();
-        let mut bench = Self { programs, offload };
+        let mut bench = Self {
+            programs,
+            offload,
+            underlay,
+        };
         bench.restore();
         bench
     }
@@ -68,6 +74,12 @@ impl Bench {
             let entry = entry(id, 9, family, layer_4).by(LANE, CALLER_MAC);
             self.offload.insert(&entry).unwrap();
         }
+    }
+
+    /// From that node to us.
+    fn wrap(&self, from: u8, inner: &[u8]) -> Vec<u8> {
+        let [here, from] = [1, from].map(|node| outer(self.underlay, node));
+        wrapped(from, here, TUNNEL_PORT, inner)
     }
 
     /// What becomes of a frame that is redirected, counted as one.
@@ -101,15 +113,15 @@ impl Bench {
 }
 
 /// What the links put around a packet.
-fn wrapped_by_the_link(pool: &mut Pool, packet: &[u8]) -> Vec<u8> {
+fn wrapped_by_the_link(pool: &mut Pool, underlay: Family, packet: &[u8]) -> Vec<u8> {
     let hop = Hop {
         mac: FAR_MAC,
-        source: HERE,
+        source: outer(underlay, 1),
         mtu: 1500,
     };
     let mut frame = Frame::new(pool.take().unwrap());
     frame.fill(packet);
-    wrap(&mut frame, &hop, LANE, peer(), WIRE_MAC).unwrap();
+    wrap(&mut frame, &hop, LANE, peer(underlay), WIRE_MAC).unwrap();
     let bytes = frame.bytes().to_vec();
     pool.release(frame.into_buffer());
     bytes
@@ -123,7 +135,11 @@ fn padded(mut frame: Vec<u8>) -> Vec<u8> {
 #[test]
 #[ignore = "needs root"]
 fn frames_of_instances_leave_as_engine_and_link_would_send_them() {
-    let (mut bench, mut node) = (Bench::new(), Node::new());
+    UNDERLAYS.into_iter().for_each(frames_leave);
+}
+
+fn frames_leave(underlay: Family) {
+    let (mut bench, mut node) = (Bench::new(underlay), Node::new(underlay));
     let mut pool = Pool::new(1, 2000).unwrap();
     for (family, layer_4) in CASES {
         // The flow begins in user space.
@@ -133,7 +149,7 @@ fn frames_of_instances_leave_as_engine_and_link_would_send_them() {
             let packet = sent(family, layer_4, "P", len);
             let frame = padded(ethernet(UPLINK_MAC, CALLER_MAC, &packet));
             let after = bench.redirected(&what, Side::Service, &frame, packet.len());
-            let expected = wrapped_by_the_link(&mut pool, &node.carry(&packet, None));
+            let expected = wrapped_by_the_link(&mut pool, underlay, &node.carry(&packet, None));
             assert_eq!(after, expected, "{what}");
         }
     }
@@ -142,18 +158,17 @@ fn frames_of_instances_leave_as_engine_and_link_would_send_them() {
 #[test]
 #[ignore = "needs root"]
 fn tunnelled_datagrams_are_delivered_as_engine_and_link_would_deliver_them() {
-    let (mut bench, mut node) = (Bench::new(), Node::new());
+    UNDERLAYS.into_iter().for_each(datagrams_are_delivered);
+}
+
+fn datagrams_are_delivered(underlay: Family) {
+    let (mut bench, mut node) = (Bench::new(underlay), Node::new(underlay));
     for (family, layer_4) in CASES {
         node.carry(&sent(family, layer_4, "S", 0), None);
         for len in [0, 1, 10, 700, 1340] {
             let what = format!("{family:?} {layer_4:?} {len}");
             let packet = tunnelled(family, layer_4, "P", len);
-            let frame = padded(wrapped(
-                [192, 0, 2, 2],
-                [192, 0, 2, 1],
-                TUNNEL_PORT,
-                &packet,
-            ));
+            let frame = padded(bench.wrap(2, &packet));
             // TCP is for GRO, and only where nobody joins it is it redirected.
             bench.offload.set_redirects(Redirects {
                 joined: layer_4 == Layer4::Udp,
@@ -161,7 +176,7 @@ fn tunnelled_datagrams_are_delivered_as_engine_and_link_would_deliver_them() {
             });
             bench.offload.set_lease(FOREVER_NS, false).unwrap();
             let after = bench.redirected(&what, Side::Underlay, &frame, packet.len());
-            let delivered = node.carry(&packet, Some(peer()));
+            let delivered = node.carry(&packet, Some(peer(underlay)));
             assert_eq!(
                 after,
                 ethernet(CALLER_MAC, UPLINK_MAC, &delivered),
@@ -176,7 +191,11 @@ fn tunnelled_datagrams_are_delivered_as_engine_and_link_would_deliver_them() {
 #[test]
 #[ignore = "needs root"]
 fn what_may_not_be_redirected_is_left_as_it_is() {
-    let mut bench = Bench::new();
+    UNDERLAYS.into_iter().for_each(what_may_not_is_left);
+}
+
+fn what_may_not_is_left(underlay: Family) {
+    let mut bench = Bench::new(underlay);
     for (family, layer_4) in CASES {
         let good = sent(family, layer_4, "P", 100);
         let l3 = if family == Family::V4 { 20 } else { 40 };
@@ -186,12 +205,17 @@ fn what_may_not_be_redirected_is_left_as_it_is() {
             ethernet(UPLINK_MAC, CALLER_MAC, &packet)
         };
         let inner = tunnelled(family, layer_4, "P", 100);
-        let inn = |from: [u8; 4], change: &dyn Fn(&mut Vec<u8>)| {
+        let inn = |from: u8, change: &dyn Fn(&mut Vec<u8>)| {
             let mut packet = inner.clone();
             change(&mut packet);
-            wrapped(from, [192, 0, 2, 1], TUNNEL_PORT, &packet)
+            wrapped(
+                outer(underlay, from),
+                outer(underlay, 1),
+                TUNNEL_PORT,
+                &packet,
+            )
         };
-        let far = [192, 0, 2, 2];
+        let far = 2;
         let hop_limit = if l3 == 20 { 8 } else { 7 };
         for (what, side, frame) in [
             ("another port", Side::Service, out(&|p| p[l3 + 3] ^= 1)),
@@ -202,7 +226,7 @@ fn what_may_not_be_redirected_is_left_as_it_is() {
                 Side::Underlay,
                 inn(far, &|p| p[l3 + 3] ^= 1),
             ),
-            ("another node", Side::Underlay, inn([192, 0, 2, 3], &|_| ())),
+            ("another node", Side::Underlay, inn(3, &|_| ())),
             (
                 "in its last hop",
                 Side::Underlay,
@@ -280,10 +304,14 @@ fn what_may_not_be_redirected_is_left_as_it_is() {
 #[test]
 #[ignore = "needs root"]
 fn tcp_is_unwrapped_for_gro() {
-    let mut bench = Bench::new();
+    UNDERLAYS.into_iter().for_each(tcp_is_unwrapped);
+}
+
+fn tcp_is_unwrapped(underlay: Family) {
+    let mut bench = Bench::new(underlay);
     for family in [Family::V4, Family::V6] {
         let inner = tunnelled(family, Layer4::Tcp, "P", 900);
-        let frame = wrapped([192, 0, 2, 2], [192, 0, 2, 1], TUNNEL_PORT, &inner);
+        let frame = bench.wrap(2, &inner);
         let (verdict, after) = bench.programs.test_run(Side::Underlay, &frame).unwrap();
         assert_eq!(verdict, Verdict::Pass);
         assert_eq!(after[8..], ethernet(WIRE_MAC, FAR_MAC, &inner));

@@ -6,15 +6,13 @@ use super::{Refused, for_good, for_now};
 use crate::node::devices::{Devices, Outlet};
 use crate::node::ipsec::Policies;
 use sluice_link::af_xdp::Hop;
+use sluice_link::af_xdp::headers::outer_len;
 use sluice_link::offload::Offload;
 use sluice_link::offload::abi::{PEERS_MAX, Peer as PeerRow, Versioned};
 use sluice_tables::slots::Slot;
 use sluice_tables::{PeerSlot, Tables};
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Bytes of IP and UDP header around a packet on an IPv4 underlay.
-const OUTER_V4: u16 = 28;
 
 /// The peers of offloaded flows, and of those before.
 #[derive(Debug, Default)]
@@ -87,9 +85,6 @@ impl Peers {
                 version: peer.version,
             });
         }
-        if !facts.ip.is_v4() {
-            return Err(for_good("its underlay is IPv6"));
-        }
         let mut kernel = match redirect {
             None if !self.out_of_reach.contains(&slot) => Kernel::ask(),
             None | Some(_) => None,
@@ -105,12 +100,13 @@ impl Peers {
             self.underlays.take_up(&outlet, programs)?;
         }
         let version = before.map_or(0, |peer| peer.version) + 1;
+        let around = u16::try_from(outer_len(facts.ip.family())).unwrap_or(u16::MAX);
         let row = PeerRow::new(
             (facts.ip, facts.port),
             outlet.source,
             outlet.device,
             hop.map_or(facts.mtu, |hop| {
-                facts.mtu.min(hop.mtu.saturating_sub(OUTER_V4))
+                facts.mtu.min(hop.mtu.saturating_sub(around))
             }),
         )
         .by_hop(hop.map_or([0; 6], |hop| hop.mac))

@@ -35,9 +35,7 @@ impl Underlays {
 
     /// Attaches to the devices towards these nodes before there is traffic: a driver may lose frames meanwhile.
     pub(super) fn meet(&mut self, peers: impl Iterator<Item = Ip>, programs: &mut Offload) {
-        let new: Vec<Ip> = peers
-            .filter(|ip| ip.is_v4() && !self.met.contains(ip))
-            .collect();
+        let new: Vec<Ip> = peers.filter(|ip| !self.met.contains(ip)).collect();
         if new.is_empty() {
             return;
         }
