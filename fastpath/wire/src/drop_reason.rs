@@ -110,7 +110,7 @@ drop_reasons! {
         "Too many fragmented datagrams at once."
         "Lower the datagram size of the application, or raise `fastpath.fragments_max`.";
     TooBig "too-big"
-        "The packet does not fit the tunnel and must not be fragmented, or not the Ethernet device towards its instance."
+        "The packet does not fit the tunnel and must not be fragmented, or not the device towards its instance, or not a buffer."
         "In front of the tunnel the sender is told the right size, as path MTU discovery expects; behind it raise the device's MTU.";
     TtlExpired "ttl-expired"
         "The hop limit reached zero."

@@ -222,6 +222,72 @@ fn a_frame_above_the_chunk_is_a_counted_drop() {
     bench.world.check();
 }
 
+/// Frames of several buffers, because MTUs were raised far above a page while the gateway ran: from the wire they come by
+/// the kernel's socket, which has no buffer as long either; from an instance they end in the program. Each is counted once.
+#[test]
+#[ignore = "needs root"]
+fn frames_of_several_buffers_are_counted_drops() {
+    const MTU: usize = 9000;
+    let mut bench = Bench::new("underlay-buffers");
+    let gateway = bench.world.sites.gateways[0].namespace();
+    let ports = gateway
+        .succeed(&Program::new("ip").args(["-o", "link", "show", "type", "veth"]))
+        .unwrap();
+    for line in ports.lines() {
+        let name = line.split(": ").nth(1).unwrap();
+        let name = name.split('@').next().unwrap();
+        gateway.ip(&format!("link set {name} mtu {MTU}")).unwrap();
+    }
+    let switch = bench.world.sites.wire.as_ref().unwrap().namespace();
+    for device in ["port0", "odd", "switch"] {
+        switch.ip(&format!("link set {device} mtu {MTU}")).unwrap();
+    }
+    for (len, reason) in [(3000, "pool-empty"), (8000, "too-big")] {
+        let before = bench.world.accounts(0);
+        let long = bench.frame(&vec![7; len]);
+        bench.send(&long);
+        bench.world.wait_for_drop(0, reason);
+        let accounts = bench.world.accounts(0);
+        assert_eq!(
+            accounts.dropped(reason) - before.dropped(reason),
+            1,
+            "{len} {accounts:?}"
+        );
+        assert_eq!(accounts.received - before.received, 1);
+    }
+    let gateway = bench.world.sites.gateways[0].namespace();
+    let bridges = Program::new("ip").args(["-o", "link", "show", "type", "bridge"]);
+    let bridge = gateway.succeed(&bridges).unwrap();
+    let bridge = bridge.split(": ").nth(1).unwrap();
+    gateway.ip(&format!("link set {bridge} mtu {MTU}")).unwrap();
+    let instance = &bench.a.namespace;
+    let shown = Program::new("ip").args(["route", "show", "10.30.0.0/16"]);
+    let route = instance.succeed(&shown).unwrap();
+    let wide = route.trim().replace("mtu 1420", &format!("mtu {MTU}"));
+    instance
+        .ip(&format!(
+            "link set eth-sluice mtu {MTU}\nroute replace {wide}"
+        ))
+        .unwrap();
+    let before = bench.world.accounts(0);
+    let socket = udp_socket(instance, 0, 0);
+    socket.send_to(&[7; 8000], (bench.far.ip(0), PORT)).unwrap();
+    wait_for("the drop to be counted", LIMIT, || {
+        let now = bench.world.accounts(0);
+        let all = (now.received, now.dropped("too-big"));
+        if all == (before.received + 1, before.dropped("too-big") + 1) {
+            Ok(())
+        } else {
+            Err(format!("{now:?}, before {before:?}"))
+        }
+    })
+    .unwrap();
+    let plain = bench.frame(b"plain");
+    bench.send(&plain);
+    assert_eq!(bench.hear(), "plain");
+    bench.world.check();
+}
+
 /// A device whose frames no buffer holds is none for AF_XDP: said, and done without.
 #[test]
 #[ignore = "needs root"]

@@ -32,6 +32,8 @@ pub struct Message<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
     pub len: usize,
+    /// What did not fit the buffer is lost.
+    pub cut_short: bool,
     pub from: SocketAddress,
     /// The bytes of every datagram but the last.
     pub segment: Option<u16>,
@@ -309,6 +311,7 @@ impl Socket {
         for ((header, control), address) in raw.iter().zip(&controls).zip(&addresses).take(came) {
             received.push(Received {
                 len: header.msg_len as usize,
+                cut_short: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
                 from: *address,
                 segment: if header.msg_hdr.msg_controllen == 0 {
                     None

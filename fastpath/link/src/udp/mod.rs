@@ -193,8 +193,12 @@ impl UdpLink {
         for (mut frame, came) in frames.drain(..received.len()).zip(&received) {
             account.received.add(1);
             account.received_bytes.add(came.len as u64);
-            if came.len == 0 {
-                account.drop_frame(DropReason::Empty);
+            let unusable = match came {
+                came if came.len == 0 => Some(DropReason::Empty),
+                came => came.cut_short.then_some(DropReason::TooBig),
+            };
+            if let Some(reason) = unusable {
+                account.drop_frame(reason);
                 pool.release(frame.into_buffer());
                 continue;
             }
@@ -604,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_datagram_and_one_without_a_buffer_are_dropped_by_name() {
+    fn datagrams_that_are_empty_or_have_no_fitting_buffer_are_dropped_by_name() {
         let mut there = end(true, MERGE, false);
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = (
@@ -614,8 +618,12 @@ mod tests {
         let mut batch = Batch::new();
         for (bytes, reason) in [
             (&b""[..], DropReason::Empty),
+            (&[0x45; 600][..], DropReason::TooBig),
             (&b"xx"[..], DropReason::PoolEmpty),
         ] {
+            if reason == DropReason::TooBig {
+                there.pool = Pool::new(8, 500).unwrap();
+            }
             if reason == DropReason::PoolEmpty {
                 there.pool = Pool::new(1, 100).unwrap();
                 let _out = there.pool.take().unwrap();
