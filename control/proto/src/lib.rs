@@ -9,6 +9,7 @@
 
 pub mod names;
 pub mod visibility;
+pub mod isolation;
 pub mod message;
 pub mod record;
 pub mod alloc;

@@ -4,6 +4,7 @@ mod daemon;
 mod doctor;
 mod profile;
 mod read;
+mod rule;
 mod write;
 mod trace;
 
@@ -47,6 +48,9 @@ enum Command {
     Attach(write::Attach),
     /// The reverse of attach
     Detach(write::Detach),
+    /// Who may call whom across namespaces
+    #[command(subcommand)]
+    Rule(rule::Rule),
     /// Show a table
     Get(read::Get),
     /// Show how the daemons of this machine are
@@ -181,6 +185,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Command::Delete(delete) => block_on(delete.run(&config()?)),
         Command::Attach(attach) => block_on(attach.run(&config()?)),
         Command::Detach(detach) => block_on(detach.run(&config()?)),
+        Command::Rule(rule) => block_on(rule.run(&config()?)),
         Command::Get(get) => block_on(get.run(&config()?)),
         Command::Status(status) => block_on(status.run(&config()?)),
         Command::Doctor(doctor) => block_on(doctor.run(cli.config.as_deref())),

@@ -208,6 +208,7 @@ columns! {
         "CANDIDATES" "/service/candidates", "USED (S AGO)" "/service/used_s_ago";
     DROPS: "REASON" "/reason", "COUNT" "/count", "SERVICE" "/per_link/service", "UNDERLAY" "/per_link/underlay",
         "ENGINE" "/per_link/engine", "CAUSE" "/cause", "CURE" "/cure";
+    RULES: "FROM" "/from", "TO" "/to", "CALLERS" "/callers", "CALLEES" "/callees";
     PROFILES: "PROFILE" "/profile", "TITLE" "/title", "LINK" "/link", "VERIFIED" "/verified", "FROM" "/from";
     SETTINGS: "SETTING" "/setting", "WANTED" "/wanted", "ACTUAL" "/actual", "BEFORE" "/before", "BY" "/by",
         "WHY NOT" "/why";

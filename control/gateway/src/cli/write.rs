@@ -88,7 +88,7 @@ impl Delete {
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986 section 2.3).
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

@@ -4,6 +4,7 @@ mod api;
 mod identity;
 mod notices;
 mod pubnet;
+mod rules;
 mod shared;
 mod v1;
 
@@ -113,8 +114,9 @@ impl Server {
         let client = Client::new(token, CONNECT_WAIT);
         tracing::info!(listen = %self.address, "root manager runs");
 
-        let admin_routes = admin::routes(readiness).merge(v1::routes(Arc::clone(&shared)));
-        let public_routes = api::routes(Arc::clone(&shared)).merge(v1::routes(Arc::clone(&shared)));
+        let v1 = v1::routes(Arc::clone(&shared)).merge(rules::routes(Arc::clone(&shared)));
+        let admin_routes = admin::routes(readiness).merge(v1.clone());
+        let public_routes = api::routes(Arc::clone(&shared)).merge(v1);
         let guarded_routes = self
             .config
             .jwt_key_server

@@ -250,6 +250,59 @@ async fn a_descriptor_is_applied_listed_and_deleted() {
     running.end().await;
 }
 
+/// Added twice, listed, kept over a crash, deleted; what is wrong is named.
+#[tokio::test]
+async fn rules_are_added_kept_and_deleted() {
+    let directory = Directory::new();
+    let running = start_root(root_config(directory.path())).await;
+    let root = Caller::new(running.address);
+    deploy(&root).await;
+    let body = r#"{"from":"Shop.acme.*.prod","to":"*.default.*.test"}"#;
+    let row =
+        json!({"from": "shop.acme.*.prod", "to": "*.default.*.test", "callers": 0, "callees": 1});
+    for _ in 0..2 {
+        let (status, text) = root.text(Method::POST, "/v1/rules", body).await;
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, answer), (200, row.clone()));
+    }
+    for (body, named) in [
+        (r#"{"from":"a.b.c","to":"a.b.c.d"}"#, "`a.b.c` has 3 parts"),
+        (r#"{"from":"a.b.c.d","to":"a.b.w*b.d"}"#, "`w*b`"),
+        (r#"{"from":"a.b.c.d"}"#, "`to`"),
+        (r#"{"from":"a.b.c.d","to":"a.b.c.d","both":true}"#, "`both`"),
+    ] {
+        let (status, text) = root.text(Method::POST, "/v1/rules", body).await;
+        assert_eq!(status, 400, "{text}");
+        assert!(text.contains(named), "{text}");
+    }
+    let crashed = Directory::new();
+    std::fs::copy(
+        directory.path().join("root.redb"),
+        crashed.path().join("root.redb"),
+    )
+    .unwrap();
+    running.end().await;
+
+    let running = start_root(root_config(crashed.path())).await;
+    let root = Caller::new(running.address);
+    assert_eq!(root.get("/v1/rules").await, json!([row]));
+    register(&root, "c", 1).await;
+    let job = root
+        .get("/api/net/service/demo_default_server_test/instances")
+        .await;
+    assert_eq!(job["rules"][0]["from"], "shop.acme.*.prod");
+    let path = "/v1/rules?from=shop.acme.%2A.prod&to=*.default.*.test";
+    assert_eq!(root.text(Method::DELETE, path, "").await.0, 200);
+    let (status, text) = root.text(Method::DELETE, path, "").await;
+    assert_eq!(status, 404);
+    assert!(
+        text.contains("shop.acme.*.prod -> *.default.*.test"),
+        "{text}"
+    );
+    assert_eq!(root.get("/v1/rules").await, json!([]));
+    running.end().await;
+}
+
 /// A stand-in for a cluster manager that passes on what it is told.
 async fn cluster() -> (u16, mpsc::UnboundedReceiver<Value>) {
     let (sender, told) = mpsc::unbounded_channel();

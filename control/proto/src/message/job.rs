@@ -2,6 +2,7 @@
 
 use super::table_query::{InstanceEntry, ServiceIpEntry, is_zero};
 use super::text;
+use crate::isolation::Rule;
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
 use sluice_wire::Ip;
@@ -20,6 +21,9 @@ pub struct Job {
     /// Extension: grows with every change; 0 when the root does not say.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revision: u64,
+    /// Extension: the rules that allow calls to this service from other namespaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
     /// Everything else of the descriptor, as it came.
     #[serde(flatten)]
     pub descriptor: serde_json::Map<String, serde_json::Value>,

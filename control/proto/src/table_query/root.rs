@@ -6,13 +6,16 @@
 
 mod services;
 mod instances;
+mod rules;
 mod store;
 mod views;
 
+pub use rules::RULES_MAX;
 pub use views::ClusterView;
 
 use crate::alloc::{Semantic, Subnets};
 use crate::descriptor::InstanceRange;
+use crate::isolation::Rule;
 use crate::message::{
     ClusterRegistration, InstanceDeploy, Job, JobUpdate, NetDeployStatus, ServiceDeploy,
     SubnetGrant, UpdateKind,
@@ -67,6 +70,10 @@ pub enum Command {
         caller: Caller,
         request_id: Option<String>,
     },
+    /// POST `/v1/rules` (extension); one that exists already stays.
+    RuleAdd(Rule),
+    /// DELETE `/v1/rules` (extension)
+    RuleDelete(Rule),
 }
 
 /// An HTTP answer.
@@ -153,6 +160,9 @@ struct Counters {
     epoch: u64,
     /// The last job revision given.
     revision: u64,
+    /// The revision that the last change of a rule was given.
+    #[serde(default)]
+    rules: u64,
     cursors: Vec<(String, String)>,
 }
 
@@ -164,6 +174,7 @@ pub struct Root {
     addresses: BTreeMap<Ip, String>,
     clusters: BTreeMap<String, Cluster>,
     interests: BTreeMap<ServiceName, BTreeSet<String>>,
+    rules: BTreeSet<Rule>,
     grants: Vec<Grant>,
     semantic: Semantic,
     subnets: Subnets,
@@ -184,6 +195,7 @@ struct Work {
     services: BTreeSet<String>,
     clusters: BTreeSet<String>,
     interests: BTreeSet<ServiceName>,
+    rules: BTreeSet<Rule>,
     grants: BTreeSet<usize>,
 }
 
@@ -196,6 +208,7 @@ impl Root {
             addresses: BTreeMap::new(),
             clusters: BTreeMap::new(),
             interests: BTreeMap::new(),
+            rules: BTreeSet::new(),
             grants: Vec::new(),
             semantic: Semantic::new(plan),
             subnets: Subnets::new(plan),
@@ -238,6 +251,8 @@ impl Root {
             Command::Subnet { caller, request_id } => {
                 self.subnet(caller, request_id.as_deref(), work)
             }
+            Command::RuleAdd(rule) => self.rule_add(rule, work),
+            Command::RuleDelete(rule) => self.rule_delete(rule, work),
         }
     }
 
@@ -269,7 +284,7 @@ impl Root {
             // Oakestra's answer for "does not exist"; no interest is registered for it (thesis 3.6.6, exception 2).
             return Ok(Reply::json(&serde_json::Map::new()));
         };
-        let (reply, name) = (Reply::json(job), job.job_name.clone());
+        let (reply, name) = (Reply::json(&self.told(job)), job.job_name.clone());
         self.interest(&name, cluster, work);
         Ok(reply)
     }

@@ -57,6 +57,7 @@ fn entry(number: u32, cluster: &str, placed: bool) -> InstanceEntry {
 
 fn job(instances: Vec<InstanceEntry>) -> Vec<u8> {
     write(&Job {
+        rules: Vec::new(),
         id: "64b8f0c9d2a1e3f405162738".to_owned(),
         job_name: name(),
         service_ip_list: vec![ServiceIpEntry::new(

@@ -37,6 +37,7 @@ impl Root {
             service_ip_list,
             instance_list: Vec::new(),
             revision: self.next_revision(),
+            rules: Vec::new(),
             descriptor: spec.descriptor,
         };
         strip(&mut job);
@@ -179,12 +180,13 @@ impl Root {
 }
 
 /// Keys of a job that are ours; a descriptor that came back from a table query may contain them.
-const OWN_KEYS: [&str; 5] = [
+const OWN_KEYS: [&str; 6] = [
     "_id",
     "job_name",
     "service_ip_list",
     "instance_list",
     "revision",
+    "rules",
 ];
 
 fn strip(job: &mut Job) {

@@ -32,6 +32,14 @@ impl Root {
                 None => Change::Delete { key },
             });
         }
+        for rule in &work.rules {
+            let key = format!("rule/{rule}");
+            changes.push(if self.rules.contains(rule) {
+                Change::put(key, rule)
+            } else {
+                Change::Delete { key }
+            });
+        }
         for index in &work.grants {
             let key = format!("subnet/{index:08}");
             changes.extend(self.grants.get(*index).map(|grant| Change::put(key, grant)));
@@ -66,6 +74,9 @@ impl Root {
                 "interest" => {
                     let (job, clusters) = read(key, value)?;
                     root.interests.insert(job, clusters);
+                }
+                "rule" => {
+                    root.rules.insert(read(key, value)?);
                 }
                 "subnet" => {
                     grants.insert(id.to_owned(), read(key, value)?);

@@ -295,6 +295,77 @@ fn a_repeated_subnet_request_gets_the_same_subnet() {
     );
 }
 
+fn rule(from: &str, to: &str) -> Rule {
+    Rule {
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+    }
+}
+
+/// The rules and the revision that a cluster is told with a job.
+fn told(root: &mut Root, name: &str) -> (Value, u64) {
+    let Body::Json(job) = root.apply(&query(name, "192.0.2.1"), 1000).reply.body else {
+        panic!("a job")
+    };
+    (job["rules"].clone(), job["revision"].as_u64().unwrap())
+}
+
+#[test]
+fn a_rule_travels_with_the_jobs_that_it_allows_calls_to() {
+    let mut root = root();
+    let other = "64b8f0c9d2a1e3f405162739";
+    said(
+        &mut root,
+        deploy(ID, descriptor("a")),
+        200,
+        "Instance info added",
+    );
+    said(
+        &mut root,
+        deploy(other, descriptor("b")),
+        200,
+        "Instance info added",
+    );
+    let (a, b) = ("demo.default.a.test", "demo.default.b.test");
+    let (_, before) = told(&mut root, a);
+    told(&mut root, b);
+    let allowed = rule("shop.acme.*.prod", "demo.default.A.*");
+    let applied = root.apply(&Command::RuleAdd(allowed.clone()), 1000);
+    assert_eq!(applied.reply, Reply::json(&allowed));
+    let notice = Effect::Notify {
+        cluster: "c1".to_owned(),
+        update: JobUpdate {
+            job_name: a.parse().unwrap(),
+            instance_number: -1,
+            kind: UpdateKind::Deployment,
+        },
+    };
+    assert_eq!(
+        applied.effects,
+        [notice.clone()],
+        "nobody else is concerned"
+    );
+    let (rules, after) = told(&mut root, a);
+    assert_eq!(
+        rules,
+        json!([{"from": "shop.acme.*.prod", "to": "demo.default.a.*"}])
+    );
+    assert!(after > before, "an answer from before counts as older");
+    assert_eq!(told(&mut root, b).0, Value::Null);
+    let again = root.apply(&Command::RuleAdd(allowed.clone()), 1000);
+    assert!(again.effects.is_empty() && again.changes.is_empty());
+    let applied = root.apply(&Command::RuleDelete(allowed.clone()), 1000);
+    assert_eq!(applied.effects, [notice]);
+    let (rules, last) = told(&mut root, a);
+    assert!(rules.is_null() && last > after);
+    said(
+        &mut root,
+        Command::RuleDelete(allowed),
+        404,
+        "there is no rule `shop.acme.*.prod -> demo.default.a.*`; `sluice rule list` shows those there are",
+    );
+}
+
 /// Any commands: the store's records rebuild exactly the state, and no address has two owners.
 #[test]
 fn the_store_is_the_state() {
@@ -325,7 +396,7 @@ fn the_store_is_the_state() {
                 } else {
                     "192.0.2.2"
                 });
-                let command = match verb % 9 {
+                let command = match verb % 11 {
                     0 => {
                         let mut descriptor = descriptor(&service);
                         if which & 16 != 0 {
@@ -354,6 +425,8 @@ fn the_store_is_the_state() {
                         caller,
                     },
                     7 => Command::InterestRemove { job: name, caller },
+                    8 => Command::RuleAdd(rule("*.other.*.*", &format!("*.*.{service}.*"))),
+                    9 => Command::RuleDelete(rule("*.other.*.*", &format!("*.*.{service}.*"))),
                     _ => Command::Subnet {
                         caller,
                         request_id: (number > 0).then(|| number.to_string()),
