@@ -1,6 +1,7 @@
 //! What a manager needs to know to run: plain structs that can only be valid after `check`.
 
 use crate::access::{Access, Token, Unprotected};
+use sluice_proto::isolation::Isolation;
 use sluice_wire::AddressPlan;
 use sluice_wire::plan::PlanError;
 use std::net::SocketAddr;
@@ -42,6 +43,8 @@ pub struct ClusterConfig {
     /// Unix socket for health, metrics and `/v1`; none = no admin interface.
     pub admin_socket: Option<PathBuf>,
     pub broker: BrokerConfig,
+    /// Whether nodes are told only what their instances may know.
+    pub isolation: Isolation,
     pub plan: AddressPlan,
 }
 

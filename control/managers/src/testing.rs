@@ -5,6 +5,7 @@ use crate::{Access, BrokerConfig, ClusterConfig, RootConfig, cluster, root};
 use hyper::Method;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
+use sluice_proto::isolation::Isolation;
 use sluice_wire::AddressPlan;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -102,6 +103,7 @@ pub(crate) fn cluster_config(directory: &Path, id: &str, root: SocketAddr) -> Cl
             listen: "127.0.0.1:0".parse().unwrap(),
             access: Access::default(),
         },
+        isolation: Isolation::default(),
         plan: AddressPlan::oakestra(),
     }
 }

@@ -69,11 +69,10 @@ impl Rule {
     }
 
     fn table(&self, answer: Value) -> String {
-        let rows = match answer {
-            Value::Array(rows) => rows,
-            row => vec![row],
+        let table = match answer.as_array() {
+            Some(rows) => output::json_table(RULES, rows),
+            None => output::json_table(RULES, &[answer]),
         };
-        let table = output::json_table(RULES, &rows);
         match self {
             Self::Delete(_) => format!("deleted\n{table}"),
             Self::Add(_) | Self::List(_) => table,

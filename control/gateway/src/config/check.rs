@@ -8,6 +8,7 @@ use super::{
     LogFormat, ProfileChoice, Root, ServiceSide, Xdp, place,
 };
 use sluice_hw_profiles::Key;
+use sluice_proto::isolation::Isolation;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -358,7 +359,16 @@ impl Check<'_> {
             token_file: self.optional_path("cluster.token_file", &raw.token_file)?,
             allow_without_token: self
                 .subnets("cluster.allow_without_token", &raw.allow_without_token)?,
+            isolation: self.isolation("cluster.isolation", &raw.isolation)?,
             broker: self.broker(&raw.broker, &raw.id)?,
+        })
+    }
+
+    fn isolation(&self, key: &str, word: &str) -> Result<Isolation, ConfigError> {
+        let [enforce, observe, off] = Isolation::WORDS;
+        Isolation::parse(word).ok_or_else(|| {
+            let expected = format!("\"{enforce}\", \"{observe}\" or \"{off}\"");
+            self.value(key, quoted(word), expected)
         })
     }
 

@@ -14,6 +14,7 @@ pub use roles::RoleError;
 pub use show::rows;
 
 use sluice_hw_profiles::{Key, Settings};
+use sluice_proto::isolation::Isolation;
 use sluice_wire::{AddressPlan, Ip, Subnet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -77,6 +78,8 @@ pub struct Cluster {
     pub token_file: Option<PathBuf>,
     /// Callers from here need no token.
     pub allow_without_token: Vec<Subnet>,
+    /// Whether nodes are told only what their instances may know.
+    pub isolation: Isolation,
     pub broker: Broker,
 }
 

@@ -64,6 +64,7 @@ pub struct RawCluster {
     pub admin_socket: String,
     pub token_file: String,
     pub allow_without_token: Vec<String>,
+    pub isolation: String,
     pub broker: RawBroker,
 }
 
@@ -191,6 +192,8 @@ impl Default for RawCluster {
             admin_socket: "/run/sluice/cluster.sock".into(),
             token_file: String::new(),
             allow_without_token: Vec::new(),
+            // What Oakestra never did, but tenants must be able to rely on.
+            isolation: "enforce".into(),
             broker: RawBroker::default(),
         }
     }

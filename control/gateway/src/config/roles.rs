@@ -83,6 +83,7 @@ impl Config {
                         .map(|token| (user.clone(), token)),
                 },
             },
+            isolation: cluster.isolation,
             plan: self.plan,
         };
         config.check()?;

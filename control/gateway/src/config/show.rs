@@ -98,6 +98,7 @@ impl Rows {
         self.path("cluster.admin_socket", Some(&cluster.admin_socket));
         self.path("cluster.token_file", cluster.token_file.as_ref());
         self.list("cluster.allow_without_token", &cluster.allow_without_token);
+        self.add("cluster.isolation", cluster.isolation.word());
         match &cluster.broker {
             Broker::Embedded { listen, token_file } => {
                 self.add("cluster.broker.mode", "embedded");

@@ -160,6 +160,7 @@ impl Server {
             retry_first: RETRY_FIRST,
             retry_max: RETRY_LAST,
             register_every: REGISTER_EVERY,
+            isolation: self.config.isolation,
             ..Settings::new(
                 &self.config.id,
                 &advertised.ip().to_string(),

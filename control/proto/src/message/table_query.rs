@@ -1,6 +1,8 @@
 //! The table query (thesis 3.6.6) on the wire: question, answer and the rows of an answer.
 
 use super::text;
+use crate::isolation::Rule;
+use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
 
@@ -78,10 +80,26 @@ pub struct TableQueryResult {
     /// withdrawn. Absent: nothing is said about instances that are not listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Vec<(u32, u64)>>,
+    /// Extension: the rules that allow calls to this service from other namespaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
     /// Extension: the manager cannot say now, because its root is away. Nothing else is said then; the answer comes by
     /// itself once there is one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unavailable: bool,
+}
+
+impl TableQueryResult {
+    /// Nothing of this job lives, as far as the node that is told may know.
+    #[must_use]
+    pub fn gone(job: &ServiceName) -> Self {
+        Self {
+            app_name: job.to_string(),
+            query_key: job.to_string(),
+            live: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
 }
 
 /// One instance. Fields of the placement are missing while it is scheduled but not deployed.

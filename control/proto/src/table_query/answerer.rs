@@ -12,6 +12,7 @@ mod allot;
 mod answer;
 mod interest;
 mod interface;
+mod isolation;
 mod store;
 mod tell;
 mod upward;
@@ -23,6 +24,7 @@ pub use upward::{Method, RootRequest};
 use super::Key;
 use super::backoff::{Backoff, Random};
 use super::timers::Timers;
+use crate::isolation::Isolation;
 use crate::message::{
     Deployed, InstanceRequest, InstanceStatus, InterestRemove, Job, JobUpdate, NodeId, SubnetGrant,
     SubnetRequest, SubnetResult, TableQueryRequest, TableQueryResult, Topic, Undeployed,
@@ -151,6 +153,7 @@ pub struct Answerer {
     random: Random,
     jobs: BTreeMap<ServiceName, Known>,
     addresses: BTreeMap<Ip, ServiceName>,
+    residents: isolation::Residents,
     absent: BTreeMap<Key, Absent>,
     fetches: BTreeMap<Key, Fetch>,
     reports: BTreeMap<(ServiceName, u32), Outgoing>,
@@ -183,6 +186,7 @@ impl Answerer {
             random: Random::new(seed),
             jobs: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            residents: isolation::Residents::default(),
             absent: BTreeMap::new(),
             fetches: BTreeMap::new(),
             reports: BTreeMap::new(),
@@ -257,7 +261,7 @@ impl Answerer {
         if let Some(name) = self.name_of(&key) {
             self.interest(&name, node, &key, request.interest_s, now);
             if self.root_lost || self.is_usable(&name, &key, now) {
-                self.answer(&name, node, request.key());
+                self.answer(&name, node, request);
                 return;
             }
             // Known, but of no use: the root may know more (thesis 3.6.6, exception 1).
@@ -508,10 +512,7 @@ impl Answerer {
     /// The answer that `node` would get about a job, without asking.
     #[must_use]
     pub fn view(&self, job: &ServiceName, node: &NodeId) -> Option<TableQueryResult> {
-        self.jobs.get(job).map(|known| {
-            let interest = known.interests.get(node);
-            known.result(&self.settings, node, interest, "")
-        })
+        self.result(self.jobs.get(job)?, node, "")
     }
 
     /// The jobs that are known, in name order.

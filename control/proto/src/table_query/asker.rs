@@ -13,6 +13,7 @@ pub use interface::{Event, Mqtt, Routes, Settings, Transmit};
 use super::backoff::{Backoff, Random};
 use super::timers::Timers;
 use super::{Key, Row, ServiceAddress};
+use crate::isolation::Rule;
 use crate::message::{Revision, TableQueryResult, UpdateKind, UpdatesAvailable};
 use crate::names::{NameError, ServiceName};
 use sluice_wire::{InstanceIp, Ip, ServiceIp};
@@ -64,6 +65,7 @@ struct Job {
     /// An answer said that it exists.
     confirmed: bool,
     service_ips: Vec<ServiceAddress>,
+    rules: Vec<Rule>,
     rows: BTreeMap<u32, Held>,
     revision: Option<Revision>,
     /// The latest revision that an update spoke of.
@@ -92,6 +94,7 @@ impl Job {
             name,
             confirmed: false,
             service_ips: Vec::new(),
+            rules: Vec::new(),
             rows: BTreeMap::new(),
             revision: None,
             told: None,
@@ -118,6 +121,7 @@ impl Job {
         Routes {
             job: self.name.clone(),
             service_ips: self.service_ips.clone(),
+            rules: self.rules.clone(),
             instances: self
                 .rows
                 .values()
@@ -291,8 +295,14 @@ impl Asker {
             return;
         }
         let name = self.hold(job, now);
+        let mut is_first = false;
         if let Some(job) = self.jobs.get_mut(&name) {
+            is_first = job.local.is_empty();
             job.local.insert(number);
+        }
+        if is_first {
+            // What did not exist for those who ran here before may exist for this one.
+            self.forget_absent();
         }
         self.refresh(name, now);
     }
@@ -386,6 +396,7 @@ impl Asker {
             instance_list: job.rows.values().map(|held| held.row.entry()).collect(),
             service_ip_list: Some(job.service_ips.iter().map(ServiceAddress::entry).collect()),
             revision: job.revision,
+            rules: job.rules.clone(),
             ..TableQueryResult::default()
         };
         self.jobs

@@ -1,6 +1,7 @@
 //! What an answer says: the rows of a job, pruned for the node that asks.
 
-use super::{Interest, Known, Settings};
+use super::isolation::Standing;
+use super::{Answerer, Known, Settings};
 use crate::message::{
     InstanceEntry, InstanceStatus, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
 };
@@ -107,36 +108,44 @@ impl Known {
             number: self.revision,
         }
     }
+}
 
-    /// The answer for `node`.
+impl Answerer {
+    /// What `node` is told of a job; `None` when the job is none of its business, or that is not known yet.
     pub(super) fn result(
         &self,
-        settings: &Settings,
+        known: &Known,
         node: &NodeId,
-        interest: Option<&Interest>,
         query_key: &str,
-    ) -> TableQueryResult {
-        let mut entries = self.entries();
+    ) -> Option<TableQueryResult> {
+        let reply_only = match self.standing(node, known) {
+            Standing::Calls => false,
+            Standing::Answers => true,
+            Standing::Nothing | Standing::Unsaid => return None,
+        };
+        let mut entries = known.entries();
         let live = entries
             .iter()
             .map(|entry| (entry.instance_number, entry.epoch))
             .collect();
-        let asked = interest.map(|interest| &interest.asked);
-        prune(&mut entries, settings, node, asked);
+        let asked = known.interests.get(node).map(|interest| &interest.asked);
+        prune(&mut entries, &self.settings, node, asked);
         for entry in &mut entries {
-            entry.service_ip = self.job.service_ip_list.clone();
+            entry.service_ip = known.job.service_ip_list.clone();
             let own = ServiceIpEntry::new(IpType::instance(), instance_ips(entry));
             entry.service_ip.push(own);
+            entry.reply_only = reply_only;
         }
-        TableQueryResult {
-            app_name: self.job.job_name.to_string(),
+        Some(TableQueryResult {
+            app_name: known.job.job_name.to_string(),
             query_key: query_key.to_owned(),
             instance_list: entries,
-            service_ip_list: Some(self.job.service_ip_list.clone()),
-            revision: Some(self.revision_on_wire(settings)),
+            service_ip_list: Some(known.job.service_ip_list.clone()),
+            revision: Some(known.revision_on_wire(&self.settings)),
             live: Some(live),
+            rules: known.job.rules.clone(),
             unavailable: false,
-        }
+        })
     }
 }
 

@@ -16,6 +16,9 @@ impl Answerer {
         interest_s: Option<u32>,
         now: Duration,
     ) {
+        if !self.may_know(node, name) {
+            return;
+        }
         let Some(known) = self.jobs.get_mut(name) else {
             return;
         };
@@ -106,5 +109,6 @@ impl Answerer {
                 .cancel(&Timer::Interest(name.clone(), node.clone()));
         }
         self.dirty.job(name);
+        self.note_residents(name);
     }
 }

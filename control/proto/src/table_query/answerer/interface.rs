@@ -2,6 +2,7 @@
 
 use super::answer::INSTANCES_MAX_DEFAULT;
 use super::upward::RootRequest;
+use crate::isolation::Isolation;
 use crate::message::{MessageError, NodeId, TopicError};
 use crate::names::{NameError, ServiceName};
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub refresh_every: Duration,
     /// How often the registration is repeated.
     pub register_every: Duration,
+    /// Whether a node is told only what its instances may know; what is merely observed is observed by the gateways.
+    pub isolation: Isolation,
     /// Absent keys that are remembered, and keys that are asked at a time: a scan must not fill the memory.
     pub keys_max: usize,
 }
@@ -51,6 +54,7 @@ impl Settings {
             absent_max: Duration::from_secs(4),
             refresh_every: Duration::from_secs(60),
             register_every: Duration::from_secs(15),
+            isolation: Isolation::default(),
             keys_max: 4096,
         }
     }

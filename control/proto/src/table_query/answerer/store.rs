@@ -210,6 +210,7 @@ impl Answerer {
             self.addresses.insert(ip, name.clone());
         }
         self.jobs.insert(name.clone(), known);
+        self.note_residents(&name);
         let key = Key::Name(name);
         self.fetches.insert(key.clone(), super::Fetch::default());
         self.timers.set(Timer::Fetch(key), now);

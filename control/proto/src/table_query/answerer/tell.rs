@@ -1,5 +1,6 @@
 //! What nodes are told: answers, pushed changes, refusals.
 
+use super::isolation::Standing;
 use super::{Answerer, Transmit};
 use crate::message::{
     InstanceResult, NodeId, TableQueryRequest, TableQueryResult, Topic, UpdateKind,
@@ -15,6 +16,7 @@ impl Answerer {
         };
         known.revision += 1;
         self.dirty.job(name);
+        self.note_residents(name);
         self.push(name, kind);
     }
 
@@ -25,11 +27,28 @@ impl Answerer {
         });
     }
 
-    pub(super) fn answer(&mut self, name: &ServiceName, node: &NodeId, query_key: &str) {
-        if let Some(known) = self.jobs.get(name) {
-            let interest = known.interests.get(node);
-            let result = known.result(&self.settings, node, interest, query_key);
-            self.publish(node, Verb::TableQueryResult, write(&result));
+    /// Answers a question about a job that is known. What is none of the node's business is
+    /// answered as if it did not exist.
+    pub(super) fn answer(
+        &mut self,
+        name: &ServiceName,
+        node: &NodeId,
+        request: &TableQueryRequest,
+    ) {
+        let Some(known) = self.jobs.get(name) else {
+            return;
+        };
+        match self.standing(node, known) {
+            Standing::Calls | Standing::Answers => {
+                if let Some(result) = self.result(known, node, request.key()) {
+                    self.publish(node, Verb::TableQueryResult, write(&result));
+                }
+            }
+            Standing::Nothing => {
+                self.interest_lost(name, node);
+                self.answer_absent(node, request);
+            }
+            Standing::Unsaid => self.answer_unavailable(node, request),
         }
     }
 
@@ -53,18 +72,35 @@ impl Answerer {
         let Some(known) = self.jobs.get(name) else {
             return;
         };
-        let mut messages = Vec::new();
-        for (node, interest) in &known.interests {
-            if interest.until.is_some() {
-                let result = known.result(&self.settings, node, Some(interest), "");
-                messages.push((node.clone(), write(&result)));
-            }
-        }
+        let nodes: Vec<NodeId> = known.interests.keys().cloned().collect();
         let revision = Some(known.revision_on_wire(&self.settings));
-        for (node, payload) in messages {
-            self.publish(&node, Verb::TableQueryResult, payload);
+        for node in nodes {
+            self.push_to(name, &node);
         }
         self.broadcast(name, kind, revision);
+    }
+
+    /// The same to one node, if it is a Sluice node; a job that is none of its business any more does not exist for it.
+    pub(super) fn push_to(&mut self, name: &ServiceName, node: &NodeId) {
+        let Some(known) = self.jobs.get(name) else {
+            return;
+        };
+        let interest = known.interests.get(node);
+        if interest.is_none_or(|interest| interest.until.is_none()) {
+            return;
+        }
+        let result = match self.standing(node, known) {
+            Standing::Calls | Standing::Answers => self.result(known, node, ""),
+            Standing::Nothing => {
+                let gone = TableQueryResult::gone(name);
+                self.interest_lost(name, node);
+                Some(gone)
+            }
+            Standing::Unsaid => None,
+        };
+        if let Some(result) = result {
+            self.publish(node, Verb::TableQueryResult, write(&result));
+        }
     }
 
     pub(super) fn broadcast(

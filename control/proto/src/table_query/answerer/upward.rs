@@ -4,8 +4,10 @@ use super::{
     Absent, Answerer, Event, Fetch, Known, Outgoing, Placement, REQUEST_WAIT, Report, Timer,
     Transmit, UpdateKind, Waiter,
 };
+use crate::isolation::Rule;
 use crate::message::{
-    Job, NetDeployStatus, NodeId, TableQueryRequest, TableQueryResult, Verb, read, write,
+    InstanceEntry, Job, NetDeployStatus, NodeId, ServiceIpEntry, TableQueryRequest,
+    TableQueryResult, Verb, read, write,
 };
 use crate::names::ServiceName;
 use crate::table_query::Key;
@@ -301,11 +303,16 @@ impl Answerer {
                 );
             }
         }
-        let before = (
-            known.job.service_ip_list.clone(),
-            known.job.job_name.to_string(),
-            known.entries(),
-        );
+        let before = shown(known);
+        let rules_change = before.rules != job.rules;
+        let standings = if rules_change {
+            self.standings_beside(&name)
+        } else {
+            Vec::new()
+        };
+        let Some(known) = self.jobs.get_mut(&name) else {
+            return;
+        };
         known.job = job;
         let entries = &known.job.instance_list;
         let entry_of = |number: u32| entries.iter().find(|entry| entry.instance_number == number);
@@ -328,11 +335,7 @@ impl Answerer {
             .attached
             .retain(|number| entries.iter().any(|entry| entry.instance_number == *number));
         let addresses = known.addresses();
-        let after = (
-            known.job.service_ip_list.clone(),
-            known.job.job_name.to_string(),
-            known.entries(),
-        );
+        let after = shown(known);
         self.addresses
             .retain(|ip, owner| *owner != name || addresses.contains(ip));
         for ip in addresses {
@@ -341,7 +344,7 @@ impl Answerer {
         }
         self.dirty.job(&name);
         if !is_new && before != after {
-            let fewer = after.2.len() < before.2.len();
+            let fewer = after.entries.len() < before.entries.len();
             self.changed(
                 &name,
                 if fewer {
@@ -351,6 +354,8 @@ impl Answerer {
                 },
             );
         }
+        self.note_residents(&name);
+        self.tell_standings(standings);
     }
 
     /// Reports that waited for the job's id.
@@ -377,12 +382,7 @@ impl Answerer {
                 .filter(|(_, interest)| interest.until.is_some())
                 .map(|(node, _)| node.clone())
                 .collect();
-            let result = TableQueryResult {
-                app_name: name.to_string(),
-                query_key: name.to_string(),
-                live: Some(Vec::new()),
-                ..TableQueryResult::default()
-            };
+            let result = TableQueryResult::gone(name);
             for node in told {
                 self.publish(&node, Verb::TableQueryResult, write(&result));
             }
@@ -449,7 +449,7 @@ impl Answerer {
                     return;
                 };
                 self.interest(name, &node, &key, request.interest_s, now);
-                self.answer(name, &node, request.key());
+                self.answer(name, &node, &request);
             }
             Waiter::Deployment(ticket) => {
                 if let Some(known) = self.jobs.get_mut(name) {
@@ -484,7 +484,7 @@ impl Answerer {
         for waiter in untold {
             if let Waiter::Node { node, request } = waiter {
                 match Key::parse(request.key()).and_then(|key| self.name_of(&key)) {
-                    Some(name) => self.answer(&name, &node, request.key()),
+                    Some(name) => self.answer(&name, &node, &request),
                     None => self.answer_unavailable(&node, &request),
                 }
             }
@@ -628,6 +628,24 @@ impl Answerer {
             // The root does not know the instance (any more); its own word about the job decides.
             self.refetch(Key::Name(key.0), now);
         }
+    }
+}
+
+/// What of a job shows in an answer.
+#[derive(PartialEq)]
+struct Shown {
+    name: String,
+    service_ips: Vec<ServiceIpEntry>,
+    rules: Vec<Rule>,
+    entries: Vec<InstanceEntry>,
+}
+
+fn shown(known: &Known) -> Shown {
+    Shown {
+        name: known.job.job_name.to_string(),
+        service_ips: known.job.service_ip_list.clone(),
+        rules: known.job.rules.clone(),
+        entries: known.entries(),
     }
 }
 

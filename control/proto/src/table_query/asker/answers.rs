@@ -89,6 +89,16 @@ impl Asker {
         self.events.push_back(event);
     }
 
+    /// Believes no earlier answer that names nothing.
+    pub(super) fn forget_absent(&mut self) {
+        for (key, absent) in std::mem::take(&mut self.absent) {
+            self.timers.cancel(&Timer::Absent(key.clone()));
+            if !absent.expired {
+                self.events.push_back(Event::Unknown { key });
+            }
+        }
+    }
+
     pub(super) fn absent_due(&mut self, key: Key, now: Duration) {
         let Some(absent) = self.absent.get_mut(&key) else {
             return;
@@ -249,6 +259,7 @@ impl Asker {
         if !service_ips.is_empty() || result.service_ip_list.is_some() {
             job.service_ips = service_ips;
         }
+        job.rules.clone_from(&result.rules);
         job.confirmed = true;
         job.revision = result.revision;
         let addresses = job.addresses();
@@ -282,6 +293,7 @@ impl Asker {
             });
         }
         job.service_ips.clear();
+        job.rules.clear();
         job.revision = None;
         if std::mem::take(&mut job.confirmed) {
             self.events

@@ -1,5 +1,6 @@
 //! What goes into an asker and what comes out of it: settings, transmissions, events.
 
+use crate::isolation::Rule;
 use crate::message::{InterestRemove, NodeId, TableQueryRequest, Topic, Verb, write};
 use crate::names::ServiceName;
 use crate::table_query::{Key, Row, ServiceAddress};
@@ -91,6 +92,8 @@ impl Transmit {
 pub struct Routes {
     pub job: ServiceName,
     pub service_ips: Vec<ServiceAddress>,
+    /// Those that allow calls to the service from other namespaces; legacy managers say none.
+    pub rules: Vec<Rule>,
     /// The instances that a new flow may choose, in number order. One that was listed before and is missing now keeps
     /// its flows until it is [`Event::Withdrawn`] or its job is [`Event::Forgotten`].
     pub instances: Vec<Row>,

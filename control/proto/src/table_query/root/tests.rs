@@ -342,7 +342,7 @@ fn a_rule_travels_with_the_jobs_that_it_allows_calls_to() {
     };
     assert_eq!(
         applied.effects,
-        [notice.clone()],
+        std::slice::from_ref(&notice),
         "nobody else is concerned"
     );
     let (rules, after) = told(&mut root, a);

@@ -1,0 +1,290 @@
+//! What nodes are told of services of other namespaces, and what they are told when that changes.
+
+use super::*;
+use crate::isolation::Rule;
+use crate::message::{
+    Deployed, InstanceEntry, Job, JobUpdate, TableQueryResult, Undeployed, UpdateKind, read, write,
+};
+use crate::table_query::Key;
+use crate::table_query::answerer::{Settings, Transmit};
+use sluice_wire::Ip;
+use std::time::Duration;
+
+const NOW: Duration = Duration::from_secs(1);
+const SHOP: &str = "shop.acme.web.prod";
+const CART: &str = "cart.acme.api.prod";
+const BANK: &str = "bank.money.api.prod";
+
+fn node() -> NodeId {
+    NodeId::new("n1").unwrap()
+}
+
+fn name(text: &str) -> ServiceName {
+    text.parse().unwrap()
+}
+
+fn rule(from: &str, to: &str) -> Rule {
+    Rule {
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+    }
+}
+
+/// A cluster manager with a root that knows three services of two tenants, each with one instance.
+struct Site {
+    answerer: Answerer,
+    rules: Vec<Rule>,
+}
+
+impl Site {
+    fn new(isolation: Isolation, rules: &[Rule]) -> Self {
+        let settings = Settings {
+            isolation,
+            ..Settings::new("c1", "192.0.2.1", 10110, 1)
+        };
+        Self {
+            answerer: Answerer::new(settings, 1, NOW),
+            rules: rules.to_vec(),
+        }
+    }
+
+    fn job(&self, job: &str) -> Vec<u8> {
+        let at = [SHOP, CART, BANK].iter().position(|it| *it == job).unwrap();
+        let last = u8::try_from(at + 1).unwrap();
+        let rules = self.rules.iter().filter(|rule| rule.to.matches(&name(job)));
+        write(&Job {
+            id: format!("{last:024}"),
+            job_name: name(job),
+            service_ip_list: Vec::new(),
+            instance_list: vec![InstanceEntry {
+                cluster_id: Some("c1".to_owned()),
+                instance_ip: Some(Ip::v4([10, 30, 0, last])),
+                epoch: 1,
+                ..InstanceEntry::default()
+            }],
+            revision: 0,
+            rules: rules.cloned().collect(),
+            descriptor: serde_json::Map::new(),
+        })
+    }
+
+    /// Answers for the root until all is said; what the node was told meanwhile.
+    fn told(&mut self) -> Vec<TableQueryResult> {
+        let mut told = Vec::new();
+        while let Some(transmit) = self.answerer.poll_transmit() {
+            match transmit {
+                Transmit::Publish { topic, payload }
+                    if topic == "nodes/n1/net/tablequery/result" =>
+                {
+                    told.push(read("answer", &payload).unwrap());
+                }
+                Transmit::Publish { .. } => {}
+                Transmit::Root(request) => {
+                    let asked = request.path.replace('_', ".");
+                    let jobs = [SHOP, CART, BANK];
+                    let job = jobs.iter().zip(1..).find_map(|(job, last)| {
+                        let by_ip = asked.contains(&format!("/10.30.0.{last}/"));
+                        (by_ip || asked.contains(job)).then_some(*job)
+                    });
+                    let body = match job {
+                        Some(job) if asked.contains("/instances") => self.job(job),
+                        _ => b"{}".to_vec(),
+                    };
+                    let reply = Some((200, body.as_slice()));
+                    self.answerer.handle_root_reply(request.id, reply, NOW);
+                }
+            }
+        }
+        told
+    }
+
+    fn deployed(&mut self, job: &str, runs: bool) -> Vec<TableQueryResult> {
+        if runs {
+            let handled = self.answerer.handle_deployed(&node(), &deployed(job), NOW);
+            handled.unwrap();
+        } else {
+            let undeployed = Undeployed {
+                appname: job.to_owned(),
+                instance_number: 0,
+                epoch: 0,
+            };
+            let handled = self.answerer.handle_undeployed(&node(), &undeployed, NOW);
+            handled.unwrap();
+        }
+        self.told()
+    }
+
+    /// The one answer to a question.
+    fn asked(&mut self, key: &str) -> TableQueryResult {
+        let request = Key::parse(key).unwrap().request(Some(180));
+        self.answerer.handle_request(&node(), &request, NOW);
+        let told = self.told();
+        let [answer] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert_eq!(answer.query_key, key);
+        answer.clone()
+    }
+
+    /// The root's rules change, and it says so.
+    fn rules_are(&mut self, rules: &[Rule], about: &str) -> Vec<TableQueryResult> {
+        self.rules = rules.to_vec();
+        let update = JobUpdate {
+            job_name: name(about),
+            instance_number: -1,
+            kind: UpdateKind::Deployment,
+        };
+        self.answerer.handle_job_update(&update, NOW);
+        self.told()
+    }
+
+    fn is_interested(&self, job: &str) -> bool {
+        self.answerer.interested(&name(job)).any(|it| *it == node())
+    }
+}
+
+fn deployed(job: &str) -> Deployed {
+    Deployed {
+        appname: job.to_owned(),
+        status: "DEPLOYED".to_owned(),
+        instance_number: 0,
+        nsip: Some(Ip::v4([10, 18, 0, 2])),
+        nsipv6: None,
+        host_port: 50103,
+        host_ip: Some(Ip::v4([192, 0, 2, 9])),
+        epoch: 0,
+    }
+}
+
+fn exists(answer: &TableQueryResult) -> bool {
+    !answer.instance_list.is_empty() && answer.instance_list.iter().all(|row| !row.reply_only)
+}
+
+fn replies_only(answer: &TableQueryResult) -> bool {
+    !answer.instance_list.is_empty() && answer.instance_list.iter().all(|row| row.reply_only)
+}
+
+fn is_gone(answer: &TableQueryResult) -> bool {
+    answer.instance_list.is_empty()
+        && answer.service_ip_list.is_none()
+        && answer.live == Some(Vec::new())
+}
+
+#[test]
+fn a_node_is_told_what_its_instances_may_know() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    site.deployed(SHOP, true);
+    assert!(exists(&site.asked(SHOP)), "its own");
+    assert!(exists(&site.asked(CART)), "of the same two namespaces");
+    for key in [BANK, "10.30.0.3"] {
+        let answer = site.asked(key);
+        assert!(is_gone(&answer), "{answer:?}");
+    }
+    assert!(!site.is_interested(BANK));
+
+    let calls = rule("*.acme.web.*", BANK);
+    let mut site = Site::new(Isolation::Enforce, std::slice::from_ref(&calls));
+    site.deployed(SHOP, true);
+    let answer = site.asked("10.30.0.3");
+    assert!(exists(&answer));
+    assert_eq!(answer.rules, [calls], "the gateway enforces it again");
+
+    // The other way round: it must be answered, by the InstanceIP that its packets show.
+    let mut site = Site::new(Isolation::Enforce, &[rule(BANK, "*.acme.web.*")]);
+    site.deployed(SHOP, true);
+    assert!(replies_only(&site.asked("10.30.0.3")));
+    assert!(site.is_interested(BANK));
+}
+
+#[test]
+fn observing_and_off_tell_everything() {
+    for isolation in [Isolation::Observe, Isolation::Off] {
+        let mut site = Site::new(isolation, &[]);
+        site.deployed(SHOP, true);
+        assert!(exists(&site.asked(BANK)));
+    }
+}
+
+#[test]
+fn a_revoked_rule_takes_the_job_away_at_once() {
+    for (from, to) in [(SHOP, BANK), (BANK, SHOP)] {
+        let mut site = Site::new(Isolation::Enforce, &[rule(from, to)]);
+        site.deployed(SHOP, true);
+        site.asked(SHOP);
+        assert!(!is_gone(&site.asked(BANK)));
+        let told = site.rules_are(&[], to);
+        let gone = told.iter().find(|result| result.app_name == BANK);
+        assert!(gone.is_some_and(is_gone), "{from} -> {to}: {told:?}");
+        assert!(!site.is_interested(BANK));
+        assert!(told.iter().all(|it| it.app_name == BANK || exists(it)));
+        assert!(is_gone(&site.asked(BANK)));
+    }
+}
+
+#[test]
+fn a_rule_turned_round_leaves_the_replies() {
+    let mut site = Site::new(Isolation::Enforce, &[rule(SHOP, BANK), rule(BANK, SHOP)]);
+    site.deployed(SHOP, true);
+    assert!(exists(&site.asked(BANK)));
+    let told = site.rules_are(&[rule(BANK, SHOP)], BANK);
+    assert!(
+        matches!(told.as_slice(), [rows] if replies_only(rows)),
+        "{told:?}"
+    );
+    let told = site.rules_are(&[rule(BANK, SHOP), rule(SHOP, BANK)], BANK);
+    assert!(
+        matches!(told.as_slice(), [rows] if exists(rows)),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn what_a_node_may_know_follows_its_instances() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    assert!(exists(&site.asked(BANK)), "nothing on it can call");
+    let told = site.deployed(SHOP, true);
+    let about_bank: Vec<_> = told.iter().filter(|it| it.app_name == BANK).collect();
+    assert!(
+        matches!(about_bank.as_slice(), [gone] if is_gone(gone)),
+        "{told:?}"
+    );
+    site.deployed(BANK, true);
+    assert!(exists(&site.asked(BANK)));
+    assert!(exists(&site.asked(CART)));
+    let told = site.deployed(SHOP, false);
+    let about_cart: Vec<_> = told.iter().filter(|it| it.app_name == CART).collect();
+    assert!(
+        matches!(about_cart.as_slice(), [gone] if is_gone(gone)),
+        "{told:?}"
+    );
+}
+
+/// A manager that lost its store hears of the instances again, but not yet of their services: that is no reason to take
+/// anything away.
+#[test]
+fn nothing_is_said_for_want_of_knowledge() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    let question = Key::parse(CART).unwrap().request(Some(180));
+    let other = NodeId::new("n2").unwrap();
+    site.answerer.handle_request(&other, &question, NOW);
+    site.deployed(BANK, true);
+    // The root's answer about the shop is still to come.
+    let handled = site.answerer.handle_deployed(&node(), &deployed(SHOP), NOW);
+    handled.unwrap();
+    site.answerer.handle_request(&node(), &question, NOW);
+    let waiting: Vec<_> = std::iter::from_fn(|| site.answerer.poll_transmit()).collect();
+    let answer = waiting.iter().find_map(|transmit| match transmit {
+        Transmit::Publish { payload, .. } => read::<TableQueryResult>("answer", payload).ok(),
+        Transmit::Root(_) => None,
+    });
+    assert!(answer.is_some_and(|answer| answer.unavailable));
+    let body = site.job(SHOP);
+    for transmit in waiting {
+        if let Transmit::Root(request) = transmit {
+            let reply = Some((200, body.as_slice()));
+            site.answerer.handle_root_reply(request.id, reply, NOW);
+        }
+    }
+    site.told();
+    assert!(exists(&site.asked(CART)));
+}
