@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod names;
-pub mod visibility;
 pub mod isolation;
 pub mod message;
 pub mod record;

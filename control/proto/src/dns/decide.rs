@@ -4,8 +4,8 @@ use super::names::{Known, Names};
 use super::outcome::Outcome;
 use super::reply::{Body, Rr};
 use super::zone::{Subject, Zones};
+use crate::isolation::may_call;
 use crate::names::ServiceName;
-use crate::visibility::may_know;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use sluice_wire::{Dual, Ip};
@@ -58,22 +58,20 @@ pub fn decide(zones: &Zones, names: &Names, from: Ip, query: &Message) -> Decisi
             service,
             choice,
             apex,
-        } => {
-            if !may_know(caller, &service) {
-                return no_such_name(apex);
+        } => match names.look_up(&service) {
+            None => Decision::Ask(service),
+            Some(Known::Absent) => no_such_name(apex),
+            Some(Known::Unresolved) => {
+                Decision::Answer(Outcome::Unresolved, Body::error(ResponseCode::ServFail))
             }
-            match names.look_up(&service) {
-                None => Decision::Ask(service),
-                Some(Known::Absent) => no_such_name(apex),
-                Some(Known::Unresolved) => {
-                    Decision::Answer(Outcome::Unresolved, Body::error(ResponseCode::ServFail))
-                }
-                Some(Known::Service(known)) => match known.address(choice) {
-                    Some(ip) => addresses(question, ip, apex),
-                    None => no_such_name(apex),
-                },
+            Some(Known::Service(known)) if !may_call(caller, &service, known.rules()) => {
+                no_such_name(apex)
             }
-        }
+            Some(Known::Service(known)) => match known.address(choice) {
+                Some(ip) => addresses(question, ip, apex),
+                None => no_such_name(apex),
+            },
+        },
     }
 }
 

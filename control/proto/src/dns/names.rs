@@ -1,6 +1,7 @@
 //! A snapshot of what is known by name, and of who may ask: what answers are made from.
 
 use super::zone::Choice;
+use crate::isolation::Rule;
 use crate::names::ServiceName;
 use crate::table_query::ServiceAddress;
 use crate::table_query::asker::Routes;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Service {
     service_ips: Vec<ServiceAddress>,
     instances: BTreeMap<u32, Dual<InstanceIp>>,
+    rules: Vec<Rule>,
     /// Resolved since [`Service::take_used`] was called last.
     used: AtomicBool,
 }
@@ -29,6 +31,7 @@ impl Service {
                 .iter()
                 .map(|row| (row.number, row.instance_ip))
                 .collect(),
+            rules: routes.rules.clone(),
             used: AtomicBool::new(false),
         }
     }
@@ -52,6 +55,12 @@ impl Service {
         }
     }
 
+    /// The rules that allow calls to it from other namespaces.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
     fn touch(&self) {
         // A load first: a name that is asked for by thousands need not bounce its cache line.
         if !self.used.load(Ordering::Relaxed) {
@@ -66,7 +75,9 @@ impl Service {
     }
 
     fn says_the_same(&self, other: &Self) -> bool {
-        self.service_ips == other.service_ips && self.instances == other.instances
+        self.service_ips == other.service_ips
+            && self.instances == other.instances
+            && self.rules == other.rules
     }
 }
 

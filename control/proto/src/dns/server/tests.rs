@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dns::names::Known;
+use crate::isolation::Rule;
 use crate::message::{IpType, ServiceIpEntry};
 use crate::table_query::asker::Routes;
 use crate::table_query::{Row, ServiceAddress};
@@ -54,6 +55,7 @@ fn web() -> Routes {
             cluster_id: None,
             reply_only: false,
         }],
+        rules: Vec::new(),
     }
 }
 
@@ -235,10 +237,12 @@ fn negative_answers_show_the_authority() {
     assert!(matches!(reply.answers[0].data, RData::SOA(_)));
 }
 
-/// Byte for byte as a name that does not exist, known here or not, and nobody is asked.
+/// Byte for byte as a name that does not exist.
 #[test]
 fn another_tenants_names_do_not_exist() {
-    let mut server = server(names());
+    let mut names = names();
+    names.set_negative(&service("shop.tum.other.prod"), Known::Absent);
+    let mut server = server(names);
     for name in [
         "shop.tum.web.prod.any.rr.local.",
         "shop.tum.other.prod.any.rr.local.",
@@ -247,7 +251,21 @@ fn another_tenants_names_do_not_exist() {
         assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
         assert_eq!(reply.authorities.len(), 1);
     }
-    assert_eq!(server.poll_question(), None);
+}
+
+#[test]
+fn another_tenants_names_exist_for_whom_a_rule_allows_to_call() {
+    let mut names = names();
+    let mut routes = web();
+    routes.rules = vec![Rule {
+        from: "shop.tum.client.*".parse().unwrap(),
+        to: WEB.parse().unwrap(),
+    }];
+    assert!(names.set_service(&routes), "a rule is news");
+    let mut server = server(names);
+    let question = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
+    let reply = asked(&mut server, STRANGER, &question);
+    assert_eq!(reply.answers.len(), 1);
 }
 
 #[test]
