@@ -75,7 +75,7 @@ struct Known {
     interests: BTreeMap<NodeId, Interest>,
     placements: BTreeMap<u32, Placement>,
     /// Instances that were attached here without an orchestrator: their end is their deletion.
-    attached: BTreeSet<u32>,
+    attached: BTreeMap<u32, Attached>,
     /// Deleted here; the root may not know it yet. Number to epoch and the last request before the deletion.
     removed: BTreeMap<u32, (u64, u64)>,
     /// An orchestrator scheduled it to this cluster.
@@ -125,6 +125,15 @@ struct Outgoing {
     sent: Option<u64>,
     /// The report changed after the request left.
     again: bool,
+}
+
+/// An instance that was allotted to a node of ours.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attached {
+    /// 0 after a restart: the root's.
+    epoch: u64,
+    /// The last request before the allotment: the answer to it, or to an earlier one, does not know the instance.
+    after: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -330,9 +339,16 @@ impl Answerer {
             placement.node == *node
                 && (undeployed.epoch == 0 || undeployed.epoch >= placement.epoch)
         });
-        // Allotted, but its gateway could not attach it: the number and its addresses go back.
+        // Allotted, but its gateway could not attach it: the number and its addresses go back. A late word about an
+        // earlier instance of the number says nothing about this one.
         let epoch = undeployed.epoch;
-        if !known.placements.contains_key(&number) && epoch != 0 && known.attached.remove(&number) {
+        let allotted = known.attached.get(&number);
+        let allotted = allotted.map(|it| it.epoch.max(known.epoch_of(number)));
+        if !known.placements.contains_key(&number)
+            && epoch != 0
+            && allotted.is_some_and(|allotted| allotted <= epoch)
+        {
+            known.attached.remove(&number);
             known.removed.insert(number, (epoch, after));
             self.changed(&name, UpdateKind::Undeployment);
             self.report(name, number, Report::Removed { epoch }, now);
@@ -344,7 +360,7 @@ impl Answerer {
         let Some(placement) = known.placements.remove(&number) else {
             return Ok(());
         };
-        let report = if known.attached.remove(&number) {
+        let report = if known.attached.remove(&number).is_some() {
             let epoch = placement.epoch;
             known.removed.insert(number, (epoch, after));
             Report::Removed { epoch }
@@ -595,9 +611,12 @@ impl Answerer {
                     epoch,
                     after,
                 };
-                known.removed.remove(&number);
+                // An earlier instance of the number stays removed until the root says so, too.
+                if known.removed.get(&number).is_some_and(|it| it.0 >= epoch) {
+                    known.removed.remove(&number);
+                }
                 known.placements.insert(number, placement);
-                let exists = known.exists(number);
+                let exists = known.exists(number) && known.epoch_of(number) >= epoch;
                 self.changed(job, UpdateKind::Deployment);
                 if !exists {
                     self.refetch(Key::Name(job.clone()), now);

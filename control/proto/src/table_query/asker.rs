@@ -105,6 +105,14 @@ impl Job {
         }
     }
 
+    /// Whether our event says what the key means: not for an instance that was pruned from the answers.
+    fn tells(&self, key: &Key) -> bool {
+        let Key::Address(ip) = key else { return true };
+        let mut rows = self.rows.values();
+        let held = rows.find(|held| held.row.instance_ip.iter().any(|own| own.ip() == *ip));
+        held.is_none_or(|held| held.listed)
+    }
+
     fn addresses(&self) -> BTreeSet<Ip> {
         let services = self
             .service_ips
@@ -193,7 +201,7 @@ impl Asker {
             && let Some(job) = self.jobs.get_mut(&job)
         {
             job.used_at = now;
-            if job.confirmed {
+            if job.confirmed && job.tells(key) {
                 self.events.push_back(job.event());
                 return;
             }

@@ -10,9 +10,11 @@ use crate::names::ServiceName;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+/// One small message per cluster that is away. What waits for it may be the end of an instance, which must be known
+/// within a second of its return.
 const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(500),
-    max: Duration::from_secs(5),
+    first: Duration::from_millis(250),
+    max: Duration::from_millis(750),
 };
 
 /// POST `/api/net/job/update` to a cluster.

@@ -1,7 +1,7 @@
 //! What the root allots: instances, subnets, and the registration that makes it listen.
 
 use super::upward::{Asked, Method, Single, escaped};
-use super::{Answerer, REQUEST_WAIT, Timer};
+use super::{Answerer, Attached, REQUEST_WAIT, Timer};
 use crate::message::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceResult, NodeId, SubnetGrant,
     SubnetResult, Verb, read, write,
@@ -83,7 +83,11 @@ impl Answerer {
         match read::<InstanceDeployed>("allotted instance", body) {
             Ok(instance) => {
                 if let Some(known) = self.jobs.get_mut(&name) {
-                    known.attached.insert(instance.instance_number);
+                    let attached = Attached {
+                        epoch: instance.epoch,
+                        after: self.requests,
+                    };
+                    known.attached.insert(instance.instance_number, attached);
                     self.dirty.job(&name);
                 }
                 let result = InstanceResult {
@@ -180,7 +184,7 @@ impl Answerer {
         if let Some(id) = self.register.sent {
             // The last one was not answered.
             self.asked.remove(&id);
-            self.lose_root();
+            self.lose_root(now);
         }
         let body = write(&ClusterRegistration {
             cluster_id: self.settings.cluster_id.clone(),

@@ -7,6 +7,7 @@ use crate::message::{
 };
 use crate::table_query::Key;
 use sluice_wire::{Dual, InstanceIp, Ip};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ impl Known {
             fetched_at: now,
             interests: BTreeMap::new(),
             placements: BTreeMap::new(),
-            attached: BTreeSet::new(),
+            attached: BTreeMap::new(),
             removed: BTreeMap::new(),
             scheduled: false,
         }
@@ -86,12 +87,21 @@ impl Known {
             .instance_list
             .iter()
             .filter(|entry| !self.is_removed(entry))
-            .map(|entry| {
+            .filter_map(|entry| {
                 let mut entry = entry.clone();
-                if let Some(placement) = self.placements.get(&entry.instance_number) {
-                    place(&mut entry, &placement.status);
+                let Some(placement) = self.placements.get(&entry.instance_number) else {
+                    return Some(entry);
+                };
+                let epochs_say = entry.epoch != 0 && placement.epoch != 0;
+                match placement.epoch.cmp(&entry.epoch) {
+                    // The number is another instance's by now; the root has not told us its addresses yet.
+                    Ordering::Greater if epochs_say => None,
+                    Ordering::Less if epochs_say => Some(entry),
+                    Ordering::Less | Ordering::Equal | Ordering::Greater => {
+                        place(&mut entry, &placement.status);
+                        Some(entry)
+                    }
                 }
-                entry
             })
             .collect()
     }

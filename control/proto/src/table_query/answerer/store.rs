@@ -1,7 +1,8 @@
 //! What a cluster manager keeps across restarts: jobs with their interests and placements, subnets, unsent reports.
 
 use super::{
-    Answerer, INTEREST_DEFAULT, Interest, Known, Outgoing, Placement, Report, Settings, Timer,
+    Answerer, Attached, INTEREST_DEFAULT, Interest, Known, Outgoing, Placement, Report, Settings,
+    Timer,
 };
 use crate::message::{InstanceStatus, Job, NodeId, SubnetGrant};
 use crate::names::ServiceName;
@@ -179,7 +180,11 @@ impl Answerer {
     ) -> Result<(), RestoreError> {
         let name = stored.job.job_name.clone();
         let mut known = Known::new(stored.job, now);
-        known.attached = stored.attached;
+        known.attached = stored
+            .attached
+            .into_iter()
+            .map(|number| (number, Attached::default()))
+            .collect();
         known.scheduled = stored.scheduled;
         known.removed = stored
             .removed
@@ -244,7 +249,7 @@ fn stored(known: &Known) -> StoredJob {
                 (node, placement.status.clone(), placement.epoch)
             })
             .collect(),
-        attached: known.attached.clone(),
+        attached: known.attached.keys().copied().collect(),
         removed: known
             .removed
             .iter()

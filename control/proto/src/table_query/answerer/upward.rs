@@ -58,7 +58,7 @@ impl Answerer {
             return;
         };
         let Some((status, body)) = reply else {
-            self.lose_root();
+            self.lose_root(now);
             self.repeat_later(asked, now);
             return;
         };
@@ -110,7 +110,7 @@ impl Answerer {
             Asked::Subnet => (self.subnet.attempts, Timer::Subnet),
             Asked::Register => {
                 self.register.sent = None;
-                (self.register.attempts, Timer::Register)
+                return self.look_for_root(now);
             }
         };
         let at = now + backoff.wait(attempts, &mut self.random);
@@ -139,8 +139,22 @@ impl Answerer {
         self.root_is_back(now);
     }
 
-    /// Changes may have passed by while the root was away: every job is asked again.
+    /// Changes may have passed by while the root was away: every job is asked again. What was to be repeated some time
+    /// is repeated soon.
     fn root_is_back(&mut self, now: Duration) {
+        let soon = self.settings.retry_first / 2;
+        let reports = self.reports.iter().filter(|(_, it)| it.sent.is_none());
+        let reports: Vec<_> = reports.map(|(key, _)| key.clone()).collect();
+        for (job, number) in reports {
+            let at = now + self.random.part_of(soon);
+            self.timers.set(Timer::Report(job, number), at);
+        }
+        let fetches = self.fetches.iter().filter(|(_, it)| it.sent.is_none());
+        let fetches: Vec<_> = fetches.map(|(key, _)| key.clone()).collect();
+        for key in fetches {
+            let at = now + self.random.part_of(soon);
+            self.timers.set(Timer::Fetch(key), at);
+        }
         let names: Vec<_> = self.jobs.keys().cloned().collect();
         for name in names {
             let spread = self.random.part_of(self.settings.retry_first);
@@ -333,7 +347,7 @@ impl Answerer {
         });
         known
             .attached
-            .retain(|number| entries.iter().any(|entry| entry.instance_number == *number));
+            .retain(|number, it| entry_of(*number).is_some() || request <= it.after);
         let addresses = known.addresses();
         let after = shown(known);
         self.addresses
@@ -465,13 +479,22 @@ impl Answerer {
     }
 
     /// The root cannot be asked now: everybody who waits for it hears that.
-    pub(super) fn lose_root(&mut self) {
+    pub(super) fn lose_root(&mut self, now: Duration) {
         if !std::mem::replace(&mut self.root_lost, true) {
+            if self.register.sent.is_none() {
+                self.look_for_root(now);
+            }
             let keys: Vec<Key> = self.fetches.keys().cloned().collect();
             for key in keys {
                 self.tell_waiting(&key);
             }
         }
+    }
+
+    /// One small request after the other finds out when the root is back; everything else waits for that, or longer.
+    fn look_for_root(&mut self, now: Duration) {
+        let pause = self.backoff().wait(1, &mut self.random) / 2;
+        self.timers.set(Timer::Register, now + pause);
     }
 
     /// The nodes that wait for `key` hear, once each, that it cannot be asked now. They go on waiting.

@@ -553,3 +553,26 @@ fn a_root_that_is_away_takes_nothing_from_what_is_known() {
     assert_eq!(events(&mut asker), []);
     assert!(asker.routes(&job()).is_some());
 }
+
+/// It was listed while it did not run yet, and runs now: only the manager can say where.
+#[test]
+fn an_instance_that_was_pruned_is_asked_for() {
+    let mut scheduled = instance(1, 7, 11);
+    scheduled.unplace();
+    let mut asker = knowing(vec![instance(0, 5, 10), scheduled]);
+    let mut pruned = ours("", 2, vec![instance(0, 5, 10)]);
+    pruned.live = Some(vec![(0, 5), (1, 7)]);
+    asker.handle_result(&pruned, s(1)).unwrap();
+    assert_eq!(listed(&mut asker), [0]);
+    let address = Key::Address(ip("10.30.0.11"));
+    asker.handle_question(&address, s(2));
+    assert_eq!(queries(&mut asker), ["10.30.0.11"]);
+    let runs = vec![instance(0, 5, 10), instance(1, 7, 11)];
+    asker
+        .handle_result(&ours("10.30.0.11", 2, runs), s(2))
+        .unwrap();
+    assert_eq!(listed(&mut asker), [0, 1]);
+    asker.handle_question(&address, s(3));
+    assert_eq!(listed(&mut asker), [0, 1]);
+    assert!(queries(&mut asker).is_empty(), "known");
+}
