@@ -1,9 +1,12 @@
 //! What must be the case when the network has been whole for a while.
 
+use crate::traffic::Dialled;
 use crate::world::World;
 use sluice_proto::ServiceName;
 use sluice_proto::table_query::asker::Event;
 use sluice_proto::table_query::{Key, Row};
+use sluice_tables::{InstanceState, Placement};
+use sluice_wire::NsIp;
 use std::time::Duration;
 
 /// Every gateway holds exactly the rows that its cluster manager has for it.
@@ -117,6 +120,69 @@ pub fn everything_resolves(world: &mut World, wait: Duration) {
             );
         }
     }
+}
+
+/// Every flow whose caller runs was answered in the last three seconds, if anybody could answer it.
+///
+/// # Panics
+/// Names the flow.
+pub fn every_flow_is_answered(world: &World) {
+    let since = world.now.saturating_sub(Duration::from_secs(3));
+    for (id, flow) in world.traffic.open() {
+        let somebody = match &flow.dialled {
+            Dialled::Service => !world.truth.living_of(&flow.job).is_empty(),
+            Dialled::Instance(identity) => world.truth.living.contains_key(identity),
+        };
+        let answered = flow.answered_at.is_some_and(|at| at >= since);
+        assert!(
+            answered || !somebody,
+            "flow {id} of node{} to {} has no answer since {:?}; drops at the nodes: {:?}",
+            flow.node,
+            flow.address,
+            flow.answered_at,
+            world
+                .nodes
+                .iter()
+                .map(|node| node.plane.drops())
+                .collect::<Vec<_>>()
+        );
+    }
+}
+
+/// No gateway's tables place an instance anywhere but where it lives.
+///
+/// # Panics
+/// Names the gateway and the instance.
+pub fn every_route_is_true(world: &World) {
+    for node in &world.nodes {
+        let tables = node.plane.tables();
+        for (_, row) in tables.instances() {
+            let Placement::Peer(peer) = row.placement else {
+                continue;
+            };
+            if row.state == InstanceState::Withdrawn {
+                continue;
+            }
+            let host = tables.peer(peer).map(|peer| peer.ip);
+            let truly = world.nodes.iter().any(|other| {
+                let is_it = |ip: NsIp| other.local_at(ip.ip()).is_some();
+                host == Some(other.own_ip()) && row.ns_ip.iter().all(is_it)
+            });
+            assert!(truly, "{} has a route to {row:?} at {host:?}", node.id);
+        }
+    }
+}
+
+/// Since `since`, no request came to a node where nobody has its address.
+///
+/// # Panics
+/// When one did.
+pub fn nothing_went_astray_since(world: &World, since: Duration) {
+    let last = world.traffic.misdirected_at;
+    assert!(
+        last.is_none_or(|at| at < since),
+        "a request went astray at {last:?}, after {since:?}"
+    );
 }
 
 /// True when the event is the answer to `key`, which means something or not.

@@ -1,13 +1,20 @@
-//! The control plane from a seed: gateways, managers and a lossy network on virtual time.
+//! The whole system from a seed: gateways, managers, applications and a lossy network on virtual time.
 //!
-//! One seed is one run. [`world::World`] holds the real protocol values (askers, answerers, a root) and moves messages
-//! between them through [`network::Network`], which delays, loses, repeats and reorders them. A run of ten minutes of
-//! virtual time takes milliseconds; nothing here knows a socket or a clock.
+//! One seed is one run. [`world::World`] holds the real values (askers, answerers, a root, each gateway's tables and
+//! engine) and moves messages and packets between them through [`network::Network`], which delays, loses, repeats and
+//! reorders them. A minute of virtual time takes a fraction of a second; nothing here knows a socket or a clock.
 #![forbid(unsafe_code)]
 
 pub mod network;
 pub mod truth;
 pub mod manager;
 pub mod node;
+pub mod packet;
+pub mod plane;
+pub mod traffic;
+mod acts;
+mod faults;
+mod deliver;
 pub mod world;
 pub mod check;
+pub mod seed;

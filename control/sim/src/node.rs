@@ -1,24 +1,34 @@
-//! A gateway as the simulation needs it: an asker, the routes its events leave behind, and instances of its own.
+//! A gateway as the simulation needs it: the real asker, tables and engine, and instances of its own.
 
+use crate::plane::{Left, Plane, TUNNEL_PORT};
 use crate::truth::Identity;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{
     Deployed, InstanceRequest, InstanceResult, NodeId, SubnetRequest, TableQueryResult, Topic,
-    Undeployed, Verb, read, write,
+    Undeployed, UpdatesAvailable, Verb, read, write,
 };
 use sluice_proto::table_query::asker::{Asker, Event, Mqtt, Settings};
 use sluice_proto::table_query::{Key, Row};
-use sluice_wire::{Dual, Ip};
+use sluice_routes::LocalInstance;
+use sluice_tables::{InstanceSlot, Question, Suspicion, Upcall};
+use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How often a node repeats what nobody acknowledges.
 const REPEAT: Duration = Duration::from_secs(2);
+/// Uses and timers of the engine are looked at so often.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a suspect takes no new flow.
+const SUSPECT: Duration = Duration::from_secs(5);
+/// How long an NsIP rests before another instance has it.
+const REST: Duration = Duration::from_secs(600);
 
 /// An instance on the node.
 #[derive(Clone, Debug)]
 pub struct Local {
     pub epoch: u64,
+    pub instance_ip: Dual<InstanceIp>,
     pub ns_ip: Dual<Ip>,
 }
 
@@ -29,6 +39,7 @@ pub struct Node {
     pub index: usize,
     pub cluster: usize,
     pub asker: Asker,
+    pub plane: Plane,
     pub connected: bool,
     pub subnet: Option<Dual<Ip>>,
     /// Rows that flows may use: listed, or not listed and not withdrawn.
@@ -41,7 +52,11 @@ pub struct Node {
     /// Ended instances of which the manager must hear.
     pub ended: BTreeMap<(ServiceName, u32), u64>,
     requests: u64,
-    addresses: u128,
+    /// NsIPs by their position in the subnet, and from when on they can be given.
+    resting: BTreeMap<u128, Duration>,
+    suspects: BTreeMap<InstanceSlot, Duration>,
+    routes_changed: bool,
+    pub tick_at: Duration,
     pub repeat_at: Option<Duration>,
     settings: Settings,
     /// Queries sent, by key.
@@ -57,6 +72,7 @@ impl Node {
             index,
             cluster,
             asker: Asker::new(settings.clone(), seed),
+            plane: Plane::new(own_ip(index), seed),
             connected: false,
             subnet: None,
             rows: BTreeMap::new(),
@@ -66,12 +82,30 @@ impl Node {
             attaching: BTreeMap::new(),
             ended: BTreeMap::new(),
             requests: 0,
-            addresses: 1,
+            resting: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            routes_changed: false,
+            tick_at: TICK,
             repeat_at: None,
             settings,
             queries: BTreeMap::new(),
             events: Vec::new(),
         }
+    }
+
+    /// The address that other nodes reach this one at.
+    #[must_use]
+    pub fn own_ip(&self) -> Ip {
+        own_ip(self.index)
+    }
+
+    /// The instance that has this NsIP.
+    #[must_use]
+    pub fn local_at(&self, ns_ip: Ip) -> Option<Identity> {
+        let mut locals = self.locals.iter();
+        let ((job, number), local) =
+            locals.find(|(_, local)| local.ns_ip.iter().any(|ip| ip == ns_ip))?;
+        Some((job.clone(), *number, local.epoch))
     }
 
     fn publish<T: serde::Serialize>(&self, verb: Verb, message: &T) -> Mqtt {
@@ -112,15 +146,14 @@ impl Node {
     }
 
     fn deployed(&self, job: &ServiceName, number: u32, local: &Local) -> Deployed {
-        let host = u8::try_from(self.index + 1).unwrap_or(255);
         Deployed {
             appname: job.to_string(),
             status: "DEPLOYED".to_owned(),
             instance_number: number,
             nsip: local.ns_ip.v4,
             nsipv6: local.ns_ip.v6,
-            host_port: 50103,
-            host_ip: Some(Ip::v4([192, 0, 2, host])),
+            host_port: TUNNEL_PORT,
+            host_ip: Some(self.own_ip()),
             epoch: local.epoch,
         }
     }
@@ -143,6 +176,9 @@ impl Node {
         let local = self.locals.remove(&key)?;
         self.ended.insert(key.clone(), local.epoch);
         let (job, number) = key;
+        self.rest(&local, now);
+        self.plane.routes.remove_local(&job, number);
+        self.plane.publish(now);
         self.asker.handle_local(&job, number, false, now);
         let undeployed = Undeployed {
             appname: job.to_string(),
@@ -186,6 +222,7 @@ impl Node {
                     };
                     let known = *self.subnet.get_or_insert(subnet);
                     assert_eq!(known, subnet, "{} got another subnet", self.id);
+                    self.set_gateway();
                 }
                 Verb::InstanceResult => {
                     let result: InstanceResult =
@@ -221,21 +258,44 @@ impl Node {
         if result.error.is_some() {
             return (None, Vec::new());
         }
-        self.addresses += 1;
+        let offset = self.free_offset(now);
         let local = Local {
             epoch: result.epoch,
+            instance_ip: Dual {
+                v4: result.instance_ip.map(InstanceIp::new),
+                v6: result.instance_ip_v6.map(InstanceIp::new),
+            },
             ns_ip: Dual {
-                v4: subnet.v4.map(|ip| ip.offset(self.addresses % 60 + 2)),
-                v6: subnet.v6.map(|ip| ip.offset(self.addresses % 250 + 2)),
+                v4: subnet.v4.map(|ip| ip.offset(offset)),
+                v6: subnet.v6.map(|ip| ip.offset(offset)),
             },
         };
         let number = result.instance_number;
         // A number that comes back is another instance: what was said about the old one is void.
         self.ended.remove(&(job.clone(), number));
         let message = self.publish(Verb::Deployed, &self.deployed(&job, number, &local));
+        self.plane.routes.add_local(local.row(&job, number));
+        self.routes_changed = true;
         self.locals.insert((job.clone(), number), local);
         self.asker.handle_local(&job, number, true, now);
         (Some((job, number, result.epoch)), vec![message])
+    }
+
+    /// The first position that nobody has or had lately.
+    fn free_offset(&mut self, now: Duration) -> u128 {
+        self.resting.retain(|_, until| *until > now);
+        let offset = (2..60).find(|offset| !self.resting.contains_key(offset));
+        let offset = offset.expect("a subnet is large enough for a run");
+        self.resting.insert(offset, Duration::MAX);
+        offset
+    }
+
+    fn rest(&mut self, local: &Local, now: Duration) {
+        let Some(subnet) = self.subnet else { return };
+        let is_it = |offset: u128| subnet.v4.map(|ip| ip.offset(offset)) == local.ns_ip.v4;
+        for (_, until) in self.resting.iter_mut().filter(|(at, _)| is_it(**at)) {
+            *until = now + REST;
+        }
     }
 
     /// The process is killed and starts from its snapshot; its instances go on.
@@ -244,10 +304,15 @@ impl Node {
         self.asker = Asker::new(self.settings.clone(), seed);
         self.rows.clear();
         self.absent.clear();
+        self.plane = Plane::new(self.own_ip(), seed);
+        self.suspects.clear();
+        self.set_gateway();
         self.asker.restore(&snapshot, now);
-        for (job, number) in self.locals.keys() {
+        for ((job, number), local) in &self.locals {
+            self.plane.routes.add_local(local.row(job, *number));
             self.asker.handle_local(job, *number, true, now);
         }
+        self.routes_changed = true;
     }
 
     /// Follows the asker's events as the tables of a gateway do; gives withdrawn instances.
@@ -257,6 +322,13 @@ impl Node {
     pub fn follow_events(&mut self, now: Duration) -> Vec<Identity> {
         let mut withdrawn = Vec::new();
         while let Some(event) = self.asker.poll_event() {
+            self.routes_changed = true;
+            let local = self.plane.routes.handle_event(&event);
+            assert_eq!(
+                local, None,
+                "{}: an instance that runs here is withdrawn",
+                self.id
+            );
             match &event {
                 Event::Routes(routes) | Event::Unavailable(routes) => {
                     for row in &routes.instances {
@@ -284,5 +356,94 @@ impl Node {
             self.events.push((now, event));
         }
         withdrawn
+    }
+
+    fn set_gateway(&mut self) {
+        if let Some(subnet) = self.subnet {
+            let first = |ip: Ip| ip.offset(1);
+            self.plane.routes.set_gateway(Dual {
+                v4: subnet.v4.map(first),
+                v6: subnet.v6.map(first),
+            });
+            self.routes_changed = true;
+        }
+    }
+
+    /// Hears what the engine asks and saw.
+    pub fn follow_upcalls(&mut self, now: Duration) {
+        while let Some(upcall) = self.plane.poll_upcall() {
+            match upcall {
+                Upcall::Ask(Question::Dialled(ip) | Question::InnerSource { source: ip, .. }) => {
+                    self.asker.handle_question(&Key::Address(ip), now);
+                }
+                Upcall::Suspect {
+                    instance,
+                    epoch,
+                    why,
+                } => {
+                    let job = match why {
+                        Suspicion::Unreachable => self.plane.routes.suspect(instance, epoch),
+                        Suspicion::Elsewhere => self.plane.routes.job_of(instance),
+                    };
+                    let Some(job) = job else { continue };
+                    if why == Suspicion::Unreachable {
+                        self.suspects.insert(instance, now + SUSPECT);
+                    }
+                    self.routes_changed = true;
+                    self.asker
+                        .handle_update_available(&job, &UpdatesAvailable::default(), now);
+                }
+                Upcall::Offload { .. } => {}
+            }
+        }
+    }
+
+    /// Makes what changed visible to the engine, and gives what had waited for it.
+    pub fn settle(&mut self, now: Duration) -> Vec<Left> {
+        if std::mem::take(&mut self.routes_changed) {
+            self.plane.publish(now)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// What a gateway does every second.
+    pub fn tick(&mut self, now: Duration) -> Vec<Left> {
+        self.tick_at = now + TICK;
+        let since_s = Plane::used_since_s(now);
+        let used: Vec<ServiceName> = self.plane.routes.used_since(since_s).cloned().collect();
+        for job in used {
+            self.asker.handle_used(&job, now);
+        }
+        self.suspects.retain(|slot, until| {
+            let keep = *until > now;
+            if !keep {
+                self.plane.routes.trust(*slot);
+                self.routes_changed = true;
+            }
+            keep
+        });
+        self.plane.handle_timeout(now)
+    }
+}
+
+/// The address that other nodes reach a node at.
+fn own_ip(index: usize) -> Ip {
+    Ip::v4([192, 0, 2, u8::try_from(index + 1).unwrap_or(u8::MAX)])
+}
+
+impl Local {
+    fn row(&self, job: &ServiceName, number: u32) -> LocalInstance {
+        LocalInstance {
+            job: job.clone(),
+            number,
+            epoch: self.epoch,
+            instance_ip: self.instance_ip,
+            ns_ip: Dual {
+                v4: self.ns_ip.v4.map(NsIp::new),
+                v6: self.ns_ip.v6.map(NsIp::new),
+            },
+            veth: None,
+        }
     }
 }

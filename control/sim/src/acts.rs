@@ -1,0 +1,96 @@
+//! What developers, operators and applications do to the world.
+
+use crate::world::World;
+use sluice_proto::ServiceName;
+use sluice_proto::message::ServiceDeploy;
+use sluice_proto::table_query::Key;
+use sluice_proto::table_query::root::Command;
+
+impl World {
+    /// A developer applies a new service; the root answers on the spot, as its command line does.
+    ///
+    /// # Panics
+    /// When the root refuses it.
+    pub fn apply_service(&mut self) {
+        self.applied += 1;
+        let name = format!("app{}", self.applied % 7);
+        let service = format!("svc{}", self.applied);
+        let descriptor = serde_json::json!({
+            "app_name": name, "app_ns": "ns", "service_name": service, "service_ns": "test",
+            "microservice_name": service, "microservice_namespace": "test", "port": "80"});
+        let job: ServiceName = format!("{name}.ns.{service}.test")
+            .parse()
+            .expect("a service name");
+        let deploy = ServiceDeploy {
+            id: self.root.root.id_for(&job),
+            deployment_descriptor: descriptor,
+        };
+        let applied = self.root.apply(&Command::ServiceDeploy(deploy), self.now);
+        assert_eq!(applied.reply.status, 200, "{:?}", applied.reply);
+        self.note(format!("apply {job}"));
+        self.services.push(job);
+    }
+
+    /// A developer deletes a service, which the root allows when nothing of it is left.
+    pub fn delete_service(&mut self, which: usize) {
+        let Some(job) = self
+            .services
+            .get(which % self.services.len().max(1))
+            .cloned()
+        else {
+            return;
+        };
+        let id = self.root.root.id_for(&job);
+        let applied = self.root.apply(&Command::ServiceDelete { id }, self.now);
+        if applied.reply.status == 200 {
+            self.note(format!("delete {job}"));
+            self.services.retain(|other| *other != job);
+        }
+    }
+
+    pub fn attach(&mut self, node: usize, service: usize) {
+        let Some(job) = self
+            .services
+            .get(service % self.services.len().max(1))
+            .cloned()
+        else {
+            return;
+        };
+        self.note(format!("attach {job} at node{node}"));
+        self.nodes[node].attach(&job, self.now);
+    }
+
+    pub fn detach(&mut self, node: usize, which: usize) {
+        let now = self.now;
+        if let Some((identity, message)) = self.nodes[node].detach(which, now) {
+            self.note(format!("detach {identity:?} at node{node}"));
+            self.truth.living.remove(&identity);
+            self.send(node, message);
+        }
+    }
+
+    /// A node needs to know a service: by name, ServiceIP or InstanceIP, or an address that nothing has.
+    pub fn ask(&mut self, node: usize, service: usize, how: u32) {
+        let Some(job) = self
+            .services
+            .get(service % self.services.len().max(1))
+            .cloned()
+        else {
+            return;
+        };
+        let known = self.root.root.job(&Key::Name(job.clone()));
+        let service_ip = known.and_then(|job| job.service_ip_list.first()?.address);
+        let instance_ip = known.and_then(|job| job.instance_list.last()?.instance_ip_v6);
+        let key = match how % 4 {
+            0 => Key::Name(job),
+            1 => service_ip.map_or(Key::Name(job), Key::Address),
+            2 => instance_ip.map_or(
+                Key::Address(sluice_wire::Ip::v4([10, 30, 99, 99])),
+                Key::Address,
+            ),
+            _ => Key::Address(sluice_wire::Ip::v4([10, 30, 200, 7])),
+        };
+        self.note(format!("node{node} asks {key}"));
+        self.nodes[node].asker.handle_question(&key, self.now);
+    }
+}

@@ -1,0 +1,270 @@
+//! Who sends what to whom: messages that the values want sent, and messages that arrive.
+
+use crate::manager::{HTTP_WAIT, command_of};
+use crate::network::Party;
+use crate::world::{Message, World};
+use sluice_proto::ServiceName;
+use sluice_proto::message::{NodeId, Topic, Verb};
+use sluice_proto::table_query::answerer;
+use sluice_proto::table_query::asker::{self, Mqtt};
+
+impl World {
+    pub(crate) fn deliver(&mut self, from: Party, to: Party, message: Message) {
+        let now = self.now;
+        match (to, message) {
+            (Party::Cluster(index), Message::Mqtt(node, mqtt)) => {
+                self.broker_receives(index, node, mqtt);
+            }
+            (Party::Node(index), Message::Deliver { topic, payload }) => {
+                self.node_receives(index, &topic, &payload);
+            }
+            (Party::Root, Message::Request(request)) => {
+                let command = command_of(&request);
+                let applied = self.root.apply(&command, now);
+                let reply = Message::Reply {
+                    id: request.id,
+                    status: applied.reply.status,
+                    body: applied.reply.bytes(),
+                    store: self.root.store.clone(),
+                };
+                self.network.send(Party::Root, from, reply, now);
+            }
+            (
+                Party::Cluster(index),
+                Message::Reply {
+                    id,
+                    status,
+                    body,
+                    store,
+                },
+            ) => {
+                let cluster = &mut self.clusters[index];
+                if cluster.http.remove(&id).is_some() {
+                    let believed = cluster.answerer.handle_root_store(&store);
+                    let reply = believed.then_some((status, &body[..]));
+                    cluster.answerer.handle_root_reply(id, reply, now);
+                }
+            }
+            (Party::Cluster(index), Message::Notice(id, notice)) => {
+                let cluster = &mut self.clusters[index];
+                cluster.answerer.handle_job_update(&notice.update, now);
+                let reply = Message::NoticeReply {
+                    id,
+                    cluster: notice.cluster,
+                };
+                self.network
+                    .send(Party::Cluster(index), Party::Root, reply, now);
+            }
+            (Party::Root, Message::NoticeReply { id, cluster }) => {
+                let sent = self.root.http.get(&cluster);
+                if sent.is_some_and(|(sent, _)| *sent == id) {
+                    self.root.http.remove(&cluster);
+                    self.root.notifier.handle_reply(&cluster, true, now);
+                }
+            }
+            (Party::Node(index), Message::Packet(bytes)) => {
+                if let Party::Node(from) = from {
+                    self.inbound(from, index, &bytes);
+                }
+            }
+            (to, message) => panic!("{message:?} reached {to:?}"),
+        }
+    }
+
+    fn broker_receives(&mut self, index: usize, node: NodeId, mqtt: Mqtt) {
+        let now = self.now;
+        let cluster = &mut self.clusters[index];
+        let job_of = |topic: &str| match Topic::parse(topic) {
+            Ok(Topic::Updates { job }) => job.parse::<ServiceName>().ok(),
+            _ => None,
+        };
+        match mqtt {
+            Mqtt::Publish { topic, payload } => {
+                cluster
+                    .answerer
+                    .handle_publish(&topic, &payload, now)
+                    .expect("gateways write well");
+            }
+            Mqtt::Subscribe { topic } => {
+                let job = job_of(&topic).expect("gateways subscribe to jobs");
+                cluster.subscriptions.insert((job, node));
+            }
+            Mqtt::Unsubscribe { topic } => {
+                let job = job_of(&topic).expect("gateways subscribe to jobs");
+                cluster.subscriptions.remove(&(job, node));
+            }
+        }
+    }
+
+    fn node_receives(&mut self, index: usize, topic: &str, payload: &[u8]) {
+        let now = self.now;
+        let topic = Topic::parse(topic).expect("managers know the topics");
+        let node = &mut self.nodes[index];
+        if !node.connected {
+            return;
+        }
+        let (begun, said) = node.receive(&topic, payload, now);
+        if let Some(subnet) = node.subnet {
+            for network in subnet.iter() {
+                self.truth.subnet_given(network, index);
+            }
+        }
+        if let Some(identity) = begun {
+            self.note(format!("node{index} runs {identity:?}"));
+            self.truth.living.insert(identity, index);
+        }
+        for message in said {
+            self.send(index, message);
+        }
+    }
+
+    /// A node publishes, if it is connected.
+    pub fn send(&mut self, node: usize, mqtt: Mqtt) {
+        let id = self.nodes[node].id.clone();
+        let cluster = Party::Cluster(self.nodes[node].cluster);
+        if self.nodes[node].connected {
+            self.network.send(
+                Party::Node(node),
+                cluster,
+                Message::Mqtt(id, mqtt),
+                self.now,
+            );
+        }
+    }
+
+    /// Moves everything that the values want to send.
+    pub fn drain(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.drain_node(index);
+        }
+        for index in 0..self.clusters.len() {
+            self.drain_cluster(index);
+        }
+        while let Some(notice) = self.root.notifier.poll_transmit() {
+            let index = cluster_index(&notice.cluster);
+            self.notices += 1;
+            let request = (self.notices, self.now + HTTP_WAIT);
+            self.root.http.insert(notice.cluster.clone(), request);
+            self.network.send(
+                Party::Root,
+                Party::Cluster(index),
+                Message::Notice(self.notices, notice),
+                self.now,
+            );
+        }
+        if std::mem::take(&mut self.root.changed) {
+            self.see_addresses();
+        }
+    }
+
+    /// A packet let go may make an instance answer, and its gateway ask.
+    fn drain_node(&mut self, index: usize) {
+        loop {
+            self.drain_control(index);
+            let left = self.nodes[index].settle(self.now);
+            self.carry(index, left);
+            if !self.nodes[index].plane.has_upcalls() {
+                return;
+            }
+        }
+    }
+
+    fn drain_control(&mut self, index: usize) {
+        let now = self.now;
+        self.nodes[index].follow_upcalls(now);
+        while let Some(transmit) = self.nodes[index].asker.poll_transmit() {
+            if let asker::Transmit::Query(request) = &transmit {
+                let count = self.nodes[index]
+                    .queries
+                    .entry(request.key().to_owned())
+                    .or_default();
+                *count += 1;
+            }
+            let mqtt = transmit.mqtt(&self.nodes[index].id);
+            self.send(index, mqtt);
+        }
+        for identity in self.nodes[index].follow_events(now) {
+            let lives = self.truth.living.contains_key(&identity);
+            assert!(!lives, "node{index} hears that {identity:?} is withdrawn");
+        }
+    }
+
+    fn drain_cluster(&mut self, index: usize) {
+        if !self.clusters[index].up {
+            return;
+        }
+        self.clusters[index].store();
+        while let Some(transmit) = self.clusters[index].answerer.poll_transmit() {
+            match transmit {
+                answerer::Transmit::Root(request) => {
+                    let cluster = &mut self.clusters[index];
+                    cluster.root_requests += 1;
+                    cluster.http.insert(request.id, self.now + HTTP_WAIT);
+                    if self.root.up {
+                        self.network.send(
+                            Party::Cluster(index),
+                            Party::Root,
+                            Message::Request(request),
+                            self.now,
+                        );
+                    }
+                }
+                answerer::Transmit::Publish { topic, payload } => {
+                    self.fan_out(index, &topic, &payload);
+                }
+            }
+        }
+        while self.clusters[index].answerer.poll_event().is_some() {}
+    }
+
+    fn fan_out(&mut self, index: usize, topic: &str, payload: &[u8]) {
+        let receivers: Vec<NodeId> = match Topic::parse(topic).expect("managers know the topics") {
+            Topic::Node { node, verb } => {
+                assert_ne!(verb, Verb::Subnet);
+                vec![node]
+            }
+            Topic::Updates { job } => {
+                let job: ServiceName = job.parse().expect("managers spell names well");
+                let subscriptions = &self.clusters[index].subscriptions;
+                subscriptions
+                    .iter()
+                    .filter(|(subscribed, _)| *subscribed == job)
+                    .map(|(_, node)| node.clone())
+                    .collect()
+            }
+        };
+        for receiver in receivers {
+            let Some(node) = self.nodes.iter().position(|node| node.id == receiver) else {
+                continue;
+            };
+            let message = Message::Deliver {
+                topic: topic.to_owned(),
+                payload: payload.to_vec(),
+            };
+            self.network
+                .send(Party::Cluster(index), Party::Node(node), message, self.now);
+        }
+    }
+
+    /// Every address that the root gives is looked at.
+    fn see_addresses(&mut self) {
+        for job in self.root.root.jobs() {
+            for entry in &job.service_ip_list {
+                for ip in entry.ips().iter() {
+                    self.truth.address_given(ip, &job.job_name.to_string());
+                }
+            }
+            for entry in &job.instance_list {
+                for ip in entry.instance_ips().iter() {
+                    let owner =
+                        format!("{} {} {}", job.job_name, entry.instance_number, entry.epoch);
+                    self.truth.address_given(ip.ip(), &owner);
+                }
+            }
+        }
+    }
+}
+
+fn cluster_index(id: &str) -> usize {
+    id.trim_start_matches("cluster").parse().unwrap_or(0)
+}

@@ -1,0 +1,179 @@
+//! What goes wrong in the world, and how it is put right.
+
+use crate::manager::RootShell;
+use crate::network::{Party, Weather};
+use crate::world::World;
+use rand::Rng;
+use sluice_wire::AddressPlan;
+use std::time::Duration;
+
+impl World {
+    /// The connection of a node to its broker comes up or goes.
+    pub fn connect(&mut self, index: usize, up: bool) {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        if node.connected == up {
+            return;
+        }
+        let cluster = node.cluster;
+        node.connected = up;
+        node.asker.handle_connection(up, now);
+        let id = node.id.clone();
+        self.note(format!("node{index} connected: {up}"));
+        if up {
+            let said = self.nodes[index].announce(now);
+            for message in said {
+                self.send(index, message);
+            }
+        } else {
+            // A clean session ends with its connection.
+            self.clusters[cluster]
+                .subscriptions
+                .retain(|(_, node)| *node != id);
+        }
+    }
+
+    pub fn restart_node(&mut self, index: usize) {
+        self.connect(index, false);
+        self.network.reset(Party::Node(index));
+        let seed = self.random.random();
+        let now = self.now;
+        self.note(format!("node{index} restarts"));
+        self.nodes[index].restart(seed, now);
+        let truth = &self.truth;
+        self.traffic
+            .forget_node(index, |identity| truth.living.get(identity).copied());
+        self.drain();
+        self.connect(index, !self.cut_off(index));
+    }
+
+    pub fn stop_cluster(&mut self, index: usize) {
+        self.note(format!("cluster{index} stops"));
+        self.clusters[index].up = false;
+        self.network.reset(Party::Cluster(index));
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].cluster == index {
+                self.connect(node, false);
+            }
+        }
+    }
+
+    pub fn start_cluster(&mut self, index: usize) {
+        self.note(format!("cluster{index} starts"));
+        let seed = self.random.random();
+        self.clusters[index].restart(seed, self.now);
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].cluster == index && !self.cut_off(node) {
+                self.connect(node, true);
+            }
+        }
+    }
+
+    pub fn stop_root(&mut self) {
+        self.note("root stops");
+        self.root.up = false;
+        self.network.reset(Party::Root);
+    }
+
+    pub fn start_root(&mut self) {
+        self.note("root starts");
+        let seed = self.random.random();
+        self.root.restart(seed);
+    }
+
+    /// The root starts without its store; gives the root as it was.
+    pub fn wipe_root(&mut self) -> RootShell {
+        self.stop_root();
+        self.note("root starts with an empty store");
+        let empty = RootShell::new(&AddressPlan::oakestra(), self.random.random());
+        std::mem::replace(&mut self.root, empty)
+    }
+
+    /// The root starts with a store that was kept.
+    pub fn bring_back_root(&mut self, kept: RootShell) {
+        self.stop_root();
+        self.root = kept;
+        self.start_root();
+    }
+
+    pub fn restart_cluster(&mut self, index: usize) {
+        if self.clusters[index].up {
+            self.stop_cluster(index);
+        }
+        self.start_cluster(index);
+    }
+
+    pub fn restart_root(&mut self) {
+        if self.root.up {
+            self.stop_root();
+        }
+        self.start_root();
+    }
+
+    /// What is stopped starts, and what is cut from the root is joined to it.
+    pub fn repair(&mut self) {
+        if !self.root.up {
+            self.start_root();
+        }
+        for index in 0..self.clusters.len() {
+            self.network.join(Party::Cluster(index), Party::Root);
+            if !self.clusters[index].up {
+                self.start_cluster(index);
+            }
+        }
+    }
+
+    /// A node that was cut off reaches its broker again.
+    pub fn rejoin_node(&mut self, index: usize) {
+        let cluster = Party::Cluster(self.nodes[index].cluster);
+        self.network.join(Party::Node(index), cluster);
+        self.connect(index, !self.cut_off(index));
+    }
+
+    /// Cuts a node from its broker; both notice.
+    pub fn cut_node(&mut self, index: usize) {
+        let cluster = Party::Cluster(self.nodes[index].cluster);
+        self.network.cut(Party::Node(index), cluster);
+        self.connect(index, false);
+    }
+
+    /// Cuts a cluster from the root; requests end in failure after a while.
+    pub fn cut_cluster(&mut self, index: usize) {
+        self.note(format!("cluster{index} cut from the root"));
+        self.network.cut(Party::Cluster(index), Party::Root);
+    }
+
+    /// Everything runs, nothing is cut, and the network loses nothing any more. Sessions and requests during which
+    /// messages were lost end, as those of TCP do.
+    pub fn heal(&mut self, delay: Duration) {
+        self.note("heal");
+        self.network.join_all();
+        self.network.weather = Weather::calm(delay);
+        if !self.root.up {
+            self.start_root();
+        }
+        for cluster in 0..self.clusters.len() {
+            if !self.clusters[cluster].up {
+                self.start_cluster(cluster);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.connect(node, false);
+            self.connect(node, true);
+        }
+        let now = self.now;
+        let requests = self.clusters.iter_mut().flat_map(|it| it.http.values_mut());
+        let notices = self.root.http.values_mut().map(|(_, at)| at);
+        for at in requests.chain(notices) {
+            *at = now;
+        }
+    }
+
+    pub(crate) fn cut_off(&self, node: usize) -> bool {
+        let cluster = self.nodes[node].cluster;
+        !self.clusters[cluster].up
+            || self
+                .network
+                .is_cut(Party::Node(node), Party::Cluster(cluster))
+    }
+}

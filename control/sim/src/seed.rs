@@ -1,0 +1,112 @@
+//! One seed: a minute of trouble, then peace, and what must be the case then.
+
+use crate::check;
+use crate::network::Weather;
+use crate::world::{Shape, World};
+use rand::Rng;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+const TROUBLE: Duration = Duration::from_secs(60);
+/// After healing, a route to what has ended is older than this nowhere.
+const REVOKED: Duration = Duration::from_secs(1);
+/// After healing, all caches are equal.
+const EQUAL: Duration = Duration::from_secs(5);
+
+/// What came of a seed.
+#[derive(Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    /// What happened, a line per event; the same for the same seed, to the byte.
+    pub log: Vec<String>,
+    /// What must not be, if it was.
+    pub violation: Option<String>,
+    /// Requests of applications that were answered.
+    pub answered: u64,
+}
+
+/// Runs a seed. What it finds wrong is in the outcome; nothing is printed if the process' panic hook prints nothing.
+#[must_use]
+pub fn run(seed: u64) -> Outcome {
+    let mut world = world_of(seed);
+    let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
+    let violation = ended.err().map(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        text.unwrap_or_else(|| "a panic without a message".to_owned())
+    });
+    let answered = world
+        .traffic
+        .flows
+        .iter()
+        .map(|flow| u64::from(flow.answered));
+    Outcome {
+        seed,
+        answered: answered.sum(),
+        violation,
+        log: world.log,
+    }
+}
+
+fn world_of(seed: u64) -> World {
+    let shape = Shape {
+        instances_max: if seed.is_multiple_of(3) { 2 } else { 24 },
+        interest_idle: Duration::from_secs(if seed.is_multiple_of(2) { 10 } else { 60 }),
+        ..Shape::default()
+    };
+    World::new(seed, &shape, Weather::calm(Duration::from_millis(1)))
+}
+
+fn live(world: &mut World) {
+    world.run_for(Duration::from_secs(1));
+    for _ in 0..4 {
+        world.apply_service();
+    }
+    world.network.weather = Weather::storm();
+    let end = world.now + TROUBLE;
+    while world.now < end {
+        let pause = world.random.random_range(0..2000);
+        world.run_for(Duration::from_millis(pause));
+        act(world);
+    }
+    world.heal(Duration::from_millis(1));
+    let healed = world.now;
+    world.run_until(healed + REVOKED);
+    check::every_route_is_true(world);
+    world.run_until(healed + EQUAL);
+    check::gateways_agree_with_their_clusters(world);
+    world.run_for(Duration::from_secs(10));
+    world.settle();
+    check::clusters_know_the_truth(world);
+    check::gateways_agree_with_their_clusters(world);
+    check::every_flow_is_answered(world);
+    check::nothing_went_astray_since(world, healed + REVOKED);
+    check::everything_resolves(world, Duration::from_secs(5));
+}
+
+/// One random act. Weights are by repetition.
+fn act(world: &mut World) {
+    let node = world.random.random_range(0..world.nodes.len());
+    let cluster = world.random.random_range(0..world.clusters.len());
+    let which = world.random.random_range(0..1000);
+    match world.random.random_range(0..100) {
+        0..6 => world.apply_service(),
+        6..9 => world.delete_service(which),
+        9..30 => world.attach(node, which),
+        30..42 => world.detach(node, which),
+        42..54 => world.open_flow(node, which),
+        54..76 => {
+            let how = world.random.random();
+            world.ask(node, which, how);
+        }
+        76..80 => world.restart_node(node),
+        80..84 => world.cut_node(node),
+        84..88 => world.rejoin_node(node),
+        88..89 => world.stop_cluster(cluster),
+        89..91 => world.restart_cluster(cluster),
+        91..92 => world.stop_root(),
+        92..94 => world.restart_root(),
+        94..96 => world.cut_cluster(cluster),
+        _ => world.repair(),
+    }
+}
