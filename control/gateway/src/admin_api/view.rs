@@ -91,6 +91,10 @@ pub struct SocketRow {
     pub prefer_busy_poll: Option<bool>,
     /// Of the frames' memory: 2 MiB are large pages.
     pub page_bytes: u64,
+    /// What the driver offers to be asked for by frames that are sent, like `checksum`, and to tell of received ones, like
+    /// `hash`. None of it is used.
+    pub tx_metadata: Vec<&'static str>,
+    pub rx_metadata: Vec<&'static str>,
     /// Frames lost for want of a buffer, and of room in the receive ring.
     pub no_buffer: u64,
     pub ring_full: u64,
