@@ -1,6 +1,7 @@
 //! What the admin socket may see of a running gateway: read-only handles, and the way to its core.
 
 use crate::command::Commands;
+use crate::dns::Watcher;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sluice_memory::Accounts;
@@ -28,6 +29,8 @@ pub struct GatewayView {
     /// Begins a trace; it ends when the receiver is dropped.
     pub trace:
         Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>,
+    /// The name server.
+    pub(crate) names: Watcher,
 }
 
 impl GatewayView {

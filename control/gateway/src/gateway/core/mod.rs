@@ -7,6 +7,7 @@
 
 mod hosts;
 mod instances;
+mod names;
 mod placement;
 mod registration;
 mod remember;
@@ -18,6 +19,7 @@ use super::state::{LocalState, Registration, State, StateWriter};
 use crate::admin_api::GatewayState;
 use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
 use crate::config::Config;
+use crate::dns::Dns;
 use crate::metrics::MALFORMED;
 use crate::node::thread::Node;
 use crate::node::watch::Watch;
@@ -27,6 +29,7 @@ use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::WRITE_PAUSE;
 use sluice_proto::ServiceName;
+use sluice_proto::dns::Names;
 use sluice_proto::message::{
     self, InstanceResult, NodeId, SubnetResult, TableQueryResult, Topic, UpdatesAvailable, Verb,
 };
@@ -59,6 +62,9 @@ pub(crate) struct Core {
     asker: Asker,
     routes: Routes,
     plane: Plane,
+    dns: Dns,
+    names: Names,
+    names_changed: bool,
     file: StateWriter,
     registration: Option<Registration>,
     node_id: Option<NodeId>,
@@ -102,7 +108,7 @@ impl Core {
         config: Config,
         token: Option<String>,
         (file, state): (StateWriter, State),
-        (plane, routes): (Plane, Routes),
+        (plane, routes, dns): (Plane, Routes, Dns),
         (watch, mqtt_events, found): (Watch, mpsc::Sender<MqttEvent>, mpsc::Sender<Found>),
         view: watch::Sender<GatewayState>,
         now: Duration,
@@ -128,6 +134,9 @@ impl Core {
             asker,
             routes,
             plane,
+            dns,
+            names: Names::default(),
+            names_changed: false,
             file,
             registration: state.registration,
             node_id: None,
@@ -218,6 +227,7 @@ impl Core {
         for job in used {
             self.asker.handle_used(&job, now);
         }
+        self.use_named(now);
         if self
             .subnet_asked_at
             .is_some_and(|at| at + SUBNET_RETRY <= now)
@@ -378,7 +388,10 @@ impl Core {
         if std::mem::take(&mut self.routes_changed) {
             self.publish();
             self.plane.wake();
+            self.name_callers();
         }
+        // After the tables: whoever is told an address may dial it.
+        self.publish_names();
         if self.ways_changed && self.followed_at + FOLLOW_PAUSE <= now {
             self.ways_changed = false;
             self.followed_at = now;
@@ -411,13 +424,20 @@ impl Core {
     }
 
     fn handle_event(&mut self, event: Event) {
+        self.name(&event);
+        if matches!(
+            event,
+            Event::Absent { key: Key::Name(_) }
+                | Event::Unresolved { key: Key::Name(_) }
+                | Event::Unknown { key: Key::Name(_) }
+                | Event::Unanswered { .. }
+        ) {
+            return;
+        }
         self.routes_changed = true;
         let negative = matches!(
             event,
-            Event::Absent { .. }
-                | Event::Unresolved { .. }
-                | Event::Unknown { .. }
-                | Event::Unanswered { .. }
+            Event::Absent { .. } | Event::Unresolved { .. } | Event::Unknown { .. }
         );
         self.state_changed |= !negative;
         self.withdrawn.extend(self.routes.handle_event(&event));
