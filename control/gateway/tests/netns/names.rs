@@ -301,7 +301,10 @@ fn other_names_go_upstream() {
             .starts_with(OUTSIDE)
     );
     // Cut off upstream, fetched over TCP there, and too long for a datagram to the caller, which asks over TCP.
-    assert_eq!(caller.addresses(&["long.example", "A"]).len(), usize::from(LONG));
+    assert_eq!(
+        caller.addresses(&["long.example", "A"]).len(),
+        usize::from(LONG)
+    );
     caller.expect(
         &["long.example", "A", "+ignore"],
         &["flags: qr tc", "ANSWER: 0"],
