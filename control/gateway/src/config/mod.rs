@@ -15,8 +15,8 @@ pub use roles::RoleError;
 pub use show::rows;
 
 use sluice_hw_profiles::{Key, Settings};
-use sluice_proto::isolation::Isolation;
 use sluice_proto::dns::Zones;
+use sluice_proto::isolation::Isolation;
 use sluice_wire::{AddressPlan, Ip, Subnet};
 use std::fmt;
 use std::net::SocketAddr;

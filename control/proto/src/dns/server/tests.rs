@@ -44,6 +44,7 @@ fn web() -> Routes {
         .into_iter()
         .flatten()
         .collect(),
+        rules: Vec::new(),
         instances: vec![Row {
             number: 3,
             epoch: 1,
