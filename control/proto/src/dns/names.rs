@@ -61,7 +61,8 @@ impl Service {
         &self.rules
     }
 
-    fn touch(&self) {
+    /// Notes that it is in use.
+    pub(super) fn touch(&self) {
         // A load first: a name that is asked for by thousands need not bounce its cache line.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
@@ -105,17 +106,13 @@ impl Names {
         self.callers.get(&from).map(Arc::as_ref)
     }
 
-    /// What is known about a name, if anything. A service that is looked up counts as used.
+    /// What is known about a name, if anything.
     #[must_use]
     pub fn look_up(&self, name: &ServiceName) -> Option<&Known> {
-        let known = self.known.get(name);
-        if let Some(Known::Service(service)) = known {
-            service.touch();
-        }
-        known
+        self.known.get(name)
     }
 
-    /// The services that were looked up since the last call.
+    /// The services that were resolved since the last call.
     pub fn take_used(&self) -> impl Iterator<Item = &ServiceName> {
         self.known.iter().filter_map(|(name, known)| match known {
             Known::Service(service) => service.take_used().then_some(name),
