@@ -115,6 +115,8 @@ pub(crate) enum Stop {
     Ask(Question),
     /// A later fragment, held until its first one has been here.
     AwaitFirst(FragmentKey),
+    /// It became its own answer, to the node at that address.
+    Back(Endpoint),
 }
 
 /// What the sender of a dropped packet is told.

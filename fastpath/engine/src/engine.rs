@@ -320,7 +320,7 @@ impl Engine {
                     Stop::Drop(DropReason::FragmentTableFull)
                 }
             },
-            Stop::Drop(_) | Stop::Refuse(..) => stop,
+            Stop::Drop(_) | Stop::Refuse(..) | Stop::Back(_) => stop,
         };
         match stop {
             Stop::Refuse(reason, answer) => {
@@ -331,6 +331,7 @@ impl Engine {
                 turn.account.drop_frame(reason);
                 turn.out.done.push(frame);
             }
+            Stop::Back(_) => turn.out.to_underlay.push(frame),
             Stop::Ask(_) | Stop::AwaitFirst(_) => {
                 unreachable!("both were turned into a drop above")
             }

@@ -75,7 +75,7 @@ impl Engine {
     /// Tells control about an instance, once a second.
     pub(crate) fn suspect(&mut self, instance: crate::flow::Pin, why: Suspicion, turn: &Turn<'_>) {
         use sluice_tables::slots::Slot;
-        let key = u128::from(instance.slot.index()) << 1 | (why == Suspicion::Elsewhere) as u128;
+        let key = u128::from(instance.slot.index()) << 2 | (why == Suspicion::Elsewhere) as u128;
         if self.suspicions.allows(key, turn.now) {
             self.counters.suspicions.add(1);
             self.tell(Upcall::Suspect {

@@ -4,7 +4,7 @@ use crate::batch::{Lane, Now, Step, Stops, Turn};
 use crate::engine::{Engine, Output, Side};
 use crate::shortcut::Glances;
 use crate::trace::{Decision, Entry};
-use crate::{decap, shortcut, translate};
+use crate::{decap, liveness, shortcut, translate};
 use sluice_memory::{Account, Batch, Frame, Pool, append};
 use sluice_tables::Tables;
 
@@ -22,6 +22,9 @@ impl Engine {
     ) {
         self.shared.tracer.mark(batch, Entry::Inbound);
         let samples = self.next_samples();
+        if samples {
+            liveness::hear(batch, tables, now.ns);
+        }
         let turn = Turn::new(tables, now, pool, account, out);
         self.inbound_turn(batch, &mut Turn { samples, ..turn });
     }
@@ -64,9 +67,13 @@ impl Engine {
     }
 
     fn inbound_packet(&mut self, frame: &mut Frame, lane: &Lane, turn: &Turn<'_>) -> Step<()> {
+        if liveness::is_for_gateway(frame, lane, turn.tables) {
+            return self.answer_echo(frame, lane, turn);
+        }
         // The flow is looked up before admission because its slot hint spares admission a search by address.
         let known = self.known_inbound(frame, lane, turn)?;
         let sender = self.admit(frame, lane, known.as_ref(), turn)?;
+        self.hear_suspect(lane, &sender, turn);
         let flow = self.accept(frame, lane, known, sender, turn)?;
         self.suspect_unreachable(lane, &flow, turn);
         self.bind_first(lane, &flow, turn)?;

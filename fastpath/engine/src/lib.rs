@@ -19,6 +19,7 @@ mod locate;
 mod fragment;
 mod translate;
 mod icmp;
+mod liveness;
 mod encap;
 mod hold;
 mod limit;

@@ -155,6 +155,7 @@ fn see_now(hit: Hit<'_>, turn: &Turn<'_>) -> Option<()> {
         .filter_map(|pin| turn.tables.instance_at(pin.slot, pin.epoch))
     {
         row.used.touch(turn.now_s);
+        row.busy.touch(turn.now_s);
     }
     if let Some(service) = service.and_then(|slot| turn.tables.service(slot)) {
         service.used.touch(turn.now_s);

@@ -14,7 +14,7 @@ pub use publish::{Publisher, Reader, Writer};
 pub use route::{PeerRoute, Route};
 pub use slots::{InstanceSlot, PeerSlot, ServiceSlot};
 pub use snapshot::{
-    Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
+    Heard, Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
     TunnelFormat, Used,
 };
 pub use upcall::{Question, Suspicion, Upcall, Upcalls};

@@ -2,7 +2,7 @@
 
 use crate::slots::{InstanceSlot, PeerSlot, ServiceSlot, Slot};
 use crate::snapshot::{
-    Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
+    Heard, Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
     TunnelFormat, Used,
 };
 use arc_swap::ArcSwap;
@@ -163,7 +163,7 @@ impl Writer {
                 Some(Known::Target(Target::Instance(slot))) => Some(slot),
                 _ => None,
             });
-        let row = |epoch: u32, used: Used| Instance {
+        let row = |epoch: u32, (used, busy): (Used, Used)| Instance {
             epoch,
             service: update.service,
             number: update.number,
@@ -173,19 +173,20 @@ impl Writer {
             state: InstanceState::Live,
             reach: update.reach,
             used,
+            busy,
         };
         let slot = match known {
             Some(slot) => {
                 self.drop_local(slot);
                 if let Some(old) = self.tables.instances.row_mut(slot.index()) {
-                    *old = row(old.epoch, old.used.clone());
+                    *old = row(old.epoch, (old.used.clone(), old.busy.clone()));
                 }
                 slot
             }
             None => InstanceSlot::from_index(
                 self.tables
                     .instances
-                    .insert(|old| row(old.map_or(1, |old| old.epoch + 1), Used::default())),
+                    .insert(|old| row(old.map_or(1, |old| old.epoch + 1), Default::default())),
             ),
         };
         self.set_route(slot);
@@ -277,6 +278,7 @@ impl Writer {
             port,
             format,
             mtu,
+            heard: Heard::default(),
         }));
         if let Some(row) = self.tables.peers.row(slot.index()) {
             self.tables.peer_routes.set(slot, row);

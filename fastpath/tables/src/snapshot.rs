@@ -80,6 +80,31 @@ impl Used {
     }
 }
 
+/// When a node was last heard; shared by all snapshots. Workers look at one batch in some, so it is a lower bound.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<AtomicU32>);
+
+/// Nanoseconds of one step of [`Heard`], as a power of two: 67 ms, so that 32 bits last for nine years.
+const HEARD_STEP_BITS: u32 = 26;
+
+impl Heard {
+    /// Notes that something came, at `now_ns` of the workers' clock. Stores only when the step changed.
+    #[inline]
+    pub fn note(&self, now_ns: u64) {
+        #[expect(clippy::cast_possible_truncation, reason = "nine years")]
+        let step = (now_ns >> HEARD_STEP_BITS) as u32;
+        if self.0.load(Ordering::Relaxed) != step {
+            self.0.store(step, Ordering::Relaxed);
+        }
+    }
+
+    /// The begin of the step in which something came last, in nanoseconds of the workers' clock; 0 before the first.
+    #[must_use]
+    pub fn last_ns(&self) -> u64 {
+        u64::from(self.0.load(Ordering::Relaxed)) << HEARD_STEP_BITS
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Instance {
     /// Grows when the slot is withdrawn or used for another instance; a flow that remembers an older one is stale.
@@ -92,7 +117,10 @@ pub struct Instance {
     pub placement: Placement,
     pub state: InstanceState,
     pub reach: Reach,
+    /// By a packet, or because a flow to it lives.
     pub used: Used,
+    /// By a packet only.
+    pub busy: Used,
 }
 
 #[derive(Clone, Debug)]
@@ -126,6 +154,7 @@ pub struct Peer {
     pub format: TunnelFormat,
     /// The longest inner packet the peer takes, in bytes.
     pub mtu: u16,
+    pub heard: Heard,
 }
 
 /// One published state of everything a worker needs to know. Immutable.

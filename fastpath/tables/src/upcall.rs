@@ -30,6 +30,10 @@ pub enum Upcall {
         epoch: u32,
         why: Suspicion,
     },
+    /// An instance that is suspect sent a packet.
+    Heard {
+        instance: InstanceSlot,
+    },
     /// An established flow is worth being offloaded: entry and generation of the flow table.
     Offload {
         flow: u32,

@@ -137,7 +137,7 @@ drop_reasons! {
         "A tunnel datagram came from a prefix of `fastpath.xdp.blocked_sources`."
         "Expected; take the prefix off the list when its nodes are wanted.";
     SourceLimit "source-limit"
-        "The source prefix sends more tunnel datagrams than `fastpath.xdp.source_rate` allows."
+        "The source prefix sends more tunnel datagrams than `fastpath.xdp.source_rate` allows, or an address more echo requests to this gateway than it answers."
         "A flood from there; raise the rate if it is real work.";
     PoolEmpty "pool-empty"
         "No free buffer."

@@ -167,7 +167,7 @@ pub fn tcp_reset(bytes: &[u8], parsed: &Parsed, out: &mut [u8]) -> Option<usize>
     finish(out)
 }
 
-const fn ip_header_len(family: Family) -> usize {
+pub(crate) const fn ip_header_len(family: Family) -> usize {
     match family {
         Family::V4 => 20,
         Family::V6 => 40,
@@ -175,7 +175,13 @@ const fn ip_header_len(family: Family) -> usize {
 }
 
 /// Writes an IP header for all of `out`, without the IPv4 checksum.
-fn emit_ip(out: &mut [u8], from: Ip, to: Ip, protocol: Protocol, family: Family) -> Option<()> {
+pub(crate) fn emit_ip(
+    out: &mut [u8],
+    from: Ip,
+    to: Ip,
+    protocol: Protocol,
+    family: Family,
+) -> Option<()> {
     if from.family() != family || to.family() != family {
         return None;
     }
@@ -205,7 +211,7 @@ fn emit_ip(out: &mut [u8], from: Ip, to: Ip, protocol: Protocol, family: Family)
 }
 
 /// Writes the checksums and returns the length.
-fn finish(out: &mut [u8]) -> Option<usize> {
+pub(crate) fn finish(out: &mut [u8]) -> Option<usize> {
     let parsed = crate::parse::parse(out).ok()?;
     checksum::complete_ipv4_header(out, &parsed);
     checksum::complete_l4(out, &parsed);

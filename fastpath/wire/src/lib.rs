@@ -15,6 +15,7 @@
 //! | [`mod@glance`] | both at once for what nearly every packet is |
 //! | [`mss`] | lowering the MSS of a SYN to what the tunnel carries |
 //! | [`icmp_error`] | unreachable, too big, time exceeded, and TCP resets |
+//! | [`icmp_echo`] | echo between gateways |
 //! | [`segment`] | cutting a super-frame into packets, and joining packets into a super-frame |
 //! | [`drop_reason`] | every way a packet can end, with cause and cure |
 //!
@@ -32,6 +33,7 @@ pub mod rewrite;
 pub mod glance;
 pub mod mss;
 pub mod icmp_error;
+pub mod icmp_echo;
 pub mod segment;
 
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};

@@ -203,6 +203,12 @@ pub(crate) fn is_ahead(flow: &Flow, tables: &Tables) -> bool {
 /// Notes the use of both instances and of the service.
 pub(crate) fn touch(flow: &Flow, turn: &Turn<'_>) {
     touch_rows(flow, turn.tables, turn.now_s);
+    for row in [local(flow, turn.tables), remote(flow, turn.tables)]
+        .into_iter()
+        .flatten()
+    {
+        row.busy.touch(turn.now_s);
+    }
 }
 
 /// The same outside of a packet.

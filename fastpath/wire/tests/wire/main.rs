@@ -10,5 +10,6 @@ mod parse;
 mod rewrite;
 mod glance;
 mod answers;
+mod echo;
 mod segment;
 mod any_bytes;
