@@ -15,5 +15,6 @@ pub mod alloc;
 pub mod descriptor;
 pub mod table_query;
 pub mod dns;
+pub mod liveness;
 
 pub use names::{NameError, ServiceName};

@@ -130,12 +130,6 @@ impl<T> Server<T> {
         }
     }
 
-    /// Whether the host at this address is one that may ask.
-    #[must_use]
-    pub fn serves(&self, from: Ip) -> bool {
-        self.names.caller(from).is_some()
-    }
-
     /// What arrived from the host at `from`.
     pub fn handle_query(&mut self, bytes: &[u8], from: Ip, over: Transport, to: T, now: Duration) {
         let parsed = (bytes.len() <= QUERY_MAX)
@@ -145,7 +139,7 @@ impl<T> Server<T> {
             self.counts.add(Outcome::Malformed);
             // Strangers learn nothing, and get nothing that could be turned against others.
             if let Some(bytes) = reply::not_understood(bytes)
-                && self.serves(from)
+                && self.names.caller(from).is_some()
             {
                 self.replies.push_back(Reply { to, bytes });
             }

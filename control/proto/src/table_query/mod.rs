@@ -9,7 +9,7 @@ pub mod answerer;
 pub mod root;
 pub mod notifier;
 mod backoff;
-mod timers;
+pub(crate) mod timers;
 
 use crate::message::{InstanceEntry, IpType, ServiceIpEntry, TableQueryRequest};
 use crate::names::ServiceName;

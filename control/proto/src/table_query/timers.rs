@@ -12,6 +12,12 @@ pub(crate) struct Timers<K> {
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K> Timers<K> {
+    pub(crate) const fn new() -> Self {
         Self {
             by_key: BTreeMap::new(),
             by_time: BTreeSet::new(),
@@ -32,6 +38,10 @@ impl<K: Clone + Ord> Timers<K> {
         if let Some(at) = self.by_key.remove(key) {
             self.by_time.remove(&(at, key.clone()));
         }
+    }
+
+    pub(crate) fn is_set(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
     }
 
     /// The earliest deadline.
