@@ -5,4 +5,4 @@
 
 mod routes;
 
-pub use routes::{LocalInstance, Routes, Veth};
+pub use routes::{LocalInstance, NodeInUse, Routes, Veth};

@@ -3,13 +3,14 @@
 //! A *job* is a service under its wire name. Rows come from the table query; where an instance runs on this node is
 //! known better here, so local truth wins over any row.
 
+use doubt::Doubts;
 use sluice_proto::ServiceName;
 use sluice_proto::table_query::asker::{Event, Routes as JobRoutes};
 use sluice_proto::table_query::{self, Key, Place, Row};
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{
-    InstanceSlot, InstanceState, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot, Tables,
-    TunnelFormat, Writer,
+    Instance, InstanceSlot, InstanceState, Known, PeerSlot, Placement, Policy, Reach, ServiceSlot,
+    Tables, TunnelFormat, Writer,
 };
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,7 @@ pub struct Routes {
     /// Where each instance is placed, and how many on each peer.
     placed: BTreeMap<InstanceSlot, PeerSlot>,
     peers: BTreeMap<PeerSlot, usize>,
+    doubts: Doubts,
     /// The peer whose path was looked at last.
     looked_at: Option<PeerSlot>,
     own: Option<(Ip, u16)>,
@@ -74,6 +76,7 @@ impl Routes {
             local: BTreeMap::new(),
             placed: BTreeMap::new(),
             peers: BTreeMap::new(),
+            doubts: Doubts::new(),
             looked_at: None,
             own: None,
             peer_mtu,
@@ -314,23 +317,6 @@ impl Routes {
         }
     }
 
-    /// Delivery to an instance failed, if it is still the one meant: others take new flows. Returns its job.
-    pub fn suspect(&mut self, slot: InstanceSlot, epoch: u32) -> Option<ServiceName> {
-        self.tables().instance_at(slot, epoch)?;
-        let job = self.job_of(slot)?;
-        self.writer.set_suspect(slot, true);
-        self.write_candidates(&job);
-        Some(job)
-    }
-
-    /// Believes an instance again.
-    pub fn trust(&mut self, slot: InstanceSlot) {
-        self.writer.set_suspect(slot, false);
-        if let Some(job) = self.job_of(slot) {
-            self.write_candidates(&job);
-        }
-    }
-
     /// Reads the path MTU of the next [`PATHS_PER_LOOK`] peers again, all of them in turn: routes change, and routers say
     /// what does not fit. True when a row changed.
     pub fn look_at_paths(&mut self) -> bool {
@@ -384,6 +370,12 @@ impl Routes {
 
     fn write_instance(&mut self, job: &mut Job, update: InstanceUpdate) {
         let (number, placement) = (update.number, update.placement);
+        let place = |row: &Instance| (row.placement, row.ns_ip);
+        let before = job
+            .instances
+            .get(&number)
+            .and_then(|slot| Some((*slot, place(self.tables().instance(*slot)?))));
+        let now = (placement, update.ns_ip);
         let slot = self.writer.upsert_instance(update);
         // An instance that came back under another InstanceIP: the old row ends.
         if let Some(old) = job.instances.insert(number, slot)
@@ -392,6 +384,14 @@ impl Routes {
             self.withdraw_slot(old);
         }
         self.place(slot, placement);
+        if let Some((old, before)) = before
+            && old == slot
+            && before != now
+        {
+            // It is somewhere else: what failed before says nothing about it.
+            self.doubts.instances.remove(&slot);
+        }
+        self.write_state(slot);
     }
 
     fn write_local(&mut self, local: &LocalInstance) {
@@ -430,6 +430,7 @@ impl Routes {
             *count -= 1;
             if *count == 0 {
                 self.peers.remove(&peer);
+                self.doubts.lost.remove(&peer);
                 self.writer.forget_peer(peer);
             }
         }
@@ -437,6 +438,7 @@ impl Routes {
 
     fn withdraw_slot(&mut self, slot: InstanceSlot) {
         self.place(slot, Placement::Nowhere);
+        self.doubts.instances.remove(&slot);
         self.writer.withdraw_instance(slot);
     }
 
@@ -473,6 +475,9 @@ impl Routes {
         self.writer.set_candidates(slot, &candidates);
     }
 }
+
+mod doubt;
+pub use doubt::NodeInUse;
 
 #[cfg(test)]
 mod tests;

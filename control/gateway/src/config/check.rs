@@ -51,7 +51,6 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
         gateway: check.gateway(&raw.gateway, raw.fastpath.tunnel_port)?,
         fastpath: check.fastpath(&raw.fastpath)?,
         hardware: check.hardware(&raw.hardware)?,
-        names: check.names(&raw.names)?,
     };
     check.guarded(
         "root",
@@ -73,13 +72,13 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
     Ok(config)
 }
 
-pub(super) struct Check<'a> {
+struct Check<'a> {
     text: &'a str,
     file: &'a str,
 }
 
 impl Check<'_> {
-    pub(super) fn value(
+    fn value(
         &self,
         key: &str,
         value: impl Into<String>,
@@ -623,6 +622,6 @@ fn has_level(part: &str) -> bool {
     ["off", "error", "warn", "info", "debug", "trace"].contains(&level)
 }
 
-pub(super) fn quoted(value: &str) -> String {
+fn quoted(value: &str) -> String {
     format!("\"{value}\"")
 }

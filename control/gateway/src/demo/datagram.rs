@@ -7,16 +7,15 @@ use sluice_perf::report::{Goal, Report, Row};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-/// Echo requests to the service.
+/// Echo requests to the ServiceIP.
 const PINGS: u32 = 20;
 /// Bytes of the large datagram.
 const LARGE: usize = 60_000;
 const PORT: u16 = 7;
 
-/// Real ping by name.
+/// Real ping to the ServiceIP.
 pub(super) fn ping(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
     let program = Program::new(tools::find("ping")?).args([
-        family.flag(),
         "-q",
         "-i",
         "0.02",
@@ -24,9 +23,9 @@ pub(super) fn ping(demo: &Demo, family: Family, report: &mut Report) -> Result<(
         "1",
         "-c",
         &PINGS.to_string(),
-        &Demo::web_name(),
+        &demo.web_service(family).to_string(),
     ]);
-    let output = demo.client.output(&program)?;
+    let output = demo.client.namespace.output(&program)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let received: u32 = text
         .split(", ")

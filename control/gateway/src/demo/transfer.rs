@@ -1,5 +1,6 @@
 //! Bulk: a file whose hash must come out equal, with and without loss, and throughput beside plain routing.
 
+use super::http::url;
 use super::sites::Demo;
 use super::web::first_word;
 use super::{DemoError, Family, check};
@@ -11,7 +12,7 @@ const LOSS_PERCENT: u8 = 2;
 /// Seconds of each throughput run.
 const SECONDS: f64 = 2.0;
 
-/// Fetches the file by name over a clean wire, then over a lossy one.
+/// Fetches the file by ServiceIP over a clean wire, then over a lossy one.
 pub(super) fn hashes(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
     report.push(check(
         "transfer_sha256_equal",
@@ -37,14 +38,13 @@ pub(super) fn hashes(demo: &Demo, family: Family, report: &mut Report) -> Result
 /// The hash of the file as the client receives it; empty when the transfer fails.
 fn fetch(demo: &Demo, family: Family) -> Result<String, LabError> {
     let script = format!(
-        "set -o pipefail; {} {} --silent --fail --max-time 40 'http://{}/file' | {}",
+        "set -o pipefail; {} --silent --fail --max-time 40 '{}' | {}",
         tools::find("curl")?.display(),
-        family.flag(),
-        Demo::web_name(),
+        url(demo.web_service(family), "/file"),
         tools::find("sha256sum")?.display()
     );
     let program = Program::new("bash").args(["-c", &script]);
-    let output = demo.client.output(&program)?;
+    let output = demo.client.namespace.output(&program)?;
     Ok(if output.status.success() {
         first_word(&String::from_utf8_lossy(&output.stdout))
     } else {

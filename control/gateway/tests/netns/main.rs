@@ -9,9 +9,9 @@
 mod world;
 mod paths;
 mod limits;
-mod names;
 mod bad_input;
 mod outliving;
+mod failover;
 mod neighbours;
 mod doctor;
 mod hardware;

@@ -63,6 +63,7 @@ fn job(rows: &[Row]) -> JobRoutes {
             policy: table_query::Policy::RoundRobin,
             ip: ips,
         }],
+        rules: Vec::new(),
         instances: rows.to_vec(),
     }
 }
@@ -267,4 +268,86 @@ fn events_are_written_and_a_withdrawn_local_instance_is_handed_over() {
     assert_eq!(routes.tables().semantic(nothing), Some(Known::Unavailable));
     routes.handle_event(&Event::Unknown { key });
     assert_eq!(routes.tables().semantic(nothing), None);
+}
+
+fn node(ip: &str) -> sluice_proto::liveness::NodeAddress {
+    (self::ip(ip), 50103)
+}
+
+#[test]
+fn a_lost_node_takes_no_new_flow_until_it_is_found() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    assert!(routes.set_lost(node(NODE_ONE), true).contains(&name()));
+    assert!(routes.set_lost(node(NODE_ONE), true).is_empty(), "known");
+    assert_eq!(candidates(&routes), [1]);
+    // An answer that says what was known changes nothing, nor does one that brings another instance there.
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    assert_eq!(candidates(&routes), [1]);
+    routes.set_job(&job(&[
+        row(0, NODE_ONE),
+        row(1, NODE_TWO),
+        row(2, NODE_ONE),
+    ]));
+    assert_eq!(candidates(&routes), [1]);
+    // What moved away is not lost.
+    routes.set_job(&job(&[
+        row(0, NODE_TWO),
+        row(1, NODE_TWO),
+        row(2, NODE_ONE),
+    ]));
+    assert_eq!(candidates(&routes), [0, 1]);
+    assert!(routes.set_lost(node(NODE_ONE), false).contains(&name()));
+    assert_eq!(candidates(&routes), [0, 1, 2]);
+}
+
+#[test]
+fn suspicion_outlives_an_answer_that_says_the_same_and_ends_where_the_instance_moves() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.10")) else {
+        panic!("instance 0")
+    };
+    let epoch = routes.tables().instance(slot).unwrap().epoch;
+    routes.suspect(slot, epoch);
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    assert_eq!(candidates(&routes), [1]);
+    routes.set_job(&job(&[row(0, NODE_TWO), row(1, NODE_TWO)]));
+    assert_eq!(candidates(&routes), [0, 1]);
+}
+
+#[test]
+fn trust_in_an_instance_does_not_outweigh_that_its_node_is_lost() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.10")) else {
+        panic!("instance 0")
+    };
+    let epoch = routes.tables().instance(slot).unwrap().epoch;
+    routes.suspect(slot, epoch);
+    routes.set_lost(node(NODE_ONE), true);
+    routes.trust(slot);
+    assert_eq!(candidates(&routes), [1]);
+    routes.set_lost(node(NODE_ONE), false);
+    assert_eq!(candidates(&routes), [0, 1]);
+}
+
+/// Who is probed: the nodes of services that are used, at the first address of their subnets.
+#[test]
+fn nodes_in_use_are_those_of_services_that_packets_go_to() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    assert_eq!(routes.nodes_in_use(100), []);
+    let (slot, _) = routes.tables().instances().next().unwrap();
+    let instance = routes.tables().instance(slot).unwrap();
+    instance.used.touch(100);
+    assert_eq!(routes.nodes_in_use(100), [], "a flow lives, but rests");
+    instance.busy.touch(100);
+    let gateway = Dual::both(ip("10.18.0.1"), ip("fc00::1"));
+    let used = [NODE_ONE, NODE_TWO].map(|at| NodeInUse {
+        address: node(at),
+        gateway,
+    });
+    assert_eq!(routes.nodes_in_use(100), used);
+    assert_eq!(routes.nodes_in_use(101), []);
 }

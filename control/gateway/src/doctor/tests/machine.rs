@@ -210,7 +210,6 @@ fn asked() -> Asked {
             xdp: Some(XdpModes {
                 native: true,
                 zero_copy: true,
-                tx_checksum: false,
             }),
             ..Network::default()
         },

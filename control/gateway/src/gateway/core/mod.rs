@@ -5,9 +5,9 @@
 //! the tables, publishes them and remembers them on disk. What then takes time, the detaching of an instance that the
 //! answers withdrew, is [`Core::detach_withdrawn`].
 
+mod failover;
 mod hosts;
 mod instances;
-mod names;
 mod placement;
 mod registration;
 mod remember;
@@ -15,35 +15,34 @@ mod remember;
 use super::Error;
 use super::mqtt::{Mqtt, MqttEvent};
 use super::plane::Plane;
+use super::probes::{ProbeResult, Probes};
 use super::state::{LocalState, Registration, State, StateWriter};
 use crate::admin_api::GatewayState;
 use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
 use crate::config::Config;
-use crate::dns::Dns;
 use crate::metrics::MALFORMED;
 use crate::node::thread::Node;
 use crate::node::watch::Watch;
+use failover::Suspects;
 use hosts::Hosts;
 use instances::{Attaching, Nameless, Place, find, parse_name};
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::WRITE_PAUSE;
 use sluice_proto::ServiceName;
-use sluice_proto::dns::Names;
+use sluice_proto::liveness::{self, Prober};
 use sluice_proto::message::{
     self, InstanceResult, NodeId, SubnetResult, TableQueryResult, Topic, UpdatesAvailable, Verb,
 };
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
 use sluice_routes::Routes;
-use sluice_tables::{InstanceSlot, Question, Suspicion, Upcall};
+use sluice_tables::{Question, Upcall};
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// How long a suspect takes no new flow.
-const SUSPECT: Duration = Duration::from_secs(5);
 /// The kernel's tables are read at most so often: a routing daemon may change thousands of routes at once.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
 /// Uses are looked at so often.
@@ -62,9 +61,6 @@ pub(crate) struct Core {
     asker: Asker,
     routes: Routes,
     plane: Plane,
-    dns: Dns,
-    names: Names,
-    names_changed: bool,
     file: StateWriter,
     registration: Option<Registration>,
     node_id: Option<NodeId>,
@@ -82,10 +78,12 @@ pub(crate) struct Core {
     hosts: Hosts,
     /// Instances whose end the cluster may not know yet.
     ended: BTreeMap<(String, u32), Ended>,
-    /// Instances that take no new flow, and until when.
     /// Instances of this node that the managers withdrew, to be detached by [`Core::detach_withdrawn`].
     withdrawn: VecDeque<(ServiceName, u32)>,
-    suspects: BTreeMap<InstanceSlot, Duration>,
+    suspects: Suspects,
+    prober: Prober,
+    probes: Probes,
+    look_at: Duration,
     /// Why the broker cannot be reached, as last said in the log.
     broker_away: String,
     /// Where targets that were looked up elsewhere come back.
@@ -108,12 +106,20 @@ impl Core {
         config: Config,
         token: Option<String>,
         (file, state): (StateWriter, State),
-        (plane, routes, dns): (Plane, Routes, Dns),
-        (watch, mqtt_events, found): (Watch, mpsc::Sender<MqttEvent>, mpsc::Sender<Found>),
+        (plane, routes): (Plane, Routes),
+        (watch, mqtt_events, found, probe_results): (
+            Watch,
+            mpsc::Sender<MqttEvent>,
+            mpsc::Sender<Found>,
+            mpsc::Sender<ProbeResult>,
+        ),
         view: watch::Sender<GatewayState>,
         now: Duration,
     ) -> Self {
         let mut asker = Asker::new(asker::Settings::default(), plane.seed());
+        let prober = Prober::new(liveness::Settings::default());
+        let [.., high, low] = plane.seed().to_be_bytes();
+        let probes = Probes::new(probe_results, u16::from_be_bytes([high, low]));
         asker.restore(&state.routes, now);
         let ended = state
             .ended
@@ -134,9 +140,6 @@ impl Core {
             asker,
             routes,
             plane,
-            dns,
-            names: Names::default(),
-            names_changed: false,
             file,
             registration: state.registration,
             node_id: None,
@@ -153,7 +156,10 @@ impl Core {
             hosts: Hosts::default(),
             ended,
             withdrawn: VecDeque::new(),
-            suspects: BTreeMap::new(),
+            suspects: Suspects::default(),
+            prober,
+            probes,
+            look_at: now,
             broker_away: String::new(),
             found,
             remembered: state.local,
@@ -202,6 +208,8 @@ impl Core {
         let mut due = self.tick_at;
         let mut sooner = |at: Option<Duration>| due = at.map_or(due, |at| due.min(at));
         sooner(self.asker.poll_timeout());
+        sooner(self.prober.poll_timeout());
+        sooner(Some(self.look_at));
         sooner(self.waits_until());
         sooner(self.registering.iter().map(|(_, until)| *until).min());
         sooner(self.ways_changed.then(|| self.followed_at + FOLLOW_PAUSE));
@@ -211,6 +219,8 @@ impl Core {
 
     pub(crate) fn handle_timeout(&mut self, now: Duration) {
         self.asker.handle_timeout(now);
+        self.look_at_failures(now);
+        self.probe_nodes(now);
         self.end_waits(now);
         self.end_registrations(now);
         if self.tick_at <= now {
@@ -227,7 +237,6 @@ impl Core {
         for job in used {
             self.asker.handle_used(&job, now);
         }
-        self.use_named(now);
         if self
             .subnet_asked_at
             .is_some_and(|at| at + SUBNET_RETRY <= now)
@@ -238,14 +247,6 @@ impl Core {
         self.look_at_hosts(now);
         self.routes_changed |= self.routes.look_at_paths();
         self.plane.offloader().tick();
-        self.suspects.retain(|slot, until| {
-            let keep = *until > now;
-            if !keep {
-                self.routes.trust(*slot);
-                self.routes_changed = true;
-            }
-            keep
-        });
         if now.as_secs().is_multiple_of(TELL_PAUSE_S) {
             self.tell_ended(now);
         }
@@ -335,22 +336,8 @@ impl Core {
                 instance,
                 epoch,
                 why,
-            } => {
-                // That an instance speaks from elsewhere may be forged: it is a reason to ask, not to avoid it.
-                let job = match why {
-                    Suspicion::Unreachable => self.routes.suspect(instance, epoch),
-                    Suspicion::Elsewhere => self.routes.job_of(instance),
-                };
-                if let Some(job) = job {
-                    if why == Suspicion::Unreachable {
-                        self.suspects.insert(instance, now + SUSPECT);
-                    }
-                    tracing::debug!(%job, ?why, "delivery to an instance failed");
-                    self.routes_changed = true;
-                    self.asker
-                        .handle_update_available(&job, &UpdatesAvailable::default(), now);
-                }
-            }
+            } => self.handle_suspicion(instance, epoch, why, now),
+            Upcall::Heard { instance } => self.handle_heard(instance),
         }
     }
 
@@ -388,10 +375,7 @@ impl Core {
         if std::mem::take(&mut self.routes_changed) {
             self.publish();
             self.plane.wake();
-            self.name_callers();
         }
-        // After the tables: whoever is told an address may dial it.
-        self.publish_names();
         if self.ways_changed && self.followed_at + FOLLOW_PAUSE <= now {
             self.ways_changed = false;
             self.followed_at = now;
@@ -424,20 +408,13 @@ impl Core {
     }
 
     fn handle_event(&mut self, event: Event) {
-        self.name(&event);
-        if matches!(
-            event,
-            Event::Absent { key: Key::Name(_) }
-                | Event::Unresolved { key: Key::Name(_) }
-                | Event::Unknown { key: Key::Name(_) }
-                | Event::Unanswered { .. }
-        ) {
-            return;
-        }
         self.routes_changed = true;
         let negative = matches!(
             event,
-            Event::Absent { .. } | Event::Unresolved { .. } | Event::Unknown { .. }
+            Event::Absent { .. }
+                | Event::Unresolved { .. }
+                | Event::Unknown { .. }
+                | Event::Unanswered { .. }
         );
         self.state_changed |= !negative;
         self.withdrawn.extend(self.routes.handle_event(&event));

@@ -1,0 +1,177 @@
+//! Delivery failures: nodes that die, fall silent or are busy, instances that go while nobody can say so.
+//!
+//! ```text
+//!  caller ── gateway 1 ──┬── gateway 2 ── echo b
+//!                        └── gateway 3 ── echo c
+//! ```
+
+use crate::world::{World, again, connect, one_site, service_ip, tcp, tcp_impatient};
+use sluice_perf::lab::clock::{now, pause, wait_for};
+use sluice_perf::lab::sites::Layout;
+use sluice_perf::lab::{NetNs, Program};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+fn three_nodes() -> Layout {
+    Layout {
+        gateways: vec![0, 0, 0],
+        ..one_site()
+    }
+}
+
+/// Who answers new connections, until both do; then the caller's gateway has probed both nodes for a while.
+fn meet(caller: &NetNs) {
+    let mut names = BTreeSet::new();
+    wait_for("both instances", Duration::from_secs(20), || {
+        names.insert(tcp(caller, service_ip(0)).unwrap().name);
+        if names.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        }
+    })
+    .unwrap();
+    let begin = now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        tcp(caller, service_ip(0)).unwrap();
+        pause(Duration::from_millis(50));
+    }
+}
+
+/// When, after `since`, a new connection failed last, in a run of 3 s.
+fn last_failure(caller: &NetNs, since: Instant) -> Duration {
+    let mut last = Duration::ZERO;
+    while since.elapsed() < Duration::from_secs(3) {
+        let begun = since.elapsed();
+        if tcp_impatient(caller, service_ip(0)).is_err() {
+            last = begun;
+        }
+        pause(Duration::from_millis(5));
+    }
+    last
+}
+
+fn signal(pid: u32, name: &str) {
+    let kill = std::process::Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+}
+
+/// Its kernel goes on, its sockets fill: nothing says that it is gone. Then it goes on, and so do its flows.
+#[test]
+#[ignore = "needs root"]
+fn a_silent_node_gets_no_new_flow_after_a_second_and_comes_back() {
+    let world = World::laid("silent-node", &three_nodes());
+    let caller = world.caller(0);
+    let (_b, c) = (world.echo(1, "b"), world.echo(2, "c"));
+    meet(&caller.namespace);
+    let mut to_c = connect(&caller.namespace, c.ip(0)).unwrap();
+    again(&mut to_c).unwrap();
+    let pid = world.sites.gateways[2].role.pid().unwrap();
+    signal(pid, "STOP");
+    let last = last_failure(&caller.namespace, now());
+    println!(
+        "last new flow towards the silent node: {} ms",
+        last.as_millis()
+    );
+    signal(pid, "CONT");
+    assert!(last < Duration::from_secs(1), "{last:?}");
+    assert!(last > Duration::ZERO, "nothing was tried there");
+    wait_for(
+        "c to get new flows again",
+        Duration::from_secs(5),
+        || match tcp(&caller.namespace, service_ip(0)).unwrap().name.as_str() {
+            "c" => Ok(()),
+            other => Err(other.to_owned()),
+        },
+    )
+    .unwrap();
+    again(&mut to_c).unwrap();
+    world.check();
+}
+
+/// Its gateway is killed: its kernel says so at once.
+#[test]
+#[ignore = "needs root"]
+fn a_node_whose_gateway_died_gets_no_new_flow_after_a_moment() {
+    let mut world = World::laid("dead-gateway", &three_nodes());
+    let caller = world.caller(0);
+    let (_b, _c) = (world.echo(1, "b"), world.echo(2, "c"));
+    meet(&caller.namespace);
+    world.sites.gateways[2].role.kill();
+    let last = last_failure(&caller.namespace, now());
+    println!(
+        "last new flow towards the dead gateway: {} ms",
+        last.as_millis()
+    );
+    assert!(last < Duration::from_secs(1), "{last:?}");
+    world.sites.gateways[2].role.ready().unwrap();
+    wait_for(
+        "c to get new flows again",
+        Duration::from_secs(10),
+        || match tcp(&caller.namespace, service_ip(0)).unwrap().name.as_str() {
+            "c" => Ok(()),
+            other => Err(other.to_owned()),
+        },
+    )
+    .unwrap();
+    world.check();
+}
+
+/// The managers are away, so that only the far gateway can say that its instance is gone. The caller's gateway sends the
+/// next flows elsewhere.
+#[test]
+#[ignore = "needs root"]
+fn a_dead_instance_gets_no_new_flow_after_a_tenth_of_a_second_without_managers() {
+    let mut world = World::laid("dead-instance", &three_nodes());
+    let caller = world.caller(0);
+    let (_b, c) = (world.echo(1, "b"), world.echo(2, "c"));
+    meet(&caller.namespace);
+    world.sites.stop_managers();
+    world.sites.detach(2, &c.attached).unwrap();
+    let last = last_failure(&caller.namespace, now());
+    println!(
+        "last new flow towards the dead instance: {} ms",
+        last.as_millis()
+    );
+    assert!(last < Duration::from_millis(100), "{last:?}");
+    world.sites.start_managers().unwrap();
+    world.check();
+}
+
+/// Seconds of the test below; `SLUICE_LOAD_S` sets more.
+const LOAD_S: u64 = 20;
+
+/// More busy processes than cores, new flows all the while: nobody is suspected, and nothing fails.
+#[test]
+#[ignore = "needs root"]
+fn a_busy_machine_loses_no_node() {
+    let seconds = std::env::var("SLUICE_LOAD_S").map_or(LOAD_S, |text| text.parse().unwrap());
+    let world = World::laid("busy", &three_nodes());
+    let caller = world.caller(0);
+    let (_b, _c) = (world.echo(1, "b"), world.echo(2, "c"));
+    meet(&caller.namespace);
+    let busy = Program::new("sh").args(["-c", "while :; do :; done"]);
+    let log = world.sites.scratch.path().join("busy.log");
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let mut hogs: Vec<_> = (0..2 * cores)
+        .map(|_| caller.namespace.start(&busy, &log).unwrap())
+        .collect();
+    let begin = now();
+    let mut flows = 0;
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        tcp(&caller.namespace, service_ip(0)).unwrap();
+        flows += 1;
+        pause(Duration::from_millis(20));
+    }
+    for hog in &mut hogs {
+        hog.kill();
+    }
+    println!("{flows} flows in {seconds} s");
+    for gateway in &world.sites.gateways {
+        let said = gateway.role.said();
+        assert!(!said.contains("a node is lost"), "{said}");
+    }
+    world.check();
+}
