@@ -7,6 +7,7 @@ pub mod container;
 pub mod node;
 pub mod node_api;
 pub mod hardware;
+mod dns;
 pub mod metrics;
 pub mod client;
 pub mod output;

@@ -58,6 +58,9 @@ const TERMS: [Term; 8] = [
 /// Counts messages of the cluster that changed nothing because they cannot be read.
 pub(crate) const MALFORMED: &str = "sluice_gateway_malformed_total";
 
+/// Counts what the name server did.
+const NAMES: &str = "sluice_name_queries_total";
+
 /// The process's recorder.
 #[derive(Clone, Copy, Debug)]
 pub struct Exporter(Option<&'static PrometheusHandle>);
@@ -107,6 +110,7 @@ fn describe() {
         MALFORMED,
         "Messages of the cluster that are not what their topic wants"
     );
+    describe_counter!(NAMES, "Queries of the name server, by how they ended");
     describe_gauge!("sluice_flows", "Flows");
     describe_gauge!(
         "sluice_flows_offloaded",
@@ -144,6 +148,9 @@ fn refresh(view: &GatewayView) {
             }
         }
         gauge!("sluice_frames_held", "worker" => worker).set(accounts.engine.held.value() as f64);
+    }
+    for (outcome, count) in view.names.counts() {
+        counter!(NAMES, "outcome" => outcome).absolute(count);
     }
     let tables = view.publisher.snapshot();
     let (local, remote) = tables

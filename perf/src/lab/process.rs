@@ -48,6 +48,15 @@ impl Program {
             .input(&self.input)
     }
 
+    /// The same program, which finds the name servers in `resolv_conf` instead of the host's: as `ip netns exec` does with
+    /// /etc/netns/NAME/resolv.conf.
+    #[must_use]
+    pub fn resolving(&self, resolv_conf: &Path) -> Self {
+        let file = resolv_conf.display().to_string();
+        let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        self.through(&["unshare", "--mount", "sh", "-c", mount, &file].map(str::to_owned))
+    }
+
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());

@@ -205,6 +205,8 @@ pub struct Attached {
     pub instance_number: u64,
     pub instance_ip: Vec<IpAddr>,
     pub ns_address: Vec<IpAddr>,
+    /// Who resolves names for it.
+    pub name_server: Vec<IpAddr>,
 }
 
 /// What an instance is, for `attach`.
@@ -463,6 +465,7 @@ fn attached(text: &str) -> Option<Attached> {
         instance_number: value.get("instance_number")?.as_u64()?,
         instance_ip: addresses("instance_ip", "instance_ip_v6")?,
         ns_address: addresses("ns_ip", "ns_ip_v6")?,
+        name_server: addresses("name_server", "name_server_v6")?,
     })
 }
 

@@ -197,6 +197,9 @@ pub struct AttachAnswer {
     pub instance_ip_v6: Option<Ipv6Addr>,
     pub ns_ip: Option<Ipv4Addr>,
     pub ns_ip_v6: Option<Ipv6Addr>,
+    /// Who resolves names for it; absent where names are off.
+    pub name_server: Option<Ipv4Addr>,
+    pub name_server_v6: Option<Ipv6Addr>,
 }
 
 impl From<Attached> for AttachAnswer {
@@ -212,6 +215,8 @@ impl From<Attached> for AttachAnswer {
             instance_ip_v6: attached.instance_ip_v6,
             ns_ip: attached.ns_address,
             ns_ip_v6: attached.ns_address_v6,
+            name_server: attached.name_server,
+            name_server_v6: attached.name_server_v6,
         }
     }
 }

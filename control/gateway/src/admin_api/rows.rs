@@ -44,6 +44,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "tunnels": state.tunnels,
         "flows": flows,
         "hardware": (view.hardware)(),
+        "names": view.names.status(),
         "flows_offloaded": state.flows_offloaded,
         "offload": state.offload,
         "sockets": state.sockets,

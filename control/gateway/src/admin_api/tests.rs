@@ -117,6 +117,7 @@ async fn gateway(name: &str) -> Gateway {
             (vec![row; limit.min(5)], 5)
         }),
         hardware: Arc::new(|| json!({ "interface": "eth0" })),
+        names: crate::dns::Watcher::default(),
         trace: Arc::new(|filter| {
             if filter.port != Some(80) {
                 return Err("another trace runs".into());
@@ -275,11 +276,14 @@ async fn attach_reaches_the_core_and_its_answer_the_caller() {
         instance_ip_v6: None,
         ns_address: Some(Ipv4Addr::new(10, 18, 0, 3)),
         ns_address_v6: None,
+        name_server: Some(Ipv4Addr::new(10, 18, 0, 1)),
+        name_server_v6: None,
     };
     reply.send(Ok(attached)).unwrap();
     let answer: AttachAnswer = serde_json::from_value(call.await.unwrap().unwrap()).unwrap();
     assert_eq!(answer.instance_number, 2);
     assert_eq!(answer.ns_ip, Some(Ipv4Addr::new(10, 18, 0, 3)));
+    assert_eq!(answer.name_server, Some(Ipv4Addr::new(10, 18, 0, 1)));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the admin socket may see of a running gateway: read-only handles, and the way to its core.
 
 use crate::command::Commands;
+use crate::dns::Watcher;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sluice_memory::Accounts;
@@ -28,6 +29,8 @@ pub struct GatewayView {
     /// Begins a trace; it ends when the receiver is dropped.
     pub trace:
         Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>,
+    /// The name server.
+    pub(crate) names: Watcher,
 }
 
 impl GatewayView {
@@ -91,6 +94,10 @@ pub struct SocketRow {
     pub prefer_busy_poll: Option<bool>,
     /// Of the frames' memory: 2 MiB are large pages.
     pub page_bytes: u64,
+    /// What the driver offers to be asked for by frames that are sent, like `checksum`, and to tell of received ones, like
+    /// `hash`. None of it is used.
+    pub tx_metadata: Vec<&'static str>,
+    pub rx_metadata: Vec<&'static str>,
     /// Frames lost for want of a buffer, and of room in the receive ring.
     pub no_buffer: u64,
     pub ring_full: u64,

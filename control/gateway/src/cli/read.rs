@@ -213,7 +213,8 @@ columns! {
     SETTINGS: "SETTING" "/setting", "WANTED" "/wanted", "ACTUAL" "/actual", "BEFORE" "/before", "BY" "/by",
         "WHY NOT" "/why";
     SOCKETS: "AF_XDP" "/device", "MODE" "/mode", "BINDING" "/binding", "QUEUES" "/queues", "RING" "/ring",
-        "BUSY POLL (US)" "/busy_poll_us", "PREFERRED" "/prefer_busy_poll", "PAGE" "/page_bytes", "NO BUFFER" "/no_buffer",
+        "BUSY POLL (US)" "/busy_poll_us", "PREFERRED" "/prefer_busy_poll", "PAGE" "/page_bytes",
+        "TX METADATA" "/tx_metadata", "NO BUFFER" "/no_buffer",
         "RING FULL" "/ring_full", "REFUSED" "/refused", "FILL EMPTY" "/fill_empty";
     WORKERS: "WORKER" "/worker", "CORE" "/core", "RECEIVED" "/received", "FORWARDED" "/forwarded",
         "ORIGINATED" "/originated", "SPLIT" "/split", "MERGED" "/merged", "HELD" "/held", "DROPPED" "/dropped",
@@ -299,9 +300,16 @@ fn status_table(answer: &Value) -> String {
         text.push_str(format!("  {key:<width$}  {value}").trim_end());
         text.push('\n');
     }
-    if let Some(hardware) = object.get("hardware") {
-        text.push_str(&format!("  hardware: {}\n", hardware_line(hardware)));
-        if let Some(settings) = hardware["settings"].as_array().filter(|it| !it.is_empty()) {
+    let hardware = &answer["hardware"];
+    for (name, nic) in [
+        ("hardware", hardware),
+        ("towards hosts", &hardware["service"]),
+    ] {
+        if nic.is_null() {
+            continue;
+        }
+        text.push_str(&format!("  {name}: {}\n", hardware_line(nic)));
+        if let Some(settings) = nic["settings"].as_array().filter(|it| !it.is_empty()) {
             for line in output::json_table(SETTINGS, settings).lines() {
                 text.push_str(&format!("    {line}\n"));
             }

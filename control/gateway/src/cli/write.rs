@@ -190,13 +190,18 @@ fn attached(answer: &Value) -> String {
             .collect();
         texts.join(" ")
     }
-    format!(
+    let mut text = format!(
         "{} instance {}\n  instance IP   {}\n  namespace IP  {}\n",
         attached.service,
         attached.instance_number,
         both(attached.instance_ip, attached.instance_ip_v6),
         both(attached.ns_ip, attached.ns_ip_v6),
-    )
+    );
+    let name_server = both(attached.name_server, attached.name_server_v6);
+    if !name_server.is_empty() {
+        text += &format!("  name server   {name_server}\n");
+    }
+    text
 }
 
 /// `sluice detach`

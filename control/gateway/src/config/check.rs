@@ -51,6 +51,7 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
         gateway: check.gateway(&raw.gateway, raw.fastpath.tunnel_port)?,
         fastpath: check.fastpath(&raw.fastpath)?,
         hardware: check.hardware(&raw.hardware)?,
+        names: check.names(&raw.names)?,
     };
     check.guarded(
         "root",
@@ -72,13 +73,13 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
     Ok(config)
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     text: &'a str,
     file: &'a str,
 }
 
 impl Check<'_> {
-    fn value(
+    pub(super) fn value(
         &self,
         key: &str,
         value: impl Into<String>,
@@ -622,6 +623,6 @@ fn has_level(part: &str) -> bool {
     ["off", "error", "warn", "info", "debug", "trace"].contains(&level)
 }
 
-fn quoted(value: &str) -> String {
+pub(super) fn quoted(value: &str) -> String {
     format!("\"{value}\"")
 }

@@ -3,17 +3,19 @@
 mod place;
 mod raw;
 mod check;
+mod names;
 mod roles;
 mod show;
 
 pub use raw::{
-    RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawLog, RawPlan,
-    RawRoot, RawXdp,
+    RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawLog, RawNames,
+    RawPlan, RawRoot, RawXdp,
 };
 pub use roles::RoleError;
 pub use show::rows;
 
 use sluice_hw_profiles::{Key, Settings};
+use sluice_proto::dns::Zones;
 use sluice_proto::isolation::Isolation;
 use sluice_wire::{AddressPlan, Ip, Subnet};
 use std::fmt;
@@ -34,6 +36,7 @@ pub struct Config {
     pub gateway: Gateway,
     pub fastpath: Fastpath,
     pub hardware: Hardware,
+    pub names: NameServer,
 }
 
 /// What to log, and how.
@@ -149,6 +152,18 @@ pub struct Fastpath {
     pub link: LinkKind,
     pub service: ServiceSide,
     pub xdp: Xdp,
+}
+
+/// The name server of the gateway.
+#[derive(Clone, Debug)]
+pub struct NameServer {
+    pub enabled: bool,
+    /// Beside `local`.
+    pub suffix: Option<String>,
+    /// The suffixes as the server needs them.
+    pub zones: Zones,
+    /// Who answers other names; empty: the resolvers of this host.
+    pub upstream: Vec<SocketAddr>,
 }
 
 /// What the workers' links are.

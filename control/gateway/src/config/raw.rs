@@ -15,6 +15,7 @@ pub struct RawConfig {
     pub gateway: RawGateway,
     pub fastpath: RawFastpath,
     pub hardware: RawHardware,
+    pub names: RawNames,
 }
 
 /// `[plan]`: a preset, of which single ranges may be replaced.
@@ -140,6 +141,25 @@ pub struct RawHardware {
     pub keep: Vec<String>,
     /// `[hardware.set]`: keys of [`Settings`], none by default.
     pub set: Settings,
+}
+
+/// `[names]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawNames {
+    pub enabled: bool,
+    pub suffix: String,
+    pub upstream: Vec<String>,
+}
+
+impl Default for RawNames {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            suffix: String::new(),
+            upstream: Vec::new(),
+        }
+    }
 }
 
 impl Default for RawPlan {

@@ -15,6 +15,7 @@ pub fn rows(config: &Config) -> Vec<(String, Value)> {
     rows.gateway(config);
     rows.fastpath(config);
     rows.hardware(config);
+    rows.names(config);
     rows.0
 }
 
@@ -208,5 +209,12 @@ impl Rows {
         for (key, value) in hardware.set.entries() {
             self.add(&format!("hardware.set.{key}"), value);
         }
+    }
+
+    fn names(&mut self, config: &Config) {
+        let names = &config.names;
+        self.put("names.enabled", names.enabled);
+        self.add("names.suffix", names.suffix.as_deref().unwrap_or_default());
+        self.list("names.upstream", &names.upstream);
     }
 }

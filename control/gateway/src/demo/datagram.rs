@@ -7,15 +7,16 @@ use sluice_perf::report::{Goal, Report, Row};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-/// Echo requests to the ServiceIP.
+/// Echo requests to the service.
 const PINGS: u32 = 20;
 /// Bytes of the large datagram.
 const LARGE: usize = 60_000;
 const PORT: u16 = 7;
 
-/// Real ping to the ServiceIP.
+/// Real ping by name.
 pub(super) fn ping(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
     let program = Program::new(tools::find("ping")?).args([
+        family.flag(),
         "-q",
         "-i",
         "0.02",
@@ -23,9 +24,9 @@ pub(super) fn ping(demo: &Demo, family: Family, report: &mut Report) -> Result<(
         "1",
         "-c",
         &PINGS.to_string(),
-        &demo.web_service(family).to_string(),
+        &Demo::web_name(),
     ]);
-    let output = demo.client.namespace.output(&program)?;
+    let output = demo.client.output(&program)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let received: u32 = text
         .split(", ")

@@ -5,7 +5,7 @@ use super::sites::Demo;
 use super::{DemoError, Family};
 use sluice_perf::lab::account;
 use sluice_perf::lab::clock::{now, pause};
-use sluice_perf::lab::{LabError, NetNs};
+
 use sluice_perf::report::{Goal, Report, Row};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -92,25 +92,16 @@ pub(super) fn managers_down(demo: &mut Demo, report: &mut Report) -> Result<(), 
     let mut failed = 0;
     let mut count = |answers: Answers| failed += answers.failed();
     for family in Family::BOTH {
-        count(ask_from(&demo.client.namespace, demo, family, 100)?);
-        count(ask_from(&demo.neighbour.namespace, demo, family, 20)?);
-        let instance = demo.webs[2].attached.instance_ip[family.index()];
-        count(ask(&demo.client.namespace, instance, 20)?);
+        count(ask(&demo.client, family, &Demo::web_name(), 100)?);
+        count(ask(&demo.neighbour, family, &Demo::web_name(), 20)?);
+        let instance = demo.webs[2].instance_name();
+        count(ask(&demo.client, family, &instance, 20)?);
     }
     report.push(
         Row::single("managers_down_failed", failed.into(), "of 280 requests")
             .with_goal(Goal::ValueIs(0.0)),
     );
     Ok(())
-}
-
-fn ask_from(
-    namespace: &NetNs,
-    demo: &Demo,
-    family: Family,
-    count: u32,
-) -> Result<Answers, LabError> {
-    ask(namespace, demo.web_service(family), count)
 }
 
 /// Every frame that a gateway received or made is forwarded, held, merged or dropped for a reason.

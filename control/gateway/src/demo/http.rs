@@ -1,11 +1,11 @@
-//! HTTP requests by real curl, each on a connection of its own.
+//! HTTP requests by real curl and by name, each on a connection of its own.
 
-use super::sites::Demo;
+use super::sites::{Demo, Place};
+use super::web::first_word;
 use super::{DemoError, Family, check};
-use sluice_perf::lab::{LabError, NetNs, Program, tools};
+use sluice_perf::lab::{LabError, Program, tools};
 use sluice_perf::report::{Goal, Report, Row};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 
 /// What a run of requests came to.
 #[derive(Debug, Default)]
@@ -36,21 +36,30 @@ impl Answers {
     }
 }
 
-/// A URL of that address; `path` begins with a slash.
-pub(super) fn url(to: IpAddr, path: &str) -> String {
-    // An address with a port is written with brackets where it needs them.
-    format!("http://{}{path}", SocketAddr::new(to, 80))
+/// A name is looked up by the C library, as programs do: the service's address comes from the gateway.
+pub(super) fn name(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
+    let database = match family {
+        Family::V4 => "ahostsv4",
+        Family::V6 => "ahostsv6",
+    };
+    let getent = Program::new(tools::find("getent")?).args([database, &Demo::web_name()]);
+    let output = demo.client.output(&getent)?;
+    let first = first_word(&String::from_utf8_lossy(&output.stdout));
+    let right = first.parse() == Ok(demo.web_service(family));
+    report.push(check("name_resolved", family, right));
+    Ok(())
 }
 
-/// Sends `count` requests one after the other with one curl, which opens a new connection for each.
-pub(super) fn ask(namespace: &NetNs, to: IpAddr, count: u32) -> Result<Answers, LabError> {
+/// Sends `count` requests by name one after the other with one curl, which opens a new connection for each.
+pub(super) fn ask(from: &Place, family: Family, to: &str, count: u32) -> Result<Answers, LabError> {
     let program = Program::new(tools::find("curl")?)
+        .arg(family.flag())
         .args(["--silent", "--connect-timeout", "3", "--max-time", "5"])
         .args(["--header", "Connection: close"])
         .args(["--write-out", "%{http_code} %{num_connects}\\n"])
-        .arg(url(to, &format!("/?[1-{count}]")));
+        .arg(format!("http://{to}/?[1-{count}]"));
     // curl's status is that of the last request only; the answers are counted instead.
-    let output = namespace.output(&program)?;
+    let output = from.output(&program)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut answers = Answers {
         asked: count,
@@ -70,9 +79,9 @@ pub(super) fn ask(namespace: &NetNs, to: IpAddr, count: u32) -> Result<Answers, 
     Ok(answers)
 }
 
-/// 300 requests to the round-robin ServiceIP, from a site's node that has no web server.
+/// 300 requests to the round-robin name, from a site's node that has no web server.
 pub(super) fn spread(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
-    let answers = ask(&demo.client.namespace, demo.web_service(family), 300)?;
+    let answers = ask(&demo.client, family, &Demo::web_name(), 300)?;
     let shares: Vec<u32> = demo
         .webs
         .iter()
@@ -107,7 +116,7 @@ pub(super) fn spread(demo: &Demo, family: Family, report: &mut Report) -> Result
     Ok(())
 }
 
-/// The same by InstanceIP: 100 to each instance, which must answer itself.
+/// The same by the names of instances: 100 to each instance, which must answer itself.
 pub(super) fn by_instance(
     demo: &Demo,
     family: Family,
@@ -115,8 +124,7 @@ pub(super) fn by_instance(
 ) -> Result<(), DemoError> {
     let mut failed = 0;
     for web in &demo.webs {
-        let to = web.attached.instance_ip[family.index()];
-        let answers = ask(&demo.client.namespace, to, 100)?;
+        let answers = ask(&demo.client, family, &web.instance_name(), 100)?;
         failed += 100 - answers.from(&web.name());
     }
     report.push(
@@ -130,15 +138,11 @@ pub(super) fn by_instance(
     Ok(())
 }
 
-/// An instance calls its own service: others answer it, and it answers itself; also by its own InstanceIP.
+/// An instance calls its own service: others answer it, and it answers itself; also by its own name.
 pub(super) fn hairpin(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
     let caller = &demo.webs[0];
-    let service = ask(&caller.namespace, demo.web_service(family), 30)?;
-    let itself = ask(
-        &caller.namespace,
-        caller.attached.instance_ip[family.index()],
-        10,
-    )?;
+    let service = ask(&caller.place, family, &Demo::web_name(), 30)?;
+    let itself = ask(&caller.place, family, &caller.instance_name(), 10)?;
     let right =
         service.all() && service.from(&caller.name()) > 0 && itself.from(&caller.name()) == 10;
     report.push(check("hairpin_ok", family, right));
@@ -148,9 +152,8 @@ pub(super) fn hairpin(demo: &Demo, family: Family, report: &mut Report) -> Resul
 /// A client calls the service while an instance runs on its node, and that instance itself.
 pub(super) fn same_node(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
     let neighbour = &demo.webs[0];
-    let from = &demo.neighbour.namespace;
-    let service = ask(from, demo.web_service(family), 30)?;
-    let beside = ask(from, neighbour.attached.instance_ip[family.index()], 10)?;
+    let service = ask(&demo.neighbour, family, &Demo::web_name(), 30)?;
+    let beside = ask(&demo.neighbour, family, &neighbour.instance_name(), 10)?;
     let right = service.all()
         && service.from(&neighbour.name()) > 0
         && beside.from(&neighbour.name()) == 10;

@@ -3,6 +3,7 @@
 use super::sites::Demo;
 use super::{Family, say};
 use sluice_perf::lab::NetNs;
+use std::net::SocketAddr;
 
 /// Prints how to enter and what to try, and waits: Ctrl-C ends the process and everything with it.
 pub(super) fn until_interrupted(demo: &Demo, user_namespace: bool) {
@@ -18,7 +19,7 @@ pub(super) fn until_interrupted(demo: &Demo, user_namespace: bool) {
     for (what, namespace) in [
         ("the client (site b)", &demo.client.namespace),
         ("the client beside web 0", &demo.neighbour.namespace),
-        ("web 0", &demo.webs[0].namespace),
+        ("web 0", &demo.webs[0].place.namespace),
         ("gateway 1", demo.sites.gateways[0].namespace()),
         ("gateway 4", demo.sites.gateways[3].namespace()),
         ("the root", &demo.sites.root.namespace),
@@ -28,11 +29,14 @@ pub(super) fn until_interrupted(demo: &Demo, user_namespace: bool) {
     let client = enter(&demo.client.namespace);
     let admin = demo.sites.gateways[3].role.admin.display();
     say("\nWhat to try:");
+    say(format_args!(
+        "  {client} unshare --mount sh -c 'mount --bind {} /etc/resolv.conf && curl http://{}/'",
+        demo.client.resolv_conf.display(),
+        Demo::web_name()
+    ));
     for family in Family::BOTH {
-        say(format_args!(
-            "  {client} curl {}",
-            super::http::url(demo.web_service(family), "/")
-        ));
+        let to = SocketAddr::new(demo.web_service(family), 80);
+        say(format_args!("  {client} curl http://{to}/"));
     }
     say(format_args!(
         "  {client} ping {}",

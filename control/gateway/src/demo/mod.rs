@@ -81,9 +81,10 @@ pub fn run(options: &Options) -> Result<(), DemoError> {
 fn show(demo: &mut Demo, report: &mut Report) -> Result<(), DemoError> {
     for family in Family::BOTH {
         say(format_args!(
-            "300 requests to {} ...",
-            demo.web_service(family)
+            "300 requests to {} ({family}) ...",
+            Demo::web_name()
         ));
+        http::name(demo, family, report)?;
         http::spread(demo, family, report)?;
         http::by_instance(demo, family, report)?;
         http::hairpin(demo, family, report)?;
@@ -155,6 +156,14 @@ impl Family {
         match self {
             Self::V4 => 0,
             Self::V6 => 1,
+        }
+    }
+
+    /// What keeps curl and ping to the family.
+    const fn flag(self) -> &'static str {
+        match self {
+            Self::V4 => "-4",
+            Self::V6 => "-6",
         }
     }
 

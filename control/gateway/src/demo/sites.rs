@@ -9,12 +9,13 @@ use super::Family;
 use super::web::{Files, Web};
 use sluice_perf::lab::scratch::Scratch;
 use sluice_perf::lab::sites::{Attached, Gateway, Layout, Microservice, Sites, Target, descriptor};
-use sluice_perf::lab::{LabError, NetNs, Process, tools};
+use sluice_perf::lab::{LabError, NetNs, Process, Program, tools};
 use sluice_perf::peers::route::Route;
 use sluice_perf::peers::vxlan::Node;
 use sluice_perf::traffic::tcp;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 
 pub(super) const WEB: &str = "demo.sluice.web.prod";
 const BULK: &str = "demo.sluice.bulk.prod";
@@ -28,11 +29,36 @@ const CLIENT_AT: usize = 3;
 /// The other client is beside the first web server.
 const NEIGHBOUR_AT: usize = WEB_AT[0];
 
-/// A client in its namespace.
+/// An attached namespace, whose programs resolve names at its gateway.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct Place {
     pub(super) namespace: NetNs,
-    _attached: Attached,
+    pub(super) attached: Attached,
+    /// What `/etc/resolv.conf` is for its programs.
+    pub(super) resolv_conf: PathBuf,
+}
+
+impl Place {
+    pub(super) fn new(
+        sites: &Sites,
+        namespace: NetNs,
+        attached: Attached,
+    ) -> Result<Self, LabError> {
+        let servers = attached.name_server.iter();
+        let text: String = servers.map(|ip| format!("nameserver {ip}\n")).collect();
+        let file = format!("{}-resolv.conf", namespace.name());
+        let resolv_conf = sites.scratch.file(&file, &text)?;
+        Ok(Self {
+            namespace,
+            attached,
+            resolv_conf,
+        })
+    }
+
+    /// Runs a program there to its end.
+    pub(super) fn output(&self, program: &Program) -> Result<Output, LabError> {
+        self.namespace.output(&program.resolving(&self.resolv_conf))
+    }
 }
 
 /// Everything the steps use. Fields go in this order: processes before the gateways they talk through.
@@ -43,8 +69,8 @@ pub(super) struct Demo {
     /// Plain kernel routing between the nodes of the client and of the bulk server.
     pub(super) route: Route,
     pub(super) bulk: NetNs,
-    pub(super) client: Client,
-    pub(super) neighbour: Client,
+    pub(super) client: Place,
+    pub(super) neighbour: Place,
     pub(super) files: Files,
     pub(super) sites: Sites,
 }
@@ -62,6 +88,8 @@ impl Demo {
             "nft",
             "ethtool",
             "setpriv",
+            "getent",
+            "unshare",
         ] {
             tools::find(name)?;
         }
@@ -103,10 +131,7 @@ impl Demo {
         let client = |name, gateway| {
             let namespace = NetNs::new(name)?;
             let attached = sites.attach(gateway, CLIENT, Target::Namespace(&namespace))?;
-            Ok::<_, LabError>(Client {
-                namespace,
-                _attached: attached,
-            })
+            Place::new(&sites, namespace, attached)
         };
         Ok(Self {
             webs,
@@ -118,6 +143,11 @@ impl Demo {
             files,
             sites,
         })
+    }
+
+    /// The name of the web servers' round-robin ServiceIP.
+    pub(super) fn web_name() -> String {
+        format!("{WEB}.any.rr.local")
     }
 
     /// The round-robin ServiceIP of the web servers.

@@ -1,6 +1,5 @@
 //! Bulk: a file whose hash must come out equal, with and without loss, and throughput beside plain routing.
 
-use super::http::url;
 use super::sites::Demo;
 use super::web::first_word;
 use super::{DemoError, Family, check};
@@ -12,7 +11,7 @@ const LOSS_PERCENT: u8 = 2;
 /// Seconds of each throughput run.
 const SECONDS: f64 = 2.0;
 
-/// Fetches the file by ServiceIP over a clean wire, then over a lossy one.
+/// Fetches the file by name over a clean wire, then over a lossy one.
 pub(super) fn hashes(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
     report.push(check(
         "transfer_sha256_equal",
@@ -38,13 +37,14 @@ pub(super) fn hashes(demo: &Demo, family: Family, report: &mut Report) -> Result
 /// The hash of the file as the client receives it; empty when the transfer fails.
 fn fetch(demo: &Demo, family: Family) -> Result<String, LabError> {
     let script = format!(
-        "set -o pipefail; {} --silent --fail --max-time 40 '{}' | {}",
+        "set -o pipefail; {} {} --silent --fail --max-time 40 'http://{}/file' | {}",
         tools::find("curl")?.display(),
-        url(demo.web_service(family), "/file"),
+        family.flag(),
+        Demo::web_name(),
         tools::find("sha256sum")?.display()
     );
     let program = Program::new("bash").args(["-c", &script]);
-    let output = demo.client.namespace.output(&program)?;
+    let output = demo.client.output(&program)?;
     Ok(if output.status.success() {
         first_word(&String::from_utf8_lossy(&output.stdout))
     } else {

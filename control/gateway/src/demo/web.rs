@@ -1,8 +1,8 @@
 //! The web servers: nginx, one process each, which answers with the name of its instance.
 
-use super::sites::WEB;
+use super::sites::{Place, WEB};
 use sluice_perf::lab::scratch::Scratch;
-use sluice_perf::lab::sites::{Attached, Sites, Target};
+use sluice_perf::lab::sites::{Sites, Target};
 use sluice_perf::lab::{LabError, NetNs, Process, Program, tools};
 use sluice_perf::traffic::tcp;
 use std::fs::{self, File};
@@ -50,10 +50,9 @@ pub(super) fn first_word(line: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Web {
     pub(super) nginx: Process,
-    pub(super) namespace: NetNs,
+    pub(super) place: Place,
     gateway: usize,
     number: u8,
-    pub(super) attached: Attached,
 }
 
 impl Web {
@@ -69,11 +68,15 @@ impl Web {
         let attached = sites.attach(gateway, WEB, Target::Pid(nginx.pid()))?;
         Ok(Self {
             nginx,
-            namespace,
+            place: Place::new(sites, namespace, attached)?,
             gateway,
             number,
-            attached,
         })
+    }
+
+    /// The name of its InstanceIP.
+    pub(super) fn instance_name(&self) -> String {
+        format!("{WEB}.{}.none.local", self.place.attached.instance_number)
     }
 
     /// What it answers with.

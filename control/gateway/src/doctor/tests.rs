@@ -1,6 +1,7 @@
 //! Every rule both ways: a healthy machine has nothing to say, and each fault is found by its rule and by no other.
 
 mod machine;
+mod lan;
 
 use super::checks;
 use super::examine;
@@ -20,6 +21,11 @@ use std::collections::BTreeSet;
 
 /// The rule that must find it, how bad it is, and what is wrong.
 type Fault = (&'static str, Severity, fn(&mut Facts));
+
+/// All faults, of any machine and in front of a rack.
+fn faults() -> impl Iterator<Item = &'static Fault> {
+    FAULTS.iter().chain(lan::FAULTS)
+}
 
 /// What it is, and how it comes.
 type Harmless = (&'static str, fn(&mut Facts));
@@ -273,6 +279,7 @@ const FAULTS: &[Fault] = &[
         facts.network.xdp = Some(XdpModes {
             native: false,
             zero_copy: false,
+            tx_checksum: false,
         });
     }),
     ("underlay-driver", Warning, |facts| {
@@ -280,6 +287,7 @@ const FAULTS: &[Fault] = &[
         facts.network.xdp = Some(XdpModes {
             native: false,
             zero_copy: false,
+            tx_checksum: false,
         });
     }),
     ("underlay-driver", Note, |facts| facts.network.xdp = None),
@@ -496,7 +504,7 @@ fn a_healthy_machine_has_only_oks() {
 
 #[test]
 fn each_fault_is_found_by_its_rule_and_by_no_other() {
-    for (row, (check, severity, seed)) in FAULTS.iter().enumerate() {
+    for (row, (check, severity, seed)) in faults().enumerate() {
         let mut facts = healthy();
         seed(&mut facts);
         let mut found = complaints(&facts);
@@ -526,7 +534,7 @@ fn what_looks_near_a_fault_is_none() {
 #[test]
 fn every_rule_has_a_fault_and_a_name_of_its_own() {
     let rules: Vec<&str> = checks::ALL.iter().map(|check| check.id).collect();
-    let faulty: BTreeSet<&str> = FAULTS.iter().map(|(check, ..)| *check).collect();
+    let faulty: BTreeSet<&str> = faults().map(|(check, ..)| *check).collect();
     assert_eq!(rules.iter().copied().collect::<BTreeSet<_>>(), faulty);
     assert_eq!(
         rules.len(),
@@ -537,7 +545,7 @@ fn every_rule_has_a_fault_and_a_name_of_its_own() {
 
 #[test]
 fn every_complaint_says_where_what_it_costs_and_the_fix() {
-    for (check, _, seed) in FAULTS {
+    for (check, _, seed) in faults() {
         let mut facts = healthy();
         seed(&mut facts);
         for finding in examine(&facts) {

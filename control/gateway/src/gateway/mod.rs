@@ -17,6 +17,7 @@ mod xdp;
 
 use crate::admin_api::{self, AdminSocket, GatewayState, GatewayView, SocketError};
 use crate::config::{Config, LinkKind, RoleError, node_id_of_machine};
+use crate::dns::Dns;
 use crate::hardware::{self, Hardware, HardwareError};
 use crate::node::hops::Changes;
 use crate::node::thread::since_1970;
@@ -57,6 +58,8 @@ const BROKER_PORT: u16 = 10003;
 const COMMANDS_MAX: usize = 64;
 /// Messages of the broker that wait for the core.
 const MESSAGES_MAX: usize = 256;
+/// Questions of the name server handled before other events get their turn.
+const NAMES_PER_TURN: usize = 64;
 /// Upcalls handled before other events get their turn.
 const UPCALLS_PER_TURN: usize = 256;
 
@@ -157,6 +160,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (found, mut found_queue) = mpsc::channel(COMMANDS_MAX);
     let (probe_results, mut probe_queue) = mpsc::channel(MESSAGES_MAX);
     let (watch, mut gone) = Watch::start()?;
+    let (dns, mut name_questions) = Dns::start(&config.names, now)?;
     let (view_state, shown) = watch::channel(GatewayState {
         not_ready: "starting".to_owned(),
         ..GatewayState::default()
@@ -180,6 +184,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             Arc::new(move || hardware.status())
         },
         trace: trace::follower(plane.shared(), plane.offloader().clone()),
+        names: dns.watcher(),
     };
     let admin = AdminSocket::bind(&config.gateway.admin_socket).await?;
     // Aborted at the end; nothing is left unfinished by that.
@@ -193,7 +198,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         config,
         token,
         state,
-        (plane, routes),
+        (plane, routes, dns),
         (watch, mqtt_events, found, probe_results),
         view_state,
         now(),
@@ -211,6 +216,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             Some(command) = command_queue.recv() => core.handle_command(command, now()).await,
             Some(event) = mqtt_queue.recv() => core.handle_mqtt(event, now()).await,
             Some(found) = found_queue.recv() => core.handle_found(found, now()).await,
+            Some(service) = name_questions.recv() => {
+                core.handle_name_question(service, now());
+                for _ in 1..NAMES_PER_TURN {
+                    let Ok(service) = name_questions.try_recv() else { break };
+                    core.handle_name_question(service, now());
+                }
+            }
             Some(result) = probe_queue.recv() => core.handle_probe(result, now()),
             Some(instance) = gone.recv() => core.handle_gone(instance, now()).await,
             () = changed(changes.as_ref()) => core.handle_changes(),

@@ -6,6 +6,7 @@ use crate::config::Fastpath;
 use crate::node::devices::LinkState;
 use crate::node::hops::{Hops, Way};
 use crate::node::netlink::NetlinkError;
+use crate::node::nic;
 use sluice_hw_profiles::Settings;
 use sluice_link::af_xdp::{
     self, BusyPoll, Device, Hop, Mac, Neighbour, Pair, QueueSettings, Redirected, XdpControl,
@@ -288,6 +289,8 @@ impl XdpSide {
                     fill_empty,
                 } = side.missed();
                 let polling = side.busy_polling().ok();
+                let features = nic::xdp_features(side.device.index).ok().flatten();
+                let features = features.unwrap_or_default();
                 SocketRow {
                     device: side.device.name.clone(),
                     mode: side.mode.to_string(),
@@ -297,6 +300,8 @@ impl XdpSide {
                     busy_poll_us: polling.map(|(microseconds, _)| microseconds),
                     prefer_busy_poll: polling.map(|(_, is_preferred)| is_preferred),
                     page_bytes: side.page_bytes,
+                    tx_metadata: features.tx_metadata_names(),
+                    rx_metadata: features.rx_metadata_names(),
                     no_buffer,
                     ring_full,
                     refused,

@@ -28,7 +28,7 @@ pub(super) struct Applied {
 }
 
 /// Makes the settings of `wanted`, and takes back what an earlier start set and nobody wants any longer. `cores` are the
-/// workers'.
+/// workers', `file` is the interface's memory.
 ///
 /// # Errors
 /// When what was there before cannot be remembered; then nothing is changed.
@@ -36,12 +36,12 @@ pub(super) fn apply(
     device: &Device,
     wanted: Vec<Wanted>,
     cores: &[usize],
-    state_dir: &Path,
+    file: &Path,
 ) -> Result<Applied, ApplyError> {
     let interface = &device.facts.interface;
-    let mut memory = Memory::read(state_dir)?;
+    let mut memory = Memory::read(file)?;
     if memory.interface != *interface {
-        undo(state_dir)?;
+        undo(file)?;
         memory = Memory {
             interface: interface.clone(),
             changed: BTreeMap::new(),
@@ -60,7 +60,7 @@ pub(super) fn apply(
         for wanted in &mut stage {
             wanted.value = knobs.resolve(wanted.key, &wanted.value, cores);
         }
-        make(&knobs, &stage, &mut memory, &mut applied, state_dir)?;
+        make(&knobs, &stage, &mut memory, &mut applied, file)?;
         applied.wanted.extend(stage);
     }
     for (key, why) in &applied.refused {
@@ -80,7 +80,7 @@ fn make(
     wanted: &[Wanted],
     memory: &mut Memory,
     applied: &mut Applied,
-    state_dir: &Path,
+    file: &Path,
 ) -> Result<(), ApplyError> {
     let mut changes = Vec::new();
     for Wanted { key, value, .. } in wanted {
@@ -103,7 +103,7 @@ fn make(
             }
         }
     }
-    memory.write(state_dir)?;
+    memory.write(file)?;
     for (key, why) in knobs.write(&changes) {
         applied.refused.insert(key, why.0);
     }
@@ -126,7 +126,7 @@ fn make(
         };
         applied.refused.entry(*key).or_insert(why);
     }
-    Ok(memory.write(state_dir)?)
+    Ok(memory.write(file)?)
 }
 
 /// A refused setting, with the way out.
@@ -137,12 +137,12 @@ pub(super) fn refusal(key: Key, value: &str, interface: &str, why: &str) -> Stri
     )
 }
 
-/// Takes back everything that is remembered. An interface that is gone took its settings with it.
+/// Takes back everything that is remembered in that file. An interface that is gone took its settings with it.
 ///
 /// # Errors
 /// When the memory cannot be read or written.
-pub(super) fn undo(state_dir: &Path) -> Result<(), ApplyError> {
-    let mut memory = Memory::read(state_dir)?;
+pub(super) fn undo(file: &Path) -> Result<(), ApplyError> {
+    let mut memory = Memory::read(file)?;
     if memory.changed.is_empty() {
         return Ok(());
     }
@@ -151,7 +151,7 @@ pub(super) fn undo(state_dir: &Path) -> Result<(), ApplyError> {
         Err(error) => tracing::info!(%error, "nothing to take back"),
     }
     memory.changed.clear();
-    Ok(memory.write(state_dir)?)
+    Ok(memory.write(file)?)
 }
 
 /// Takes back the remembered settings that `which` chooses, the last first, and forgets them. One that somebody else

@@ -104,6 +104,6 @@ fn kernel(index: u32) -> Result<Kernel, HardwareError> {
         // A kernel that has the family asks for the privilege next.
         xdp_sockets: Some(!matches!(socket, Err(Errno::AFNOSUPPORT))),
         may_load: Some(may_load),
-        xdp_features: nic::xdp_features(index)?,
+        xdp_features: nic::xdp_features(index)?.map(|features| features.actions),
     })
 }

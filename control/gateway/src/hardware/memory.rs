@@ -41,8 +41,8 @@ pub(super) struct Memory {
 
 impl Memory {
     /// What was written last, or nothing.
-    pub(super) fn read(state_dir: &Path) -> Result<Self, MemoryError> {
-        let path = file(state_dir);
+    pub(super) fn read(file: &Path) -> Result<Self, MemoryError> {
+        let path = file.to_owned();
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| MemoryError::Syntax { path, source }),
@@ -52,8 +52,8 @@ impl Memory {
     }
 
     /// Writes it whole: a reader sees the old or the new. Nothing to remember is no file.
-    pub(super) fn write(&self, state_dir: &Path) -> Result<(), MemoryError> {
-        let path = file(state_dir);
+    pub(super) fn write(&self, file: &Path) -> Result<(), MemoryError> {
+        let path = file.to_owned();
         let io = |source| MemoryError::Io {
             path: path.clone(),
             source,
@@ -64,7 +64,9 @@ impl Memory {
                 _ => Ok(()),
             };
         }
-        fs::create_dir_all(state_dir).map_err(io)?;
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(io)?;
+        }
         let fresh = path.with_extension("json.new");
         let mut written = File::create(&fresh).map_err(io)?;
         let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
@@ -74,8 +76,24 @@ impl Memory {
     }
 }
 
-fn file(state_dir: &Path) -> PathBuf {
-    state_dir.join("hardware.json")
+/// Which interface is meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Side {
+    Underlay,
+    /// The NIC towards hosts that are instances.
+    Service,
+}
+
+impl Side {
+    pub(super) const ALL: [Self; 2] = [Self::Underlay, Self::Service];
+
+    /// Where its memory is.
+    pub(super) fn file(self, state_dir: &Path) -> PathBuf {
+        state_dir.join(match self {
+            Self::Underlay => "hardware.json",
+            Self::Service => "hardware-service.json",
+        })
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +103,9 @@ mod tests {
     #[test]
     fn memory_survives_and_ends_with_the_last_change() {
         let dir = std::env::temp_dir().join(format!("sluice-hardware-{}", std::process::id()));
-        assert_eq!(Memory::read(&dir).unwrap(), Memory::default());
+        let file = Side::Underlay.file(&dir);
+        assert_ne!(file, Side::Service.file(&dir));
+        assert_eq!(Memory::read(&file).unwrap(), Memory::default());
         let changed = Changed {
             before: "0".to_owned(),
             set: "5".to_owned(),
@@ -94,13 +114,15 @@ mod tests {
             interface: "eth0".to_owned(),
             changed: BTreeMap::from([("gro_flush_timeout_ns".to_owned(), changed)]),
         };
-        memory.write(&dir).unwrap();
-        assert_eq!(Memory::read(&dir).unwrap(), memory);
+        memory.write(&file).unwrap();
+        let file = Side::Underlay.file(&dir);
+        assert_ne!(file, Side::Service.file(&dir));
+        assert_eq!(Memory::read(&file).unwrap(), memory);
         memory.changed.clear();
-        memory.write(&dir).unwrap();
-        assert!(!file(&dir).exists());
-        fs::write(file(&dir), "{}").unwrap();
-        let error = Memory::read(&dir).unwrap_err().to_string();
+        memory.write(&file).unwrap();
+        assert!(!file.exists());
+        fs::write(&file, "{}").unwrap();
+        let error = Memory::read(&file).unwrap_err().to_string();
         assert!(
             error.contains("hardware.json is not of this version"),
             "{error}"

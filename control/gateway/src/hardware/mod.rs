@@ -1,4 +1,4 @@
-//! The underlay's NIC: which profile fits it, applied at start, undone at removal, read back from the kernel for status.
+//! The NICs, towards other nodes and towards hosts: which profile fits, applied at start, undone at removal, read back from the kernel for status.
 
 mod apply;
 mod device;
@@ -16,6 +16,7 @@ use crate::node::netlink::NetlinkError;
 use apply::{Applied, Wanted};
 use device::Device;
 use knob::Knobs;
+use memory::Side;
 use serde_json::{Value, json};
 use sluice_hw_profiles::{
     Catalog, CatalogError, Facts, FactsError, Link, LinkChoice, Place, Profile, Settings, link_for,
@@ -164,10 +165,18 @@ impl Choice {
     }
 }
 
-/// The underlay interface of a running gateway: what was wanted of it, and how to look at it again.
+/// The interfaces of a running gateway: the underlay, and the one towards hosts that are instances.
 #[derive(Debug)]
 pub struct Hardware {
-    state_dir: PathBuf,
+    underlay: Nic,
+    service: Option<Nic>,
+}
+
+/// An interface: what was wanted of it, and how to look at it again.
+#[derive(Debug)]
+struct Nic {
+    /// Where it is written what it had before.
+    memory: PathBuf,
     found: Result<Found, String>,
 }
 
@@ -180,14 +189,56 @@ struct Found {
 }
 
 impl Hardware {
-    /// Chooses the profile and makes its settings for that link; with `fastpath.link` "auto" for the one that the
+    /// Chooses the profiles and makes their settings for that link; with `fastpath.link` "auto" for the one that the
     /// machine allows. What an interface or kernel refuses is a warning in the log and in
     /// status; the gateway runs without it.
     ///
     /// # Errors
     /// When the operator's profiles cannot be used, or the configuration names one that there is not.
     pub fn start(config: &Config, link: Link) -> Result<Self, HardwareError> {
-        let found = match Self::set_up(config, link) {
+        let state_dir = &config.gateway.state_dir;
+        let service = match config.fastpath.service.lan() {
+            Some(lan) => Some(Nic::start(config, link, Some(lan), Side::Service)?),
+            None => {
+                // It may have been one before.
+                apply::undo(&Side::Service.file(state_dir))?;
+                None
+            }
+        };
+        Ok(Self {
+            underlay: Nic::start(config, link, None, Side::Underlay)?,
+            service,
+        })
+    }
+
+    /// What is wanted and what the kernel has now, for status. Takes a few system calls for each setting.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        let mut answer = self.underlay.status();
+        if let Some(service) = &self.service {
+            answer["service"] = service.status();
+        }
+        answer
+    }
+
+    /// Takes settings back when the profile says that they end with the process.
+    pub fn stop(&self) {
+        self.underlay.stop();
+        if let Some(service) = &self.service {
+            service.stop();
+        }
+    }
+}
+
+impl Nic {
+    fn start(
+        config: &Config,
+        link: Link,
+        interface: Option<&str>,
+        side: Side,
+    ) -> Result<Self, HardwareError> {
+        let memory = side.file(&config.gateway.state_dir);
+        let found = match Self::set_up(config, link, interface, &memory) {
             Ok(found) => Ok(found),
             Err(error @ (HardwareError::Catalog(_) | HardwareError::NoProfile { .. })) => {
                 return Err(error);
@@ -197,17 +248,19 @@ impl Hardware {
                 Err(error.to_string())
             }
         };
-        Ok(Self {
-            state_dir: config.gateway.state_dir.clone(),
-            found,
-        })
+        Ok(Self { memory, found })
     }
 
-    fn set_up(config: &Config, link: Link) -> Result<Found, HardwareError> {
+    fn set_up(
+        config: &Config,
+        link: Link,
+        interface: Option<&str>,
+        memory: &Path,
+    ) -> Result<Found, HardwareError> {
         // Before the interface is asked for: a wrong file or name must not wait for it.
         let catalog = catalog(config)?;
         named(config, &catalog)?;
-        let device = look(config, None)?;
+        let device = look(config, interface)?;
         let choice = chosen(config, device.facts.clone())?;
         // A machine that cannot run AF_XDP must not be set up for it.
         let link = match config.fastpath.link {
@@ -228,7 +281,7 @@ impl Hardware {
             })
             .collect();
         let cores = worker_cores(config);
-        let applied = apply::apply(&device, wanted, &cores, &config.gateway.state_dir)?;
+        let applied = apply::apply(&device, wanted, &cores, memory)?;
         let profile = choice.profile.as_ref().map(|it| it.name.as_str());
         let interface = &device.facts.interface;
         tracing::info!(interface, profile, why = choice.why, "hardware profile");
@@ -240,9 +293,7 @@ impl Hardware {
         })
     }
 
-    /// What is wanted and what the kernel has now, for status. Takes a few system calls for each setting.
-    #[must_use]
-    pub fn status(&self) -> Value {
+    fn status(&self) -> Value {
         let found = match &self.found {
             Ok(found) => found,
             Err(error) => return json!({ "error": error }),
@@ -258,7 +309,7 @@ impl Hardware {
 
     fn read_back(&self, found: &Found) -> Result<Vec<Value>, ApplyError> {
         let knobs = Knobs::new(&found.device)?;
-        let memory = memory::Memory::read(&self.state_dir)?;
+        let memory = memory::Memory::read(&self.memory)?;
         let row = |wanted: &Wanted| {
             let actual = knobs.read(wanted.key);
             let as_wanted = actual.as_ref() == Ok(&wanted.value);
@@ -282,8 +333,7 @@ impl Hardware {
         Ok(found.applied.wanted.iter().map(row).collect())
     }
 
-    /// Takes settings back when the profile says that they end with the process.
-    pub fn stop(&self) {
+    fn stop(&self) {
         let Ok(found) = &self.found else {
             return;
         };
@@ -292,7 +342,7 @@ impl Hardware {
             .profile
             .as_ref()
             .is_some_and(|it| it.undo_at_stop)
-            && let Err(error) = apply::undo(&self.state_dir)
+            && let Err(error) = apply::undo(&self.memory)
         {
             tracing::warn!(%error, "settings of the interface stay");
         }
@@ -304,7 +354,10 @@ impl Hardware {
 /// # Errors
 /// When it cannot be read what that was.
 pub fn remove(state_dir: &Path) -> Result<(), ApplyError> {
-    apply::undo(state_dir)
+    for side in Side::ALL {
+        apply::undo(&side.file(state_dir))?;
+    }
+    Ok(())
 }
 
 /// The cores on which workers run: the configured ones, or the first that the process may use.

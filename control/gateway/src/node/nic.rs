@@ -26,6 +26,54 @@ pub(crate) struct XdpModes {
     pub(crate) native: bool,
     /// AF_XDP without copying (`NETDEV_XDP_ACT_XSK_ZEROCOPY`).
     pub(crate) zero_copy: bool,
+    /// The card computes checksums that an AF_XDP frame's metadata asks for (`NETDEV_XSK_FLAGS_TX_CHECKSUM`).
+    pub(crate) tx_checksum: bool,
+}
+
+/// What a driver offers to XDP programs and to AF_XDP, in the bits of linux/netdev.h. Older kernels do not tell: then a word
+/// is 0.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct XdpFeatures {
+    /// `enum netdev_xdp_act`; since Linux 6.3.
+    pub(crate) actions: u64,
+    /// `enum netdev_xdp_rx_metadata`: what a program can read of a received frame; since Linux 6.6.
+    pub(crate) rx_metadata: u64,
+    /// `enum netdev_xsk_flags`: what a frame to send can ask for; since Linux 6.8.
+    pub(crate) tx_metadata: u64,
+}
+
+impl XdpFeatures {
+    /// Of a reply to `DEVICE_GET`; `None` when it says nothing about XDP.
+    fn of(reply: &[u8]) -> Option<Self> {
+        let word = |wanted: u16| {
+            let mut attributes = body(reply);
+            let (_, value) = attributes.find(|(kind, _)| *kind == wanted)?;
+            native(value)
+        };
+        Some(Self {
+            actions: word(3)?,
+            rx_metadata: word(5).unwrap_or(0),
+            tx_metadata: word(6).unwrap_or(0),
+        })
+    }
+
+    /// Names of what a program can read of a received frame.
+    pub(crate) fn rx_metadata_names(self) -> Vec<&'static str> {
+        names(self.rx_metadata, &["timestamp", "hash", "vlan-tag"])
+    }
+
+    /// Names of what a frame to send can ask for.
+    pub(crate) fn tx_metadata_names(self) -> Vec<&'static str> {
+        names(self.tx_metadata, &["timestamp", "checksum", "launch-time"])
+    }
+}
+
+/// The name of each bit that is set, from the lowest on.
+fn names(bits: u64, of_bits: &[&'static str]) -> Vec<&'static str> {
+    let named = (0..).zip(of_bits);
+    named
+        .filter_map(|(bit, name)| (bits >> bit & 1 != 0).then_some(*name))
+        .collect()
 }
 
 const CONTROLLER: u16 = 16;
@@ -39,6 +87,8 @@ const DEVICE_GET: u8 = 1;
 /// `NETDEV_XDP_ACT_BASIC` and `NETDEV_XDP_ACT_XSK_ZEROCOPY`.
 const XDP_BASIC: u64 = 1;
 const XDP_ZERO_COPY: u64 = 8;
+/// `NETDEV_XSK_FLAGS_TX_CHECKSUM`.
+const TX_CHECKSUM: u64 = 2;
 
 /// The offloads of a device of the caller's namespace.
 ///
@@ -99,17 +149,18 @@ pub(crate) fn set_offloads(device: &str, wanted: &[(String, bool)]) -> Result<()
 /// # Errors
 /// When there is no such device.
 pub(crate) fn xdp_modes(index: u32) -> Result<Option<XdpModes>, NetlinkError> {
-    Ok(xdp_features(index)?.map(|flags| XdpModes {
-        native: flags & XDP_BASIC != 0,
-        zero_copy: flags & XDP_ZERO_COPY != 0,
+    Ok(xdp_features(index)?.map(|features| XdpModes {
+        native: features.actions & XDP_BASIC != 0,
+        zero_copy: features.actions & XDP_ZERO_COPY != 0,
+        tx_checksum: features.tx_metadata & TX_CHECKSUM != 0,
     }))
 }
 
-/// All that a driver offers to XDP programs, the bits of `enum netdev_xdp_act`; `None` as for [`xdp_modes`].
+/// All that a driver offers to XDP programs; `None` as for [`xdp_modes`].
 ///
 /// # Errors
 /// When there is no such device.
-pub(crate) fn xdp_features(index: u32) -> Result<Option<u64>, NetlinkError> {
+pub(crate) fn xdp_features(index: u32) -> Result<Option<XdpFeatures>, NetlinkError> {
     let id = match family("netdev") {
         Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
         other => other?,
@@ -117,9 +168,7 @@ pub(crate) fn xdp_features(index: u32) -> Result<Option<u64>, NetlinkError> {
     let request = message(id, DEVICE_GET, &Attributes::new().native_u32(1, index));
     let mut found = None;
     generic(&request, "reading the XDP modes of a device", |reply| {
-        found = body(reply)
-            .find(|(kind, _)| *kind == 3)
-            .and_then(|(_, value)| native(value));
+        found = XdpFeatures::of(reply);
     })?;
     Ok(found)
 }
@@ -184,6 +233,27 @@ fn set_bits(set: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Attributes as Linux 6.18 sends them for a driver with everything, and Linux 6.3 for any: index, padding, words.
+    #[test]
+    fn features_are_read_by_name_and_missing_words_are_none() {
+        let word = |value: u64| value.to_ne_bytes();
+        let old = Attributes::new().native_u32(1, 7).bytes(3, &word(0x5));
+        let new = Attributes::new()
+            .native_u32(1, 7)
+            .bytes(3, &word(0x7f))
+            .native_u32(4, 17)
+            .bytes(5, &word(0x5))
+            .bytes(6, &word(0x2));
+        let features = |attributes| XdpFeatures::of(&message(0, DEVICE_GET, attributes));
+        let older = features(&old).unwrap();
+        assert_eq!((older.actions, older.tx_metadata_names().len()), (5, 0));
+        let newer = features(&new).unwrap();
+        assert_eq!(newer.actions, 0x7f);
+        assert_eq!(newer.rx_metadata_names(), ["timestamp", "vlan-tag"]);
+        assert_eq!(newer.tx_metadata_names(), ["checksum"]);
+        assert_eq!(features(&Attributes::new().native_u32(1, 7)), None);
+    }
 
     #[test]
     fn a_bit_is_set_by_its_flag_or_by_being_listed() {

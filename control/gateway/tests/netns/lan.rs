@@ -356,3 +356,46 @@ fn what_does_not_fit_the_lan_is_a_counted_drop() {
     }
     rack.world.check();
 }
+
+/// The NIC towards hosts gets its profile as the underlay does, status reads it back, and an orderly stop takes it back.
+#[test]
+#[ignore = "needs root"]
+fn the_lan_device_is_set_up_by_its_profile() {
+    let mut rack = Rack::new("lan-profile");
+    let role = &mut rack.world.sites.gateways[0].role;
+    let near = role.namespace.clone();
+    let gro = || {
+        let show = Program::new("ethtool").args(["-k", "lan0"]);
+        let text = near.succeed(&show).unwrap();
+        text.contains("generic-receive-offload: on")
+    };
+    role.stop();
+    let before = gro();
+    role.configure(|text| format!("{text}\n[hardware.set]\ngro = {}\n", !before))
+        .unwrap();
+    role.start().unwrap();
+    role.ready().unwrap();
+    assert_eq!(gro(), !before);
+    let status = role.ask("/v1/status").unwrap();
+    let service = &status["hardware"]["service"];
+    assert_eq!(service["interface"], "lan0", "{status:#}");
+    assert_eq!(service["profile"], "veth");
+    let settings = service["settings"].as_array().unwrap();
+    let row = settings.iter().find(|row| row["setting"] == "gro").unwrap();
+    assert_eq!(
+        (&row["as_wanted"], &row["by"]),
+        (&true.into(), &"configuration".into()),
+        "{row}"
+    );
+    // What the driver says it offers, where it is known what it does.
+    let socket = &status["sockets"][0];
+    assert_eq!(socket["device"], "lan0");
+    assert_eq!(socket["tx_metadata"], serde_json::json!([]), "{socket}");
+    let read = socket["rx_metadata"].as_array().unwrap();
+    assert!(read.contains(&"hash".into()), "{socket}");
+    role.stop();
+    assert_eq!(gro(), before);
+    role.start().unwrap();
+    role.ready().unwrap();
+    rack.world.check();
+}

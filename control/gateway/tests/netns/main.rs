@@ -9,6 +9,7 @@
 mod world;
 mod paths;
 mod limits;
+mod names;
 mod bad_input;
 mod outliving;
 mod failover;

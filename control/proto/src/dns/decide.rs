@@ -67,10 +67,13 @@ pub fn decide(zones: &Zones, names: &Names, from: Ip, query: &Message) -> Decisi
             Some(Known::Service(known)) if !may_call(caller, &service, known.rules()) => {
                 no_such_name(apex)
             }
-            Some(Known::Service(known)) => match known.address(choice) {
-                Some(ip) => addresses(question, ip, apex),
-                None => no_such_name(apex),
-            },
+            Some(Known::Service(known)) => {
+                known.touch();
+                match known.address(choice) {
+                    Some(ip) => addresses(question, ip, apex),
+                    None => no_such_name(apex),
+                }
+            }
         },
     }
 }

@@ -61,7 +61,8 @@ impl Service {
         &self.rules
     }
 
-    fn touch(&self) {
+    /// Notes that it is in use.
+    pub(super) fn touch(&self) {
         // A load first: a name that is asked for by thousands need not bounce its cache line.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
@@ -105,17 +106,13 @@ impl Names {
         self.callers.get(&from).map(Arc::as_ref)
     }
 
-    /// What is known about a name, if anything. A service that is looked up counts as used.
+    /// What is known about a name, if anything.
     #[must_use]
     pub fn look_up(&self, name: &ServiceName) -> Option<&Known> {
-        let known = self.known.get(name);
-        if let Some(Known::Service(service)) = known {
-            service.touch();
-        }
-        known
+        self.known.get(name)
     }
 
-    /// The services that were looked up since the last call.
+    /// The services that were resolved since the last call.
     pub fn take_used(&self) -> impl Iterator<Item = &ServiceName> {
         self.known.iter().filter_map(|(name, known)| match known {
             Known::Service(service) => service.take_used().then_some(name),
@@ -137,34 +134,33 @@ impl Names {
         true
     }
 
-    /// Notes that nothing has this name, or that nobody can say. A service that is known stays known.
-    pub fn set_negative(&mut self, name: &ServiceName, known: Known) {
-        if !matches!(self.known.get(name), Some(Known::Service(_))) {
+    /// Notes that nothing has this name, or that nobody can say; false when it is known to be a service.
+    pub fn set_negative(&mut self, name: &ServiceName, known: Known) -> bool {
+        let is_service = self.is_service(name);
+        if !is_service {
             self.known.insert(name.clone(), known);
         }
+        !is_service
     }
 
-    /// Ends a negative answer.
-    pub fn clear_negative(&mut self, name: &ServiceName) {
-        if !matches!(self.known.get(name), Some(Known::Service(_))) {
-            self.known.remove(name);
-        }
+    /// Ends a negative answer; false when there was none.
+    pub fn clear_negative(&mut self, name: &ServiceName) -> bool {
+        !self.is_service(name) && self.forget(name)
     }
 
-    /// Nothing is known about the name any more.
-    pub fn forget(&mut self, name: &ServiceName) {
-        self.known.remove(name);
+    /// Nothing is known about the name any more; false when nothing was.
+    pub fn forget(&mut self, name: &ServiceName) -> bool {
+        self.known.remove(name).is_some()
     }
 
-    /// The instances of this node by their own addresses.
-    pub fn set_callers(&mut self, callers: BTreeMap<Ip, Arc<ServiceName>>) {
+    fn is_service(&self, name: &ServiceName) -> bool {
+        matches!(self.known.get(name), Some(Known::Service(_)))
+    }
+
+    /// The instances of this node by their own addresses; true when they are others than before.
+    pub fn set_callers(&mut self, callers: BTreeMap<Ip, Arc<ServiceName>>) -> bool {
+        let changed = self.callers != callers;
         self.callers = callers;
-    }
-
-    /// Services that can be resolved without a question to the managers.
-    #[must_use]
-    pub fn services(&self) -> usize {
-        let is_service = |known: &&Known| matches!(known, Known::Service(_));
-        self.known.values().filter(is_service).count()
+        changed
     }
 }

@@ -130,6 +130,12 @@ impl<T> Server<T> {
         }
     }
 
+    /// Whether the host at this address is one that may ask.
+    #[must_use]
+    pub fn serves(&self, from: Ip) -> bool {
+        self.names.caller(from).is_some()
+    }
+
     /// What arrived from the host at `from`.
     pub fn handle_query(&mut self, bytes: &[u8], from: Ip, over: Transport, to: T, now: Duration) {
         let parsed = (bytes.len() <= QUERY_MAX)
@@ -139,7 +145,7 @@ impl<T> Server<T> {
             self.counts.add(Outcome::Malformed);
             // Strangers learn nothing, and get nothing that could be turned against others.
             if let Some(bytes) = reply::not_understood(bytes)
-                && self.names.caller(from).is_some()
+                && self.serves(from)
             {
                 self.replies.push_back(Reply { to, bytes });
             }

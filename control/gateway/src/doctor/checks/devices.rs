@@ -2,6 +2,8 @@
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Change, Severity, Verdict};
+use crate::node::devices::LinkState;
+use crate::node::nic::XdpModes;
 
 /// UDP and IP headers around an inner packet, in bytes.
 const OUTER_V4: u32 = 28;
@@ -43,18 +45,40 @@ pub(super) fn driver(facts: &Facts) -> Vec<Verdict> {
         return Vec::new();
     };
     let driver = facts.card.as_ref().and_then(|card| card.driver.as_deref());
+    vec![xdp_of(facts, link, driver, facts.network.xdp)]
+}
+
+/// What the driver of a device offers to XDP.
+pub(super) fn xdp_of(
+    facts: &Facts,
+    link: &LinkState,
+    driver: Option<&str>,
+    modes: Option<XdpModes>,
+) -> Verdict {
     let driver = driver.unwrap_or(if link.kind.is_empty() {
         "unknown"
     } else {
         &link.kind
     });
     let found = |modes: &str| format!("driver {driver}, {modes}");
-    vec![match facts.network.xdp {
-        Some(modes) if modes.zero_copy => {
-            Verdict::ok(&link.name, found("native XDP, AF_XDP without copying"))
-        }
+    match modes {
         Some(modes) if modes.native => {
-            Verdict::ok(&link.name, found("native XDP, AF_XDP with one copy"))
+            let copies = if modes.zero_copy {
+                "without copying"
+            } else {
+                "with one copy"
+            };
+            let checksums = if modes.tx_checksum {
+                "by the card if asked, which is not done"
+            } else {
+                "not by the card"
+            };
+            Verdict::ok(
+                &link.name,
+                found(&format!(
+                    "native XDP, AF_XDP {copies}, its checksums {checksums}"
+                )),
+            )
         }
         Some(_) => Verdict::new(
             // The generic mode works; whoever insists on AF_XDP wants to know that it is this one.
@@ -73,29 +97,30 @@ pub(super) fn driver(facts: &Facts) -> Vec<Verdict> {
         )
         .costs("whether AF_XDP copies shows only when it is tried")
         .fix("compare with the table of cards in hw-profiles"),
-    }]
+    }
 }
 
 pub(super) fn foreign_xdp(facts: &Facts) -> Vec<Verdict> {
-    let Some(link) = facts.network.underlay() else {
-        return Vec::new();
-    };
+    let lan = facts.lan();
+    let devices = facts.network.underlay().into_iter().chain(lan);
+    devices.map(|link| xdp_program_of(facts, link)).collect()
+}
+
+fn xdp_program_of(facts: &Facts, link: &LinkState) -> Verdict {
     match link.xdp_program {
-        Some(id) if id != 0 && !facts.gateway.running => vec![
-            Verdict::warning(
-                &link.name,
-                format!("XDP program {id} is attached, and no gateway runs"),
-            )
-            .costs(
-                "another program sees every packet first and may keep tunnel \
+        Some(id) if id != 0 && !facts.gateway.running => Verdict::warning(
+            &link.name,
+            format!("XDP program {id} is attached, and no gateway runs"),
+        )
+        .costs(
+            "another program sees every packet first and may keep tunnel \
                      datagrams; AF_XDP cannot attach beside it",
-            )
-            .fix(format!(
-                "bpftool prog show id {id}; ip link set dev {} xdp off, if nobody needs it",
-                link.name
-            )),
-        ],
-        _ => vec![Verdict::ok(&link.name, "no XDP program of others")],
+        )
+        .fix(format!(
+            "bpftool prog show id {id}; ip link set dev {} xdp off, if nobody needs it",
+            link.name
+        )),
+        _ => Verdict::ok(&link.name, "no XDP program of others"),
     }
 }
 

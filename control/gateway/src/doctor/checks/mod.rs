@@ -6,6 +6,7 @@ mod process;
 mod cores;
 mod settings;
 mod devices;
+mod lan;
 mod ranges;
 mod firewall;
 
@@ -71,6 +72,11 @@ checks! {
     "underlay-mtu"          devices::underlay_mtu,        "a full inner packet fits the underlay";
     "path-mtu"              devices::path_mtu,            "a full inner packet fits the path to each known node";
     "offloads"              devices::offloads,            "segments are merged and cut by card and kernel";
+    "lan-device"            lan::device,                  "the NIC towards hosts is there, up, and its own";
+    "lan-driver"            lan::driver,                  "its driver and what it offers to XDP";
+    "lan-queues"            lan::queues,                  "it has a queue for each worker";
+    "lan-addresses"         lan::addresses,               "hosts can name this machine as their router";
+    "lan-mtu"               lan::mtu,                     "what tunnels bring fits the hosts' network";
     "tun-queue"             devices::tun_queue,           "the TUN device's queue is long enough";
     "device-names"          devices::names,               "the names of our devices are free or ours";
     "address-clash"         ranges::addresses,            "no address of this host is in our ranges";

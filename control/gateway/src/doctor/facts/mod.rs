@@ -14,6 +14,7 @@ mod clock;
 use super::finding::Severity;
 use crate::client::{Client, Endpoint, Role};
 use crate::config::{Config, LinkKind};
+use crate::node::devices::LinkState;
 use files::{Resolver, StateDir, TokenFile};
 use gateway::Gateway;
 use host::{Card, Cores, Memory};
@@ -45,6 +46,8 @@ pub(crate) struct Facts {
     pub(crate) memory: Memory,
     /// Of the underlay's device.
     pub(crate) card: Option<Card>,
+    /// Of the NIC towards hosts.
+    pub(crate) lan_card: Option<Card>,
     pub(crate) process: Process,
     pub(crate) port_holders: Vec<PortHolder>,
     pub(crate) settings: Settings,
@@ -93,6 +96,11 @@ impl Asked {
 }
 
 impl Facts {
+    /// The NIC towards hosts that are instances, where the configuration names one.
+    pub(crate) fn lan(&self) -> Option<&LinkState> {
+        self.network.link(self.config.fastpath.service.lan()?)
+    }
+
     /// How bad it is when AF_XDP does not work: nobody asked for it, it would be taken, or it must be.
     pub(crate) const fn without_af_xdp(&self) -> Severity {
         match self.config.fastpath.link {
@@ -127,6 +135,8 @@ impl Facts {
             .filter(|&pid| status_of(Some(pid)).is_some());
         let status = status_of(pid).unwrap_or_default();
         let underlay = asked.network.underlay();
+        let lan = config.fastpath.service.lan();
+        let lan = lan.and_then(|name| asked.network.link(name));
         let devices = [&config.gateway.uplink, &config.gateway.tun]
             .map(String::as_str)
             .into_iter()
@@ -138,6 +148,7 @@ impl Facts {
             cores: Cores::read(root, &status),
             memory: Memory::read(root),
             card: underlay.and_then(|link| Card::read(root, &link.name, link.index)),
+            lan_card: lan.and_then(|link| Card::read(root, &link.name, link.index)),
             process: Process::read(root, pid, &status),
             port_holders: process::port_holders(root, config.fastpath.tunnel_port),
             settings: Settings::read(root, devices),

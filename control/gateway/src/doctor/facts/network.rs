@@ -28,6 +28,8 @@ pub(crate) struct Network {
     pub(crate) offloads: Vec<Offload>,
     /// Of the underlay's device, where the kernel tells.
     pub(crate) xdp: Option<XdpModes>,
+    /// Of the NIC towards hosts, where the kernel tells.
+    pub(crate) lan_xdp: Option<XdpModes>,
     /// What could not be read, and why.
     pub(crate) unseen: Vec<String>,
 }
@@ -69,6 +71,13 @@ impl Network {
         if let Some(underlay) = network.underlay().cloned() {
             network.offloads = noted(nic::offloads(&underlay.name), &mut unseen);
             network.xdp = noted(nic::xdp_modes(underlay.index), &mut unseen);
+        }
+        let lan = config.fastpath.service.lan();
+        if let Some(lan) = lan
+            .and_then(|name| network.link(name))
+            .map(|link| link.index)
+        {
+            network.lan_xdp = noted(nic::xdp_modes(lan), &mut unseen);
         }
         unseen.dedup();
         network.unseen = unseen;

@@ -210,6 +210,7 @@ fn asked() -> Asked {
             xdp: Some(XdpModes {
                 native: true,
                 zero_copy: true,
+                tx_checksum: false,
             }),
             ..Network::default()
         },

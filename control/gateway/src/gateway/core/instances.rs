@@ -221,12 +221,15 @@ impl Core {
                 };
                 let known = map(instance_ip, InstanceIp::new);
                 self.list(&service, &wired, result.epoch, known, now);
+                let name_server = self.name_server();
                 let attached = Attached {
                     instance,
                     instance_ip: instance_ip.v4.and_then(v4),
                     instance_ip_v6: instance_ip.v6.and_then(v6),
                     ns_address: wired.ns_ip.v4.and_then(|ip| v4(ip.ip())),
                     ns_address_v6: wired.ns_ip.v6.and_then(|ip| v6(ip.ip())),
+                    name_server: name_server.v4.and_then(v4),
+                    name_server_v6: name_server.v6.and_then(v6),
                 };
                 if let Some(reply) = reply {
                     let _ = reply.send(Ok(attached));

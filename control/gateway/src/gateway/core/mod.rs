@@ -8,6 +8,7 @@
 mod failover;
 mod hosts;
 mod instances;
+mod names;
 mod placement;
 mod registration;
 mod remember;
@@ -20,6 +21,7 @@ use super::state::{LocalState, Registration, State, StateWriter};
 use crate::admin_api::GatewayState;
 use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, Reply};
 use crate::config::Config;
+use crate::dns::Dns;
 use crate::metrics::MALFORMED;
 use crate::node::thread::Node;
 use crate::node::watch::Watch;
@@ -30,6 +32,7 @@ use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::WRITE_PAUSE;
 use sluice_proto::ServiceName;
+use sluice_proto::dns::Names;
 use sluice_proto::liveness::{self, Prober};
 use sluice_proto::message::{
     self, InstanceResult, NodeId, SubnetResult, TableQueryResult, Topic, UpdatesAvailable, Verb,
@@ -61,6 +64,9 @@ pub(crate) struct Core {
     asker: Asker,
     routes: Routes,
     plane: Plane,
+    dns: Dns,
+    names: Names,
+    names_changed: bool,
     file: StateWriter,
     registration: Option<Registration>,
     node_id: Option<NodeId>,
@@ -106,7 +112,7 @@ impl Core {
         config: Config,
         token: Option<String>,
         (file, state): (StateWriter, State),
-        (plane, routes): (Plane, Routes),
+        (plane, routes, dns): (Plane, Routes, Dns),
         (watch, mqtt_events, found, probe_results): (
             Watch,
             mpsc::Sender<MqttEvent>,
@@ -140,6 +146,9 @@ impl Core {
             asker,
             routes,
             plane,
+            dns,
+            names: Names::default(),
+            names_changed: false,
             file,
             registration: state.registration,
             node_id: None,
@@ -237,6 +246,7 @@ impl Core {
         for job in used {
             self.asker.handle_used(&job, now);
         }
+        self.use_named(now);
         if self
             .subnet_asked_at
             .is_some_and(|at| at + SUBNET_RETRY <= now)
@@ -375,7 +385,10 @@ impl Core {
         if std::mem::take(&mut self.routes_changed) {
             self.publish();
             self.plane.wake();
+            self.name_callers();
         }
+        // After the tables: whoever is told an address may dial it.
+        self.publish_names();
         if self.ways_changed && self.followed_at + FOLLOW_PAUSE <= now {
             self.ways_changed = false;
             self.followed_at = now;
@@ -408,13 +421,20 @@ impl Core {
     }
 
     fn handle_event(&mut self, event: Event) {
+        self.name(&event);
+        if matches!(
+            event,
+            Event::Absent { key: Key::Name(_) }
+                | Event::Unresolved { key: Key::Name(_) }
+                | Event::Unknown { key: Key::Name(_) }
+                | Event::Unanswered { .. }
+        ) {
+            return;
+        }
         self.routes_changed = true;
         let negative = matches!(
             event,
-            Event::Absent { .. }
-                | Event::Unresolved { .. }
-                | Event::Unknown { .. }
-                | Event::Unanswered { .. }
+            Event::Absent { .. } | Event::Unresolved { .. } | Event::Unknown { .. }
         );
         self.state_changed |= !negative;
         self.withdrawn.extend(self.routes.handle_event(&event));

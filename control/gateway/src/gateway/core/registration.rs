@@ -144,6 +144,7 @@ impl Core {
         .await
         .map_err(|_| Error::NodePanicked)??;
         self.routes.set_gateway(net.gateway());
+        self.dns.listen(net.gateway());
         let (attachments, hosts) = (net.attachments().to_vec(), net.hosts().to_vec());
         let service = net.service_link()?;
         let node = Node::start(net)?;

@@ -55,7 +55,7 @@ impl Redirect {
     pub(super) fn look(&mut self) -> Redirects {
         let takes = |index| {
             nic::xdp_features(index)
-                .is_ok_and(|features| features.is_none_or(|bits| bits & TAKES_REDIRECTED != 0))
+                .is_ok_and(|it| it.is_none_or(|has| has.actions & TAKES_REDIRECTED != 0))
         };
         self.takes = Redirects {
             out: takes(self.underlay.1),

@@ -11,7 +11,38 @@ use std::path::Path;
 /// The rule that must find it, how bad it is, a word of what was found, and how it comes.
 type Fault = (&'static str, &'static str, &'static str, fn(&mut Host));
 
+/// In front of a rack: `rack` stands for the NIC towards it.
+fn rack(host: &Host) {
+    host.configure(|text| format!("{text}link = \"af_xdp\"\nservice = \"rack\"\n"));
+    host.ip(
+        "link add rack type veth peer name rackport\nlink set rack up\nlink set rackport up\n\
+         address add 10.50.0.1/24 dev rack\naddress add fd50::1/64 dev rack nodad",
+    );
+}
+
 const FAULTS: &[Fault] = &[
+    ("lan-device", "error", "no device lan7", |host| {
+        host.configure(|text| format!("{text}link = \"af_xdp\"\nservice = \"lan7\"\n"));
+    }),
+    ("lan-device", "error", "is down", |host| {
+        rack(host);
+        host.ip("link set rack down");
+    }),
+    ("lan-queues", "error", "2 workers", |host| {
+        rack(host);
+        host.configure(|text| {
+            let text = text.replace("workers = 1", "workers = 2");
+            format!("{text}link = \"af_xdp\"\nservice = \"rack\"\n")
+        });
+    }),
+    ("lan-addresses", "warning", "no IPv4", |host| {
+        rack(host);
+        host.ip("address del 10.50.0.1/24 dev rack");
+    }),
+    ("lan-mtu", "warning", "MTU 1400", |host| {
+        rack(host);
+        host.ip("link set rack mtu 1400");
+    }),
     ("config", "error", "flowz_max", |host| {
         host.configure(|text| format!("{text}flowz_max = 1\n"));
     }),

@@ -469,6 +469,9 @@ fn a_name_that_is_resolved_counts_as_used() {
     let mut server = server(Names::default());
     server.handle_names(Arc::clone(&names));
     assert_eq!(names.take_used().count(), 0);
+    let rr = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
+    asked(&mut server, STRANGER, &rr);
+    assert_eq!(names.take_used().count(), 0, "whoever may not call it");
     asked(
         &mut server,
         CALLER,
