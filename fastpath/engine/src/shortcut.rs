@@ -13,8 +13,8 @@ use crate::outbound::Exit;
 use crate::translate::is_complete;
 use arrayvec::ArrayVec;
 use sluice_memory::{BATCH_MAX, Batch, Endpoint, Frame};
-use sluice_tables::{Placement, Route};
-use sluice_wire::{Glance, glance};
+use sluice_tables::{Placement, Route, Routed};
+use sluice_wire::{Family, Glance, glance};
 
 /// A packet for which a glance was enough, and where its flow is.
 #[derive(Clone, Copy, Debug)]
@@ -53,15 +53,28 @@ impl Engine {
         glanced: &Glanced,
         turn: &Turn<'_>,
     ) -> Option<Exit> {
+        match glanced.glance.family {
+            Family::V4 => self.send_on::<u32>(frame, glanced, turn),
+            Family::V6 => self.send_on::<[u64; 2]>(frame, glanced, turn),
+        }
+    }
+
+    #[inline(always)]
+    fn send_on<A: Routed>(
+        &mut self,
+        frame: &mut Frame,
+        glanced: &Glanced,
+        turn: &Turn<'_>,
+    ) -> Option<Exit> {
         let Glanced { glance, probe } = glanced;
-        let key = &glance.key;
-        let hit = self.shared.flows.hit(probe, key, true)?;
+        let hit = self.shared.flows.hit(probe, &glance.key, true)?;
         let ports = hit.wire_ports();
-        let (local, remote) = ends(&hit, glance, frame, turn)?;
-        if local.placement != Placement::Local || local.ns_ip.halves() != [key[0], key[1]] {
+        let (local, remote) = ends::<A>(&hit, glance, frame, turn)?;
+        let [src, _] = A::ends(&glance.key);
+        if local.placement() != Placement::Local || local.ns_ip != src {
             return None;
         }
-        let (tunnel, exit) = match remote.placement {
+        let (tunnel, exit) = match remote.placement() {
             Placement::Local => (None, Exit::Beside),
             Placement::Peer(slot) => {
                 let peer = turn.tables.peer_route(slot)?;
@@ -72,24 +85,21 @@ impl Engine {
                 if len > usize::from(peer.mtu) {
                     return None;
                 }
-                let outer = Endpoint {
-                    ip: peer.ip,
-                    port: peer.port,
-                };
-                (Some((slot, peer.epoch, outer)), Exit::Tunnel)
+                (Some((slot, peer)), Exit::Tunnel)
             }
             Placement::Nowhere => return None,
         };
         self.see(&hit, frame, turn)?;
-        let [src_high, src_low] = local.instance_ip.halves();
-        let [dst_high, dst_low] = remote.ns_ip.halves();
-        let rest = key[4] >> 32 << 32 | ports;
-        let to = [src_high, src_low, dst_high, dst_low, rest];
+        let rest = glance.key[4] >> 32 << 32 | u64::from(ports);
+        let to = A::words(local.instance_ip, remote.ns_ip, rest);
         let complete = is_complete(frame);
         glance.rewrite(frame.bytes_mut(), complete, &to);
-        frame.outer = tunnel.map(|(slot, epoch, outer)| {
-            self.use_tunnel(slot, epoch, turn);
-            outer
+        frame.outer = tunnel.map(|(slot, peer)| {
+            self.use_tunnel(slot, peer.epoch, turn);
+            Endpoint {
+                ip: peer.ip,
+                port: peer.port,
+            }
         });
         Some(exit)
     }
@@ -102,16 +112,29 @@ impl Engine {
         glanced: &Glanced,
         turn: &Turn<'_>,
     ) -> Option<()> {
+        match glanced.glance.family {
+            Family::V4 => self.deliver::<u32>(frame, glanced, turn),
+            Family::V6 => self.deliver::<[u64; 2]>(frame, glanced, turn),
+        }
+    }
+
+    #[inline(always)]
+    fn deliver<A: Routed>(
+        &mut self,
+        frame: &mut Frame,
+        glanced: &Glanced,
+        turn: &Turn<'_>,
+    ) -> Option<()> {
         let Glanced { glance, probe } = glanced;
-        let key = &glance.key;
-        let hit = self.shared.flows.hit(probe, key, false)?;
-        let [src_high, src_low, ports] = hit.dialled();
-        let (local, remote) = ends(&hit, glance, frame, turn)?;
-        if local.placement != Placement::Local || local.ns_ip.halves() != [key[2], key[3]] {
+        let hit = self.shared.flows.hit(probe, &glance.key, false)?;
+        let forward = hit.forward();
+        let (local, remote) = ends::<A>(&hit, glance, frame, turn)?;
+        let [_, dst] = A::ends(&glance.key);
+        if local.placement() != Placement::Local || local.ns_ip != dst {
             return None;
         }
         // The sender's node is the one where the tables have the sender.
-        match (remote.placement, frame.outer) {
+        match (remote.placement(), frame.outer) {
             (Placement::Local, None) => {}
             (Placement::Peer(slot), Some(outer))
                 if turn.tables.peer_route(slot)?.ip == outer.ip => {}
@@ -119,8 +142,9 @@ impl Engine {
         }
         self.see(&hit, frame, turn)?;
         // What was dialled answers the port that dialled it.
-        let rest = key[4] >> 32 << 32 | (ports & 0xffff) << 16 | ports >> 16 & 0xffff;
-        let to = [src_high, src_low, key[2], key[3], rest];
+        let [_, dialled] = A::ends(&forward);
+        let ports = (forward[4] & 0xffff) << 16 | forward[4] >> 16 & 0xffff;
+        let to = A::words(dialled, dst, glance.key[4] >> 32 << 32 | ports);
         let complete = is_complete(frame);
         glance.rewrite(frame.bytes_mut(), complete, &to);
         frame.outer = None;
@@ -165,18 +189,18 @@ fn see_now(hit: Hit<'_>, turn: &Turn<'_>) -> Option<()> {
 
 /// The routes of both ends of a flow that goes on with this packet. To be called after all else is read from `hit`.
 #[inline(always)]
-fn ends<'a>(
+fn ends<'a, A: Routed>(
     hit: &Hit<'_>,
     glance: &Glance,
     frame: &Frame,
     turn: &Turn<'a>,
-) -> Option<(&'a Route, &'a Route)> {
+) -> Option<(&'a Route<A>, &'a Route<A>)> {
     let (local, remote) = (hit.local(), hit.remote());
     if frame.trace != 0 || !hit.goes_on(glance.tcp_flags) || !hit.is_intact() {
         return None;
     }
     let route = |pin: Pin| {
-        let route = turn.tables.route(pin.slot, glance.family)?;
+        let route = turn.tables.route(pin.slot)?;
         (route.epoch == pin.epoch).then_some(route)
     };
     Some((route(local)?, route(remote)?))

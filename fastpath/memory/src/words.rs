@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
+/// The words of one cache line.
+pub type Line = [AtomicU64; 8];
+
 /// Zero-filled 64-bit atomics, resident only where touched.
 #[derive(Debug)]
 pub struct Words {
@@ -82,25 +85,19 @@ impl Words {
         }
     }
 
-    /// The `N` words from `index` on; `None` when they reach past the end.
+    /// The words as cache lines; those after the last whole one are in none.
     #[must_use]
-    #[inline]
-    pub fn chunk<const N: usize>(&self, index: usize) -> Option<&[AtomicU64; N]> {
-        if index.checked_add(N)? > self.len {
-            return None;
-        }
-        // SAFETY: `index + N <= len`, so the address is inside the mapping.
-        let first = unsafe { self.base.as_ptr().add(index) };
-        // SAFETY: `N` words from there are mapped until `drop`, and arrays of atomics are aligned as atomics are.
-        Some(unsafe { &*first.cast::<[AtomicU64; N]>() })
+    #[inline(always)]
+    pub fn lines(&self) -> &[Line] {
+        self.as_chunks().0
     }
 
-    /// Asks the CPU for the cache line of word `index`; of an index out of range nothing comes.
-    #[inline]
+    /// Asks the CPU for that one of [`Words::lines`]; of an index out of range nothing comes.
+    #[inline(always)]
     pub fn prefetch(&self, index: usize) {
         #[cfg(target_arch = "x86_64")]
         {
-            let line = self.base.as_ptr().wrapping_add(index);
+            let line = self.base.as_ptr().cast::<Line>().wrapping_add(index);
             // SAFETY: prefetch has no effect but on caches, at any address.
             unsafe {
                 std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast())
@@ -176,12 +173,10 @@ mod tests {
         assert!(words.iter().all(|word| word.load(Relaxed) == 0));
         words[999].store(7, Relaxed);
         assert_eq!(words[999].load(Relaxed), 7);
-        words.prefetch(999);
-        words.prefetch(1000);
-        let last = words.chunk::<2>(998).unwrap();
-        assert_eq!(last[1].load(Relaxed), 7);
-        assert!(words.chunk::<2>(999).is_none());
-        assert!(words.chunk::<2>(usize::MAX).is_none());
+        words.prefetch(124);
+        words.prefetch(125);
+        assert_eq!(words.lines().len(), 125);
+        assert_eq!(words.lines()[124][7].load(Relaxed), 7);
     }
 
     #[test]

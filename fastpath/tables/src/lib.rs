@@ -11,7 +11,7 @@ pub mod publish;
 pub mod upcall;
 
 pub use publish::{Publisher, Reader, Writer};
-pub use route::{PeerRoute, Route};
+pub use route::{PeerRoute, Route, Routed};
 pub use slots::{InstanceSlot, PeerSlot, ServiceSlot};
 pub use snapshot::{
     Heard, Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,

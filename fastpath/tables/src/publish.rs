@@ -312,7 +312,8 @@ impl Writer {
     /// After every change of an instance's row.
     fn set_route(&mut self, slot: InstanceSlot) {
         if let Some(row) = self.tables.instances.row(slot.index()) {
-            self.tables.routes.set(slot, row);
+            self.tables.routes_v4.set(slot, row);
+            self.tables.routes_v6.set(slot, row);
         }
     }
 
@@ -331,7 +332,6 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_wire::Family;
 
     fn instance(
         writer: &mut Writer,
@@ -432,18 +432,19 @@ mod tests {
         let peer = writer.upsert_peer(Ip::v4([192, 0, 2, 1]), 50103, TunnelFormat::Plain, 1450);
         let check = |writer: &Writer, slot, expected| {
             let row = writer.tables().instance(slot).unwrap();
-            let route = writer.tables().route(slot, Family::V4).unwrap();
-            assert_eq!((route.epoch, route.placement), expected);
-            if route.placement != Placement::Nowhere {
+            let route = writer.tables().route::<u32>(slot).unwrap();
+            assert_eq!((route.epoch, route.placement()), expected);
+            if route.placement() != Placement::Nowhere {
+                let ip = |ip: u32| Some(Ip::v4(ip.to_be_bytes()));
                 assert_eq!(
-                    Some(route.instance_ip),
+                    ip(route.instance_ip),
                     row.instance_ip.v4.map(InstanceIp::ip)
                 );
-                assert_eq!(Some(route.ns_ip), row.ns_ip.v4.map(NsIp::ip));
+                assert_eq!(ip(route.ns_ip), row.ns_ip.v4.map(NsIp::ip));
             }
-            let other = writer.tables().route(slot, Family::V6).unwrap();
+            let other = writer.tables().route::<[u64; 2]>(slot).unwrap();
             assert_eq!(
-                other.placement,
+                other.placement(),
                 Placement::Nowhere,
                 "it has no such address"
             );
@@ -467,16 +468,14 @@ mod tests {
         check(&writer, slot, (0, Placement::Nowhere));
         assert_eq!(instance(&mut writer, service, 250, Placement::Local), slot);
         check(&writer, slot, (3, Placement::Local));
-        let old = before.route(slot, Family::V4).unwrap();
+        let old = before.route::<u32>(slot).unwrap();
         assert_eq!(
-            old.placement,
+            old.placement(),
             Placement::Peer(peer),
             "a snapshot never changes"
         );
         assert_eq!(
-            writer
-                .tables()
-                .route(InstanceSlot::from_index(1000), Family::V4),
+            writer.tables().route::<u32>(InstanceSlot::from_index(1000)),
             None
         );
     }

@@ -1,68 +1,119 @@
-//! Where each instance is, in one cache line per family, and each peer: what every packet asks. The rows say everything else.
+//! Where each instance is, in few bytes per family, and each peer: what every packet asks. The rows say everything else.
 
 use crate::slots::{InstanceSlot, PeerSlot, Slot};
-use crate::snapshot::{Instance, InstanceState, Peer, Placement};
-use sluice_wire::{Family, InstanceIp, Ip, NsIp};
+use crate::snapshot::{Instance, InstanceState, Peer, Placement, Tables};
+use sluice_wire::{Address, InstanceIp, Ip, NsIp};
 use std::sync::Arc;
 
-/// Where an instance is in one family. [`Placement::Nowhere`] also when it was withdrawn or has no address in the
-/// family: its row says which.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(align(64))]
-pub struct Route {
-    /// As in its row.
-    pub epoch: u32,
-    pub placement: Placement,
-    pub instance_ip: Ip,
-    pub ns_ip: Ip,
+/// An address of a family that has routes: both have.
+pub trait Routed: Address {
+    /// The family's part of the tables.
+    fn routes(tables: &Tables) -> &Routes<Self>;
 }
 
-impl Route {
-    const NONE: Self = Self {
-        epoch: 0,
-        placement: Placement::Nowhere,
-        instance_ip: Ip::UNSPECIFIED,
-        ns_ip: Ip::UNSPECIFIED,
-    };
+impl Routed for u32 {
+    #[inline(always)]
+    fn routes(tables: &Tables) -> &Routes<Self> {
+        &tables.routes_v4
+    }
+}
 
-    fn of(row: &Instance, family: Family) -> Self {
-        match (row.instance_ip.of(family), row.ns_ip.of(family)) {
-            (Some(instance_ip), Some(ns_ip)) if row.state != InstanceState::Withdrawn => Self {
-                epoch: row.epoch,
-                placement: row.placement,
-                instance_ip: InstanceIp::ip(instance_ip),
-                ns_ip: NsIp::ip(ns_ip),
-            },
-            _ => Self::NONE,
+impl Routed for [u64; 2] {
+    #[inline(always)]
+    fn routes(tables: &Tables) -> &Routes<Self> {
+        &tables.routes_v6
+    }
+}
+
+/// Where an instance is in one family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Route<A> {
+    /// As in its row.
+    pub epoch: u32,
+    place: Place,
+    pub instance_ip: A,
+    pub ns_ip: A,
+}
+
+/// A [`Placement`] in four bytes: the slot of a peer, or one of the two numbers that no slot has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Place(u32);
+
+impl Place {
+    const LOCAL: Self = Self(u32::MAX);
+    const NOWHERE: Self = Self(u32::MAX - 1);
+
+    fn of(placement: Placement) -> Self {
+        match placement {
+            Placement::Local => Self::LOCAL,
+            Placement::Nowhere => Self::NOWHERE,
+            Placement::Peer(slot) => Self(slot.index()),
         }
     }
 }
 
-/// Slots of one chunk: a change copies 8 KiB.
+impl<A: Address> Route<A> {
+    fn none() -> Self {
+        Self {
+            epoch: 0,
+            place: Place::NOWHERE,
+            instance_ip: A::of(Ip::UNSPECIFIED),
+            ns_ip: A::of(Ip::UNSPECIFIED),
+        }
+    }
+
+    fn of(row: &Instance) -> Self {
+        let addresses = (row.instance_ip.of(A::FAMILY), row.ns_ip.of(A::FAMILY));
+        match addresses {
+            (Some(instance_ip), Some(ns_ip)) if row.state != InstanceState::Withdrawn => Self {
+                epoch: row.epoch,
+                place: Place::of(row.placement),
+                instance_ip: A::of(InstanceIp::ip(instance_ip)),
+                ns_ip: A::of(NsIp::ip(ns_ip)),
+            },
+            _ => Self::none(),
+        }
+    }
+
+    /// Where it runs. [`Placement::Nowhere`] also when it was withdrawn or has no address in the family: its row says
+    /// which.
+    #[inline(always)]
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        match self.place {
+            Place::LOCAL => Placement::Local,
+            Place::NOWHERE => Placement::Nowhere,
+            Place(slot) => Placement::Peer(PeerSlot::from_index(slot)),
+        }
+    }
+}
+
+/// Slots of one chunk: a change copies 1 KiB of IPv4, 2.5 of IPv6.
 const CHUNK: usize = 64;
 
-type Chunk = [[Route; 2]; CHUNK];
+/// The routes of all instances in one family by slot; a clone shares all chunks, a change copies one.
+#[derive(Clone, Debug)]
+pub struct Routes<A>(Vec<Arc<[Route<A>; CHUNK]>>);
 
-/// The routes of all instances by slot; a clone shares all chunks, a change copies one.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Routes(Vec<Arc<Chunk>>);
+impl<A: Address> Routes<A> {
+    pub(crate) const fn new() -> Self {
+        Self(Vec::new())
+    }
 
-impl Routes {
     #[inline(always)]
-    pub(crate) fn route(&self, slot: InstanceSlot, family: Family) -> Option<&Route> {
+    pub(crate) fn route(&self, slot: InstanceSlot) -> Option<&Route<A>> {
         let index = slot.index() as usize;
         let chunk = self.0.get(index / CHUNK)?;
-        Some(&chunk[index % CHUNK][family as usize])
+        Some(&chunk[index % CHUNK])
     }
 
     /// Takes over what the row of the slot says now.
     pub(crate) fn set(&mut self, slot: InstanceSlot, row: &Instance) {
         let index = slot.index() as usize;
         while self.0.len() <= index / CHUNK {
-            self.0.push(Arc::new([[Route::NONE; 2]; CHUNK]));
+            self.0.push(Arc::new([Route::none(); CHUNK]));
         }
-        let chunk = Arc::make_mut(&mut self.0[index / CHUNK]);
-        chunk[index % CHUNK] = [Family::V4, Family::V6].map(|family| Route::of(row, family));
+        Arc::make_mut(&mut self.0[index / CHUNK])[index % CHUNK] = Route::of(row);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The snapshot a worker reads: instances, services and peers in stable slots, and the indexes that find them.
 
-use crate::route::{PeerRoute, PeerRoutes, Route, Routes};
+use crate::route::{PeerRoute, PeerRoutes, Route, Routed, Routes};
 use crate::slots::{Index, InstanceSlot, PeerSlot, Rows, ServiceSlot, Slot};
 use sluice_wire::{AddressPlan, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 use std::sync::Arc;
@@ -167,7 +167,8 @@ pub struct Tables {
     pub gateway: Dual<Ip>,
     pub(crate) instances: Rows<Instance>,
     /// Made from `instances` row by row.
-    pub(crate) routes: Routes,
+    pub(crate) routes_v4: Routes<u32>,
+    pub(crate) routes_v6: Routes<[u64; 2]>,
     pub(crate) services: Rows<Service>,
     pub(crate) peers: Rows<Peer>,
     /// Made from `peers` row by row.
@@ -185,7 +186,8 @@ impl Tables {
             plan,
             gateway,
             instances: Rows::new(),
-            routes: Routes::default(),
+            routes_v4: Routes::new(),
+            routes_v6: Routes::new(),
             services: Rows::new(),
             peers: Rows::new(),
             peer_routes: PeerRoutes::default(),
@@ -210,11 +212,11 @@ impl Tables {
             .filter(|row| row.epoch == epoch && row.state != InstanceState::Withdrawn)
     }
 
-    /// Where the instance of a slot is in that family; `None` only for a slot of another installation.
+    /// Where the instance of a slot is in the family of `A`; `None` only for a slot of another installation.
     #[inline(always)]
     #[must_use]
-    pub fn route(&self, slot: InstanceSlot, family: Family) -> Option<&Route> {
-        self.routes.route(slot, family)
+    pub fn route<A: Routed>(&self, slot: InstanceSlot) -> Option<&Route<A>> {
+        A::routes(self).route(slot)
     }
 
     #[inline]

@@ -54,7 +54,7 @@ impl Tunnels {
 
     /// Notes a packet to or from the peer, and opens its tunnel if there is none. `flows` tells a peer's live flows; it is
     /// asked only when another tunnel must go.
-    #[inline]
+    #[inline(always)]
     pub fn touch(
         &mut self,
         peer: PeerSlot,
@@ -63,9 +63,14 @@ impl Tunnels {
         flows: impl Fn(PeerSlot) -> u32,
     ) {
         let use_ = Noted { peer, epoch, now_s };
-        if self.noted == Some(use_) {
-            return;
+        if self.noted != Some(use_) {
+            self.note(use_, flows);
         }
+    }
+
+    #[inline(never)]
+    fn note(&mut self, use_: Noted, flows: impl Fn(PeerSlot) -> u32) {
+        let Noted { peer, epoch, now_s } = use_;
         match self.by_slot.get_mut(peer.index() as usize) {
             Some(Some(tunnel)) if tunnel.epoch == epoch => tunnel.last_used_s = now_s,
             _ => self.open(peer, epoch, now_s, flows),

@@ -68,26 +68,26 @@ impl FlowKey {
         }
     }
 
-    /// The key as five words, for hashing and for tables of plain words: source (high, low), destination (high,
-    /// low), then `is_v4 << 40 | protocol << 32 | src_port << 16 | dst_port`. Of two IPv4 keys the high halves are equal, so
-    /// that whoever finds [`FlowKey::V4`] need not compare them.
+    /// The key as five words, for hashing and for tables of plain words: the addresses, then `is_v4 << 40 | protocol << 32 |
+    /// src_port << 16 | dst_port`. Two addresses of IPv4 are one word, `src << 32 | dst`, and three of zeros; others are
+    /// four: source (high, low), destination (high, low).
     #[must_use]
     #[inline]
     pub const fn words(self) -> [u64; 5] {
         let ([src_high, src_low], [dst_high, dst_low]) = (self.src.halves(), self.dst.halves());
-        [
-            src_high,
-            src_low,
-            dst_high,
-            dst_low,
-            (if self.src.is_v4() && self.dst.is_v4() {
-                Self::V4
-            } else {
-                0
-            }) | (self.protocol as u64) << 32
-                | (self.src_port as u64) << 16
-                | self.dst_port as u64,
-        ]
+        let rest =
+            (self.protocol as u64) << 32 | (self.src_port as u64) << 16 | self.dst_port as u64;
+        if self.src.is_v4() && self.dst.is_v4() {
+            [
+                src_low << 32 | dst_low & 0xffff_ffff,
+                0,
+                0,
+                0,
+                Self::V4 | rest,
+            ]
+        } else {
+            [src_high, src_low, dst_high, dst_low, rest]
+        }
     }
 
     /// In the last of [`FlowKey::words`]: both addresses are of IPv4.
@@ -97,17 +97,79 @@ impl FlowKey {
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the last word is cut into its three fields"
+        reason = "words are cut into their fields"
     )]
     pub const fn from_words(words: [u64; 5]) -> Self {
         let [src_high, src_low, dst_high, dst_low, rest] = words;
+        let (src, dst) = if rest & Self::V4 != 0 {
+            let (src, dst) = ((src_high >> 32) as u32, src_high as u32);
+            (Ip::v4(src.to_be_bytes()), Ip::v4(dst.to_be_bytes()))
+        } else {
+            (
+                Ip::from_bits((src_high as u128) << 64 | src_low as u128),
+                Ip::from_bits((dst_high as u128) << 64 | dst_low as u128),
+            )
+        };
         Self {
-            src: Ip::from_bits((src_high as u128) << 64 | src_low as u128),
-            dst: Ip::from_bits((dst_high as u128) << 64 | dst_low as u128),
+            src,
+            dst,
             src_port: (rest >> 16) as u16,
             dst_port: rest as u16,
             protocol: (rest >> 32) as u8,
         }
+    }
+}
+
+/// An address as [`FlowKey::words`] have it: `u32` of IPv4, high and low half of one of IPv6.
+pub trait Address: Copy + Eq {
+    const FAMILY: Family;
+
+    /// `ip` is of that family.
+    fn of(ip: Ip) -> Self;
+
+    /// Source and destination of a key.
+    fn ends(words: &[u64; 5]) -> [Self; 2];
+
+    /// The key with these ends and that last word.
+    fn words(src: Self, dst: Self, rest: u64) -> [u64; 5];
+}
+
+impl Address for u32 {
+    const FAMILY: Family = Family::V4;
+
+    #[inline(always)]
+    fn of(ip: Ip) -> Self {
+        Self::from_be_bytes(ip.octets_v4())
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    fn ends(words: &[u64; 5]) -> [Self; 2] {
+        [(words[0] >> 32) as Self, words[0] as Self]
+    }
+
+    #[inline(always)]
+    fn words(src: Self, dst: Self, rest: u64) -> [u64; 5] {
+        [u64::from(src) << 32 | u64::from(dst), 0, 0, 0, rest]
+    }
+}
+
+impl Address for [u64; 2] {
+    const FAMILY: Family = Family::V6;
+
+    #[inline(always)]
+    fn of(ip: Ip) -> Self {
+        ip.halves()
+    }
+
+    #[inline(always)]
+    fn ends(words: &[u64; 5]) -> [Self; 2] {
+        [[words[0], words[1]], [words[2], words[3]]]
+    }
+
+    #[inline(always)]
+    fn words(src: Self, dst: Self, rest: u64) -> [u64; 5] {
+        [src[0], src[1], dst[0], dst[1], rest]
     }
 }
 

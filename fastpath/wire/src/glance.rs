@@ -10,9 +10,9 @@ use crate::flow_key::FlowKey;
 /// Protocol numbers of TCP and UDP, in both families.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// An IPv4 address in the low half of an [`crate::Ip`].
-const MAPPED: u64 = 0xffff << 32;
-/// The addresses of a key are its first four words; the last one is family, protocol and ports.
+/// The low half of an IPv6 address that stands for an IPv4 one begins so.
+const MAPPED: u64 = 0xffff;
+/// The addresses of a key are its first words; the last one is family, protocol and ports.
 const REST: usize = 4;
 
 /// What a glance tells.
@@ -51,10 +51,10 @@ fn glance_ipv4(bytes: &[u8]) -> Option<Glance> {
     let tcp_flags = layer4(bytes, 20, stated_len.checked_sub(20)?, protocol)?;
     Some(Glance {
         key: [
+            be64(start, 12),
             0,
-            MAPPED | u64::from(be32(start, 12)),
             0,
-            MAPPED | u64::from(be32(start, 16)),
+            0,
             FlowKey::V4 | u64::from(protocol) << 32 | u64::from(be32(start, 20)),
         ],
         family: Family::V4,
@@ -78,7 +78,7 @@ fn glance_ipv6(bytes: &[u8]) -> Option<Glance> {
         be64(start, 32),
         u64::from(protocol) << 32 | u64::from(be32(start, 40)),
     ];
-    let is_mapped = |high: u64, low: u64| high == 0 && low >> 32 == MAPPED >> 32;
+    let is_mapped = |high: u64, low: u64| high == 0 && low >> 32 == MAPPED;
     if is_mapped(key[0], key[1]) || is_mapped(key[2], key[3]) {
         return None;
     }
@@ -149,12 +149,8 @@ impl Glance {
     /// `N` is the length of both headers, and so tells TCP from UDP.
     #[inline(always)]
     fn rewrite_ipv4<const N: usize>(&self, start: &mut [u8; N], complete: bool, to: &[u64; 5]) {
-        let (from, [src, dst]) = (&self.key, [low(to[1]), low(to[3])]);
-        start[12..16].copy_from_slice(&src.to_be_bytes());
-        start[16..20].copy_from_slice(&dst.to_be_bytes());
-        let change =
-            u64::from(!low(from[1])) + u64::from(src) + u64::from(!low(from[3])) + u64::from(dst);
-        let change = u32::from(fold64(change));
+        start[12..20].copy_from_slice(&to[0].to_be_bytes());
+        let change = u32::from(fold64(change(self.key[0], to[0])));
         let field = update(be16(start, 10), change);
         start[10..12].copy_from_slice(&field.to_be_bytes());
         self.rewrite_layer4::<N, 20>(start, complete, to[REST], change);
@@ -162,16 +158,13 @@ impl Glance {
 
     #[inline(always)]
     fn rewrite_ipv6<const N: usize>(&self, start: &mut [u8; N], complete: bool, to: &[u64; 5]) {
-        let (from, to_rest) = (&self.key, to[REST]);
-        let changed = |at: usize| {
-            (!from[at] >> 32) + u64::from(low(!from[at])) + (to[at] >> 32) + u64::from(low(to[at]))
-        };
+        let changed = |at: usize| change(self.key[at], to[at]);
         start[8..16].copy_from_slice(&to[0].to_be_bytes());
         start[16..24].copy_from_slice(&to[1].to_be_bytes());
         start[24..32].copy_from_slice(&to[2].to_be_bytes());
         start[32..40].copy_from_slice(&to[3].to_be_bytes());
         let change = changed(0) + changed(1) + changed(2) + changed(3);
-        self.rewrite_layer4::<N, 40>(start, complete, to_rest, u32::from(fold64(change)));
+        self.rewrite_layer4::<N, 40>(start, complete, to[REST], u32::from(fold64(change)));
     }
 
     /// Ports and checksum, over which the pseudo-header changed by `change`. `rest` is the last word of the new key.
@@ -202,6 +195,12 @@ impl Glance {
         };
         start[field_at..field_at + 2].copy_from_slice(&new.to_be_bytes());
     }
+}
+
+/// What replacing a word changes in a sum, not folded.
+#[inline(always)]
+fn change(from: u64, to: u64) -> u64 {
+    (!from >> 32) + u64::from(low(!from)) + (to >> 32) + u64::from(low(to))
 }
 
 #[inline(always)]

@@ -38,7 +38,7 @@ pub mod segment;
 
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 pub use drop_reason::DropReason;
-pub use flow_key::{FlowKey, FragmentKey, Protocol};
+pub use flow_key::{Address, FlowKey, FragmentKey, Protocol};
 pub use glance::{Glance, glance};
 pub use parse::{Fragment, IcmpError, IcmpKind, Parsed, parse, parse_quote, tcp_flag};
 pub use plan::{AddressPlan, Class, Subnet};

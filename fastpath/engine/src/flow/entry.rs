@@ -1,38 +1,137 @@
 //! One flow as plain words: identities and slot hints, never a location, and one word of state.
 
+use sluice_memory::Line;
 use sluice_tables::slots::Slot;
 use sluice_tables::{InstanceSlot, PeerSlot, ServiceSlot};
 use sluice_wire::{FlowKey, InstanceIp, Ip, Protocol};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-/// Words of an entry: 128 bytes, two cache lines.
-pub(crate) const ENTRY_WORDS: usize = 16;
-
-// Where things are. The first line holds all that a packet of IPv4 needs in either direction; the second the high halves
-// of addresses, which are equal in all of IPv4, and what is seldom asked for.
-/// The low half of the local NsIP, and of the address dialled.
-const SRC: usize = 0;
-pub(crate) const DST: usize = 1;
+// The first line has all of a flow of IPv4, in the order in which packets of either direction ask.
+/// The addresses of an outbound packet of IPv4, as in [`FlowKey::words`].
+const FORWARD: usize = 0;
+/// The addresses of an inbound packet of IPv4.
+const REVERSE: usize = 1;
 /// The last of [`FlowKey::words`], outbound.
-pub(crate) const REST: usize = 2;
+const REST: usize = 2;
 /// [`State`].
-pub(crate) const STATE: usize = 3;
-pub(crate) const LOCAL: usize = 4;
-pub(crate) const REMOTE: usize = 5;
-/// `service << 32 | wire_src_port << 16 | wire_dst_port`.
-pub(crate) const WIRE: usize = 6;
-const REMOTE_IP: usize = 7;
-const SRC_HIGH: usize = 8;
-pub(crate) const DST_HIGH: usize = 9;
-const REMOTE_IP_HIGH: usize = 10;
-/// `peer << 32 | created_s`.
-const PEER_CREATED: usize = 11;
-/// The next free entry, while this one is free.
-pub(crate) const LINK: usize = 12;
+const STATE: usize = 3;
+const LOCAL: usize = 4;
+const REMOTE: usize = 5;
+/// `service << 32 | wire_dst_port << 16 | wire_src_port`: the ports as inbound packets have them.
+const WIRE: usize = 6;
+/// `peer << 32 | created_s`; while the entry is free, the next free one.
+const PEER_CREATED: usize = 7;
+
+// The second line has the addresses of a flow of IPv6, high and low halves, and nothing of one of IPv4.
+const SRC: usize = 0;
+const DST: usize = 2;
+const REMOTE_IP: usize = 4;
 
 /// The words of one flow.
-pub(crate) type Entry = [AtomicU64; ENTRY_WORDS];
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(super) first: &'a Line,
+    /// Where the second line is, among all lines of the table; looked for only when it is needed.
+    pub(super) second: (&'a [Line], usize),
+}
+
+impl<'a> Entry<'a> {
+    #[inline(always)]
+    pub(crate) const fn state(self) -> &'a AtomicU64 {
+        &self.first[STATE]
+    }
+
+    /// The entry after this one in the list of free ones, if this one is free.
+    pub(crate) const fn link(self) -> &'a AtomicU64 {
+        &self.first[PEER_CREATED]
+    }
+
+    #[inline(always)]
+    pub(crate) fn local(self) -> Pin {
+        Pin::from_word(self.word(LOCAL))
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote(self) -> Pin {
+        Pin::from_word(self.word(REMOTE))
+    }
+
+    /// The service that was dialled, when it was a ServiceIP; and the ports on the wire, of inbound packets, as in the last
+    /// of [`FlowKey::words`].
+    #[inline(always)]
+    pub(crate) fn wire(self) -> (Option<ServiceSlot>, u32) {
+        let word = self.word(WIRE);
+        (slot_of(word), low(word))
+    }
+
+    /// The [`FlowKey::words`] of outbound packets.
+    #[inline(always)]
+    pub(crate) fn forward(self) -> [u64; 5] {
+        let rest = self.word(REST);
+        if rest & FlowKey::V4 != 0 {
+            [self.word(FORWARD), 0, 0, 0, rest]
+        } else {
+            let [src_high, src] = self.address(SRC);
+            let [dst_high, dst] = self.address(DST);
+            [src_high, src, dst_high, dst, rest]
+        }
+    }
+
+    /// Whether outbound packets have these [`FlowKey::words`].
+    #[inline(always)]
+    pub(crate) fn matches_forward(self, key: &[u64; 5]) -> bool {
+        let [a, b, c, d, rest] = *key;
+        self.word(REST) == rest
+            && if rest & FlowKey::V4 != 0 {
+                self.word(FORWARD) == a
+            } else {
+                self.address(SRC) == [a, b] && self.address(DST) == [c, d]
+            }
+    }
+
+    /// Whether inbound packets have these [`FlowKey::words`].
+    #[inline(always)]
+    pub(crate) fn matches_reverse(self, key: &[u64; 5]) -> bool {
+        let [a, b, c, d, rest] = *key;
+        low(self.word(WIRE)) == low(rest)
+            && high(self.word(REST)) == high(rest)
+            && if rest & FlowKey::V4 != 0 {
+                self.word(REVERSE) == a
+            } else {
+                self.address(REMOTE_IP) == [a, b] && self.address(SRC) == [c, d]
+            }
+    }
+
+    #[inline(always)]
+    fn word(self, at: usize) -> u64 {
+        self.first[at].load(Relaxed)
+    }
+
+    /// The halves of an address of IPv6.
+    #[inline(always)]
+    fn address(self, at: usize) -> [u64; 2] {
+        let second = self.second();
+        let half = |at: usize| second.map_or(0, |line| line[at].load(Relaxed));
+        [half(at), half(at + 1)]
+    }
+
+    #[inline(always)]
+    fn second(self) -> Option<&'a Line> {
+        let (lines, at) = self.second;
+        lines.get(at)
+    }
+
+    /// The remote instance's identity.
+    fn remote_ip(self) -> Ip {
+        if self.word(REST) & FlowKey::V4 != 0 {
+            Ip::v4(high(self.word(REVERSE)).to_be_bytes())
+        } else {
+            let [high, low] = self.address(REMOTE_IP);
+            Ip::from_bits(u128::from(high) << 64 | u128::from(low))
+        }
+    }
+}
 
 /// An instance as a flow remembers it: good while the slot still has that epoch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,7 +146,7 @@ impl Pin {
     }
 
     #[inline(always)]
-    pub(crate) fn from_word(word: u64) -> Self {
+    fn from_word(word: u64) -> Self {
         Self {
             slot: InstanceSlot::from_index(high(word)),
             epoch: low(word),
@@ -94,25 +193,16 @@ impl Flow {
         }
     }
 
-    pub(crate) fn load(entry: &Entry, index: u32, state: State) -> Self {
-        let word = |at: usize| entry[at].load(Relaxed);
-        let remote_ip = u128::from(word(REMOTE_IP_HIGH)) << 64 | u128::from(word(REMOTE_IP));
-        let forward = [
-            word(SRC_HIGH),
-            word(SRC),
-            word(DST_HIGH),
-            word(DST),
-            word(REST),
-        ];
-        let (wire, peer_created) = (word(WIRE), word(PEER_CREATED));
+    pub(crate) fn load(entry: Entry<'_>, index: u32, state: State) -> Self {
+        let ((service, wire_ports), peer_created) = (entry.wire(), entry.word(PEER_CREATED));
         Self {
-            forward: FlowKey::from_words(forward),
-            remote_ip: InstanceIp::new(Ip::from_bits(remote_ip)),
-            wire_src_port: port(wire >> 16),
-            wire_dst_port: port(wire),
-            local: Pin::from_word(word(LOCAL)),
-            remote: Pin::from_word(word(REMOTE)),
-            service: slot_of(wire),
+            forward: FlowKey::from_words(entry.forward()),
+            remote_ip: InstanceIp::new(entry.remote_ip()),
+            wire_src_port: port(wire_ports.into()),
+            wire_dst_port: port(u64::from(wire_ports) >> 16),
+            local: entry.local(),
+            remote: entry.remote(),
+            service,
             peer: slot_of(peer_created),
             created_s: low(peer_created),
             state,
@@ -121,54 +211,38 @@ impl Flow {
     }
 
     /// Writes all but the state into an entry that nobody can reach.
-    pub(crate) fn store(&self, entry: &Entry) {
-        let [src_high, src, dst_high, dst, rest] = self.forward.words();
-        let [remote_ip_high, remote_ip] = self.remote_ip.ip().halves();
+    pub(crate) fn store(&self, entry: Entry<'_>) {
+        let (forward, reverse) = (self.forward.words(), self.reverse().words());
+        let is_v4 = forward[4] & FlowKey::V4 != 0;
         for (at, word) in [
-            (SRC, src),
-            (DST, dst),
-            (REST, rest),
+            (FORWARD, if is_v4 { forward[0] } else { 0 }),
+            (REVERSE, if is_v4 { reverse[0] } else { 0 }),
+            (REST, forward[4]),
             (LOCAL, self.local.word()),
             (REMOTE, self.remote.word()),
-            (
-                WIRE,
-                slot_word(self.service) | wire_ports(self.wire_src_port, self.wire_dst_port),
-            ),
-            (REMOTE_IP, remote_ip),
-            (SRC_HIGH, src_high),
-            (DST_HIGH, dst_high),
-            (REMOTE_IP_HIGH, remote_ip_high),
+            (WIRE, slot_word(self.service) | u64::from(low(reverse[4]))),
             (
                 PEER_CREATED,
                 slot_word(self.peer) | u64::from(self.created_s),
             ),
         ] {
-            entry[at].store(word, Relaxed);
+            entry.first[at].store(word, Relaxed);
+        }
+        if let Some(second) = entry.second().filter(|_| !is_v4) {
+            let [src_high, src, dst_high, dst, _] = forward;
+            let [remote_high, remote, ..] = reverse;
+            for (at, word) in [
+                (SRC, src_high),
+                (SRC + 1, src),
+                (DST, dst_high),
+                (DST + 1, dst),
+                (REMOTE_IP, remote_high),
+                (REMOTE_IP + 1, remote),
+            ] {
+                second[at].store(word, Relaxed);
+            }
         }
     }
-}
-
-/// Whether the entry's outbound packets have these [`FlowKey::words`].
-#[inline(always)]
-pub(crate) fn matches_forward(entry: &Entry, key: &[u64; 5]) -> bool {
-    let [src_high, src, dst_high, dst, rest] = *key;
-    let is = |at: usize, word: u64| entry[at].load(Relaxed) == word;
-    is(SRC, src)
-        && is(DST, dst)
-        && is(REST, rest)
-        && (rest & FlowKey::V4 != 0 || is(SRC_HIGH, src_high) && is(DST_HIGH, dst_high))
-}
-
-/// Whether the entry's inbound packets have these [`FlowKey::words`].
-#[inline(always)]
-pub(crate) fn matches_reverse(entry: &Entry, key: &[u64; 5]) -> bool {
-    let [src_high, src, dst_high, dst, rest] = *key;
-    let is = |at: usize, word: u64| entry[at].load(Relaxed) == word;
-    is(REMOTE_IP, src)
-        && is(SRC, dst)
-        && low(entry[WIRE].load(Relaxed)) == low(rest).rotate_left(16)
-        && high(entry[REST].load(Relaxed)) == high(rest)
-        && (rest & FlowKey::V4 != 0 || is(REMOTE_IP_HIGH, src_high) && is(SRC_HIGH, dst_high))
 }
 
 /// A slot in the upper half of a word; 0 is none.
@@ -177,12 +251,8 @@ fn slot_word<S: Slot>(slot: Option<S>) -> u64 {
 }
 
 /// The inverse of [`slot_word`].
-pub(crate) fn slot_of<S: Slot>(word: u64) -> Option<S> {
+fn slot_of<S: Slot>(word: u64) -> Option<S> {
     high(word).checked_sub(1).map(S::from_index)
-}
-
-fn wire_ports(src: u16, dst: u16) -> u64 {
-    u64::from(src) << 16 | u64::from(dst)
 }
 
 #[expect(
@@ -201,7 +271,7 @@ const fn high(word: u64) -> u32 {
     clippy::cast_possible_truncation,
     reason = "the field is the low 32 bits"
 )]
-pub(crate) const fn low(word: u64) -> u32 {
+const fn low(word: u64) -> u32 {
     word as u32
 }
 

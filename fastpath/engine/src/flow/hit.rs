@@ -1,20 +1,16 @@
 //! A live entry in place: read word by word, so that a packet whose flow goes on copies nothing.
 
-use super::entry::{
-    DST, DST_HIGH, Entry, LOCAL, Pin, REMOTE, REST, STATE, State, WIRE, low, matches_forward,
-    matches_reverse, slot_of,
-};
+use super::entry::{Entry, Pin, State};
 use super::table::{Probe, Table};
 use sluice_tables::ServiceSlot;
-use sluice_wire::FlowKey;
 use sluice_wire::tcp_flag::{FIN, RST, SYN};
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::fence;
 
 /// An entry that matched, of a flow that [`Hit::goes_on`] or not. What is read from it counts only if [`Hit::is_intact`] says so afterwards.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit<'a> {
-    entry: &'a Entry,
+    entry: Entry<'a>,
     state: State,
 }
 
@@ -24,11 +20,11 @@ impl Table {
     #[inline(always)]
     pub(crate) fn hit(&self, probe: &Probe, key: &[u64; 5], outbound: bool) -> Option<Hit<'_>> {
         let entry = self.entry_of(probe)?;
-        let state = State::read(&entry[STATE]);
+        let state = State::read(entry.state());
         let matches = if outbound {
-            matches_forward(entry, key)
+            entry.matches_forward(key)
         } else {
-            matches_reverse(entry, key)
+            entry.matches_reverse(key)
         };
         matches.then_some(Hit { entry, state })
     }
@@ -44,34 +40,32 @@ impl Hit<'_> {
 
     #[inline(always)]
     pub(crate) fn local(&self) -> Pin {
-        Pin::from_word(self.word(LOCAL))
+        self.entry.local()
     }
 
     #[inline(always)]
     pub(crate) fn remote(&self) -> Pin {
-        Pin::from_word(self.word(REMOTE))
+        self.entry.remote()
     }
 
     pub(crate) fn service(&self) -> Option<ServiceSlot> {
-        slot_of(self.word(WIRE))
+        self.entry.wire().0
     }
 
     /// The ports on the wire as in the last of [`FlowKey::words`], outbound.
+    ///
+    /// [`FlowKey::words`]: sluice_wire::FlowKey::words
     #[inline(always)]
-    pub(crate) fn wire_ports(&self) -> u64 {
-        u64::from(low(self.word(WIRE)))
+    pub(crate) fn wire_ports(&self) -> u32 {
+        self.entry.wire().1.rotate_left(16)
     }
 
-    /// The address dialled, high and low half, and the last of the outbound key's words.
+    /// The [`FlowKey::words`] of outbound packets.
+    ///
+    /// [`FlowKey::words`]: sluice_wire::FlowKey::words
     #[inline(always)]
-    pub(crate) fn dialled(&self) -> [u64; 3] {
-        let rest = self.word(REST);
-        let high = if rest & FlowKey::V4 == 0 {
-            self.word(DST_HIGH)
-        } else {
-            0
-        };
-        [high, self.word(DST), rest]
+    pub(crate) fn forward(&self) -> [u64; 5] {
+        self.entry.forward()
     }
 
     /// Whether all that was read until now is of one flow that lives, if it lived at first.
@@ -79,7 +73,7 @@ impl Hit<'_> {
     pub(crate) fn is_intact(&self) -> bool {
         fence(Acquire);
         // The end of a flow is the beginning of the entry's next generation.
-        State::read(&self.entry[STATE]).generation() == self.state.generation()
+        State::read(self.entry.state()).generation() == self.state.generation()
     }
 
     /// Whether this second is already noted as the last in which the flow was used.
@@ -97,12 +91,7 @@ impl Hit<'_> {
     /// Notes a use in this second; false when the flow changed meanwhile.
     pub(crate) fn see(self, now_s: u32) -> bool {
         self.state
-            .swap(&self.entry[STATE], self.state.seen(now_s))
+            .swap(self.entry.state(), self.state.seen(now_s))
             .is_ok()
-    }
-
-    #[inline(always)]
-    fn word(&self, at: usize) -> u64 {
-        self.entry[at].load(Relaxed)
     }
 }

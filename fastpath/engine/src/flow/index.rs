@@ -5,13 +5,11 @@
 //! Nothing ever moves from slot to slot.
 
 use arrayvec::ArrayVec;
-use sluice_memory::equal_lanes;
+use sluice_memory::{Line, equal_lanes};
 use sluice_wire::FlowKey;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 
-pub(crate) const BUCKET_WORDS: usize = 8;
 pub(crate) const BUCKET_SLOTS: usize = 10;
 /// A writer holds a bucket for some hundred nanoseconds; this many looks take some ten microseconds.
 const LOCK_TRIES: usize = 2_000;
@@ -39,7 +37,7 @@ impl HashKeys {
         }))
     }
 
-    /// A keyed multiply-mix over a flow key's words, as in wyhash. IPv4 addresses fit one word, IPv6 addresses are mixed
+    /// A keyed multiply-mix over a flow key's words, as in wyhash. IPv4 addresses are one word, IPv6 addresses are mixed
     /// into one; then two rounds, because after one alone ports in a row would crowd. The operands are hidden by the keys.
     /// Not a MAC; a caller that sees neither hashes nor timing of single buckets cannot aim.
     #[inline]
@@ -47,7 +45,7 @@ impl HashKeys {
         let [a, b, c, d, rest] = *key;
         let k = &self.0;
         let addresses = if rest & FlowKey::V4 != 0 {
-            b << 32 | d & 0xffff_ffff
+            a
         } else {
             fold(a ^ k[0], b ^ k[1]) ^ fold(c ^ k[2], d ^ k[3]).rotate_left(23)
         };
@@ -80,7 +78,7 @@ fn fold(a: u64, b: u64) -> u64 {
 
 /// One bucket, by its words.
 #[derive(Clone, Copy)]
-pub(crate) struct Bucket<'a>(pub(crate) &'a [AtomicU64; BUCKET_WORDS]);
+pub(crate) struct Bucket<'a>(pub(crate) &'a Line);
 
 impl Bucket<'_> {
     /// The sequence; odd while somebody writes.
@@ -249,8 +247,9 @@ impl Drop for Held<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicU64;
 
-    fn words() -> [AtomicU64; BUCKET_WORDS] {
+    fn words() -> Line {
         std::array::from_fn(|_| AtomicU64::new(0))
     }
 
@@ -299,7 +298,7 @@ mod tests {
     #[test]
     fn keys_in_a_row_are_spread() {
         const BUCKETS: u32 = 4681;
-        let word = |address: u64| 0xffff << 32 | address;
+        let words = |src: u64, dst: u64, rest: u64| [src << 32 | dst, 0, 0, 0, rest];
         let rest = |ports: u64| FlowKey::V4 | 17 << 32 | ports;
         for seed in 0..32 {
             let keys = HashKeys::new(seed);
@@ -307,27 +306,9 @@ mod tests {
                 let mut met = [[0_u8; BUCKETS as usize]; 2];
                 for n in 0..16_384 {
                     let key = match pattern {
-                        0 => [
-                            0,
-                            word(0x0a12_0002),
-                            0,
-                            word(0x0a1e_0100),
-                            rest(n << 16 | 80),
-                        ],
-                        1 => [
-                            0,
-                            word(0x0a12_0002 + n),
-                            0,
-                            word(0x0a1e_0100),
-                            rest(4000 << 16),
-                        ],
-                        2 => [
-                            0,
-                            word(0x0a12_0002),
-                            0,
-                            word(0x0a1e_0100 + n * 256),
-                            rest(n),
-                        ],
+                        0 => words(0x0a12_0002, 0x0a1e_0100, rest(n << 16 | 80)),
+                        1 => words(0x0a12_0002 + n, 0x0a1e_0100, rest(4000 << 16)),
+                        2 => words(0x0a12_0002, 0x0a1e_0100 + n * 256, rest(n)),
                         _ => [0xfdff << 48, 2, 0xfdff << 48, 1, 17 << 32 | n << 16 | 80],
                     };
                     let place = keys.place(&key, true, BUCKETS);

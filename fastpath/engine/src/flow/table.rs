@@ -1,18 +1,15 @@
 //! The flow table: shared by all workers, lock-free to read, written when a flow begins, changes state or ends.
 //!
 //! All of it lives in plain words without pointers, so that it can outlive the process:
-//! header | index buckets | entries | embryonic ring | quotas. Entries are taken densely, so that memory no flow has
-//! used stays untouched.
+//! header | index buckets | second lines of entries | first lines | embryonic ring | quotas. Entries are taken densely, so
+//! that memory no flow has used stays untouched, and the second lines are touched by flows of IPv6 only.
 //!
 //! A reader finds an entry through the index and trusts it when its key matches and its generation is the same after
 //! reading as before. It trusts an absence when no bucket was being written meanwhile. A writer holds the buckets of both
 //! keys, so that forward and reverse key appear together and only if both are absent.
 
-use super::entry::{
-    ENTRY_WORDS, Entry, Flow, LINK, Offloading, STATE, State, Timeouts, matches_forward,
-    matches_reverse,
-};
-use super::index::{BUCKET_SLOTS, BUCKET_WORDS, Bucket, HashKeys, Held, Place};
+use super::entry::{Entry, Flow, Offloading, State, Timeouts};
+use super::index::{BUCKET_SLOTS, Bucket, HashKeys, Held, Place};
 use super::quota::{Charge, Quotas};
 use sluice_memory::Words;
 use sluice_wire::{Family, FlowKey};
@@ -45,7 +42,10 @@ const EMBRYONIC: usize = 24;
 const SWEEP: usize = 32;
 const EVICTED: usize = 40;
 const COLLAPSED: usize = 48;
-const HEADER_WORDS: usize = 64;
+const HEADER_LINES: usize = 8;
+
+/// Words of a cache line.
+const LINE_WORDS: usize = 8;
 
 /// Sizes of what all workers share.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +118,11 @@ pub struct Table {
     buckets: u32,
     flows_max: u32,
     embryonic_max: u32,
-    entries_at: usize,
+    /// In lines.
+    second_lines_at: usize,
+    /// In lines.
+    first_lines_at: usize,
+    /// In words.
     embryonic_at: usize,
     quotas: Quotas,
 }
@@ -127,8 +131,8 @@ pub struct Table {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     place: Place,
-    /// Its first word; `usize::MAX` when there is none.
-    entry_at: usize,
+    /// Its number; `u32::MAX` when there is none.
+    entry: u32,
 }
 
 /// A key and the direction in which packets have it.
@@ -168,9 +172,9 @@ impl Table {
             reason = "at most 2^28 flows, so at most 2^27 buckets"
         )]
         let buckets = (slots / BUCKET_SLOTS as u64 + 4) as u32;
-        let index_words = (buckets as usize * BUCKET_WORDS).next_multiple_of(ENTRY_WORDS);
-        let entries_at = HEADER_WORDS + index_words;
-        let embryonic_at = entries_at + flows_max as usize * ENTRY_WORDS;
+        let second_lines_at = HEADER_LINES + buckets as usize;
+        let first_lines_at = second_lines_at + flows_max as usize;
+        let embryonic_at = (first_lines_at + flows_max as usize) * LINE_WORDS;
         let quotas_at = embryonic_at + embryonic_max as usize;
         let len = quotas_at + Quotas::WORDS;
         let words = Words::anonymous(len).map_err(|source| SharedError::Map {
@@ -178,15 +182,17 @@ impl Table {
             words: len,
             source,
         })?;
-        // Entries are used densely, so large pages waste at most one of them.
-        words.advise_large_pages(entries_at..embryonic_at);
+        // Entries are used densely, so large pages waste at most one of each kind of line.
+        words.advise_large_pages(second_lines_at * LINE_WORDS..first_lines_at * LINE_WORDS);
+        words.advise_large_pages(first_lines_at * LINE_WORDS..embryonic_at);
         Ok(Self {
             words,
             keys: HashKeys::new(seed_of(limits)),
             buckets,
             flows_max,
             embryonic_max,
-            entries_at,
+            second_lines_at,
+            first_lines_at,
             embryonic_at,
             quotas: quotas.at(quotas_at),
         })
@@ -202,7 +208,7 @@ impl Table {
     pub(crate) fn place(&self, words: &[u64; 5], outbound: bool) -> Probe {
         Probe {
             place: self.keys.place(words, outbound, self.buckets),
-            entry_at: usize::MAX,
+            entry: u32::MAX,
         }
     }
 
@@ -230,11 +236,10 @@ impl Table {
                 return;
             };
             if let Some(entry) = bucket.likely_entry(probe.place.tag) {
-                let at = self.entry_at(entry);
-                probe.entry_at = at;
-                self.words.prefetch(at);
+                probe.entry = entry;
+                self.words.prefetch(self.first_line_at(entry));
                 if family == Family::V6 {
-                    self.words.prefetch(at + ENTRY_WORDS / 2);
+                    self.words.prefetch(self.second_line_at(entry));
                 }
                 return;
             }
@@ -326,7 +331,7 @@ impl Table {
         let Some(entry) = self.entry(index) else {
             return Inserted::Full;
         };
-        let generation = State::read(&entry[STATE]).generation();
+        let generation = State::read(entry.state()).generation();
         let created = Flow {
             index,
             state: flow.state.with_generation(generation),
@@ -335,7 +340,7 @@ impl Table {
         // Whoever still reads the entry's last flow sees its state change before its words.
         fence(Release);
         created.store(entry);
-        created.state.publish(&entry[STATE]);
+        created.state.publish(entry.state());
         if !self.add_slot(&forward, index) {
             self.retire(index, entry, created.state);
             return Inserted::Full;
@@ -357,7 +362,7 @@ impl Table {
         // Another worker's packet of the same flow may come between; what this one says must not be lost.
         while state.is_live() && state.generation() == flow.state.generation() {
             let after = state.after(outbound, tcp_flags, now_s);
-            match state.swap(&entry[STATE], after) {
+            match state.swap(entry.state(), after) {
                 Ok(()) => {
                     if after.is_established() && !state.is_established() {
                         self.count(EMBRYONIC).fetch_sub(1, Relaxed);
@@ -375,9 +380,9 @@ impl Table {
         let Some(entry) = self.entry(flow.index) else {
             return false;
         };
-        let mut state = State::read(&entry[STATE]);
+        let mut state = State::read(entry.state());
         while state.is_live() && state.generation() == flow.state.generation() {
-            match state.swap(&entry[STATE], state.with_offloading(offloading)) {
+            match state.swap(entry.state(), state.with_offloading(offloading)) {
                 Ok(()) => return true,
                 Err(changed) => state = changed,
             }
@@ -390,12 +395,12 @@ impl Table {
         let Some(entry) = self.entry(flow.index) else {
             return;
         };
-        let mut state = State::read(&entry[STATE]);
+        let mut state = State::read(entry.state());
         while state.is_live()
             && state.generation() == flow.state.generation()
             && state.last_s() < last_s
         {
-            match state.swap(&entry[STATE], state.seen(last_s)) {
+            match state.swap(entry.state(), state.seen(last_s)) {
                 Ok(()) => return,
                 Err(changed) => state = changed,
             }
@@ -411,12 +416,12 @@ impl Table {
         let Some(held) = self.hold([forward.place, reverse.place]) else {
             return false;
         };
-        let mut state = State::read(&entry[STATE]);
+        let mut state = State::read(entry.state());
         loop {
             if !state.is_live() || state.generation() != flow.state.generation() {
                 return false;
             }
-            match state.swap(&entry[STATE], state.dead()) {
+            match state.swap(entry.state(), state.dead()) {
                 Ok(()) => break,
                 Err(changed) => state = changed,
             }
@@ -455,7 +460,7 @@ impl Table {
             let Some(entry) = self.entry(index) else {
                 continue;
             };
-            let state = State::read(&entry[STATE]);
+            let state = State::read(entry.state());
             if !state.is_live() {
                 continue;
             }
@@ -477,7 +482,7 @@ impl Table {
         let Ok(at) = usize::try_from(done.load(Relaxed)) else {
             return;
         };
-        if self.used() >= COLLAPSE_FLOWS && HEADER_WORDS + at < self.entries_at {
+        if self.used() >= COLLAPSE_FLOWS && at < self.second_lines_at * LINE_WORDS {
             done.fetch_add(COLLAPSE_WORDS as u64, Relaxed);
             // One large page more than the piece, because pieces start anywhere inside a page.
             self.words.collapse(at..at + 2 * COLLAPSE_WORDS);
@@ -587,15 +592,15 @@ impl Table {
     }
 
     /// Reads a live entry that matches; `None` when it does not or changed meanwhile.
-    fn read(&self, index: u32, matches: impl Fn(&Entry) -> bool) -> Option<Flow> {
+    fn read(&self, index: u32, matches: impl Fn(Entry<'_>) -> bool) -> Option<Flow> {
         let entry = self.entry(index)?;
-        let state = State::read(&entry[STATE]);
+        let state = State::read(entry.state());
         if !state.is_live() || !matches(entry) {
             return None;
         }
         let flow = Flow::load(entry, index, state);
         fence(Acquire);
-        let after = State::read(&entry[STATE]);
+        let after = State::read(entry.state());
         (after.is_live() && after.generation() == state.generation()).then_some(flow)
     }
 
@@ -630,8 +635,8 @@ impl Table {
     }
 
     /// Undoes the publishing of an entry that found no slot.
-    fn retire(&self, index: u32, entry: &Entry, state: State) {
-        state.dead().publish(&entry[STATE]);
+    fn retire(&self, index: u32, entry: Entry<'_>, state: State) {
+        state.dead().publish(entry.state());
         self.give_entry(index, entry);
     }
 
@@ -641,7 +646,7 @@ impl Table {
         let head = self.count(FREE);
         let mut word = head.load(Acquire);
         while let Some(index) = free_index(word) {
-            let next = self.entry(index)?[LINK].load(Relaxed);
+            let next = self.entry(index)?.link().load(Relaxed);
             let new = ((word >> 32).wrapping_add(1) << 32) | next & 0xffff_ffff;
             match head.compare_exchange_weak(word, new, Acquire, Acquire) {
                 Ok(_) => return Some(index),
@@ -657,11 +662,13 @@ impl Table {
         Some(index)
     }
 
-    fn give_entry(&self, index: u32, entry: &Entry) {
+    fn give_entry(&self, index: u32, entry: Entry<'_>) {
         let head = self.count(FREE);
         let mut word = head.load(Relaxed);
+        // Whoever still reads the flow sees its state change before the link takes a word's place.
+        fence(Release);
         loop {
-            entry[LINK].store(word & 0xffff_ffff, Relaxed);
+            entry.link().store(word & 0xffff_ffff, Relaxed);
             let new = ((word >> 32).wrapping_add(1) << 32) | (u64::from(index) + 1);
             match head.compare_exchange_weak(word, new, Release, Relaxed) {
                 Ok(_) => return,
@@ -676,41 +683,54 @@ impl Table {
 
     #[inline]
     const fn bucket_at(number: u32) -> usize {
-        HEADER_WORDS + number as usize * BUCKET_WORDS
+        HEADER_LINES + number as usize
     }
 
     #[inline]
     fn bucket(&self, number: u32) -> Option<Bucket<'_>> {
-        self.words.chunk(Self::bucket_at(number)).map(Bucket)
+        self.words.lines().get(Self::bucket_at(number)).map(Bucket)
     }
 
     #[inline]
-    const fn entry_at(&self, index: u32) -> usize {
-        self.entries_at + index as usize * ENTRY_WORDS
+    const fn first_line_at(&self, index: u32) -> usize {
+        self.first_lines_at + index as usize
+    }
+
+    #[inline]
+    const fn second_line_at(&self, index: u32) -> usize {
+        self.second_lines_at + index as usize
     }
 
     /// A torn index slot may name any entry; what is outside is nobody's.
-    #[inline]
-    pub(super) fn entry(&self, index: u32) -> Option<&Entry> {
+    fn entry(&self, index: u32) -> Option<Entry<'_>> {
         if index >= self.flows_max {
             return None;
         }
-        self.words.chunk(self.entry_at(index))
+        self.likely_entry(index)
     }
 
     /// The entry that [`Table::prefetch_entry`] asked for.
     #[inline(always)]
-    pub(super) fn entry_of(&self, probe: &Probe) -> Option<&Entry> {
-        self.words.chunk(probe.entry_at)
+    pub(super) fn entry_of(&self, probe: &Probe) -> Option<Entry<'_>> {
+        self.likely_entry(probe.entry)
+    }
+
+    #[inline(always)]
+    fn likely_entry(&self, index: u32) -> Option<Entry<'_>> {
+        let lines = self.words.lines();
+        Some(Entry {
+            first: lines.get(self.first_line_at(index))?,
+            second: (lines, self.second_line_at(index)),
+        })
     }
 }
 
 #[inline(always)]
-fn matches(entry: &Entry, sought: &Sought) -> bool {
+fn matches(entry: Entry<'_>, sought: &Sought) -> bool {
     if sought.outbound {
-        matches_forward(entry, &sought.words)
+        entry.matches_forward(&sought.words)
     } else {
-        matches_reverse(entry, &sought.words)
+        entry.matches_reverse(&sought.words)
     }
 }
 

@@ -6,7 +6,7 @@ use etherparse::{
     Ipv6RoutingExtensions,
 };
 use sluice_wire::{
-    DropReason, Family, FlowKey, Fragment, IcmpError, IcmpKind, Parsed, Protocol, parse,
+    Address, DropReason, Family, FlowKey, Fragment, IcmpError, IcmpKind, Parsed, Protocol, parse,
     parse_quote, tcp_flag,
 };
 
@@ -374,5 +374,16 @@ fn a_flow_key_survives_words_and_reversal() {
             };
             assert_eq!(FlowKey::from_words(key.words()), key);
             assert_eq!(key.reversed().reversed(), key);
+            #[expect(clippy::cast_possible_truncation, reason = "any address will do")]
+            let v4 = FlowKey {
+                src: sluice_wire::Ip::v4((src as u32).to_be_bytes()),
+                dst: sluice_wire::Ip::v4((dst as u32).to_be_bytes()),
+                ..key
+            };
+            assert_eq!(FlowKey::from_words(v4.words()), v4);
+            assert_eq!(
+                <u32 as Address>::ends(&v4.words()),
+                [src as u32, dst as u32]
+            );
         });
 }
