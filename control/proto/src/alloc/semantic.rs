@@ -85,6 +85,8 @@ pub struct Semantic {
     cursors: BTreeMap<Ip, Ip>,
     /// Resting addresses that changed since [`Semantic::changed`] was last asked.
     changed: BTreeSet<Ip>,
+    /// What [`Semantic::all_or_nothing`] has taken so far, with its rest before.
+    attempt: Option<Vec<(Ip, Option<Rest>)>>,
 }
 
 impl Semantic {
@@ -96,7 +98,30 @@ impl Semantic {
             resting: BTreeMap::new(),
             cursors: BTreeMap::new(),
             changed: BTreeSet::new(),
+            attempt: None,
         }
+    }
+
+    /// Takes addresses by several steps; after an error in one of them, all is as it was before the first.
+    ///
+    /// # Errors
+    /// That of `steps`.
+    pub fn all_or_nothing<T>(
+        &mut self,
+        steps: impl FnOnce(&mut Self) -> Result<T, AllocError>,
+    ) -> Result<T, AllocError> {
+        self.attempt = Some(Vec::new());
+        let (cursors, changed) = (self.cursors.clone(), self.changed.clone());
+        let outcome = steps(self);
+        let taken = self.attempt.take().unwrap_or_default();
+        if outcome.is_err() {
+            for (ip, rest) in taken {
+                self.taken.remove(&ip);
+                self.resting.extend(rest.map(|rest| (ip, rest)));
+            }
+            (self.cursors, self.changed) = (cursors, changed);
+        }
+        outcome
     }
 
     /// Gives the next free address of every family that the plan has.
@@ -262,8 +287,12 @@ impl Semantic {
     }
 
     fn take(&mut self, ip: Ip, owner: Owner) {
-        if self.resting.remove(&ip).is_some() {
+        let rest = self.resting.remove(&ip);
+        if rest.is_some() {
             self.changed.insert(ip);
+        }
+        if let Some(attempt) = &mut self.attempt {
+            attempt.push((ip, rest));
         }
         self.taken.insert(ip, owner);
     }
@@ -426,6 +455,32 @@ mod tests {
         semantic.release(ip("10.30.50.2"), 100);
         assert!(error(&mut semantic, "10.30.50.2", 200).contains("rests for another 86300 s"));
         semantic.claim(&wanted, &rr, 200).unwrap();
+    }
+
+    #[test]
+    fn what_failed_half_way_leaves_everything_as_it_was() {
+        let mut semantic = Semantic::new(&AddressPlan::oakestra());
+        let own = owner("a.b.c.d", Use::RoundRobin, None);
+        let first = semantic.allocate(&own, 0).unwrap();
+        let rested = semantic.allocate(&own, 0).unwrap();
+        semantic.release(rested.v4.unwrap(), 0);
+        semantic.changed();
+        let before = semantic.clone();
+        let error = semantic.all_or_nothing(|semantic| {
+            semantic.claim_all(&[(rested.v4.unwrap(), own.clone())], 1)?;
+            semantic.allocate(&own, 1)?;
+            semantic.claim(&first, &own, 1)
+        });
+        assert!(matches!(error, Err(AllocError::Taken { .. })), "{error:?}");
+        assert_eq!(semantic, before);
+        let taken = semantic.all_or_nothing(|semantic| semantic.allocate(&own, 1));
+        assert!(
+            taken
+                .unwrap()
+                .iter()
+                .all(|ip| semantic.owner(ip) == Some(&own))
+        );
+        assert_ne!(semantic, before);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Services of the root: applied, applied again, deleted.
 
 use super::{Refusal, Reply, Root, Service, Work, refuse};
-use crate::alloc::{AllocError, Owner, Use};
+use crate::alloc::{AllocError, Owner, Semantic, Use};
 use crate::descriptor::{self, ServiceSpec};
 use crate::message::{IpType, Job, ServiceDeploy, ServiceIpEntry, UpdateKind};
 use serde_json::Value;
@@ -112,8 +112,7 @@ impl Root {
             usage,
             number,
         };
-        let mut semantic = self.semantic.clone();
-        let mut take = || -> Result<Vec<ServiceIpEntry>, AllocError> {
+        let take = |semantic: &mut Semantic| -> Result<Vec<ServiceIpEntry>, AllocError> {
             let mut reserved = Vec::new();
             for range in &spec.instances {
                 for number in range.from..range.to {
@@ -132,13 +131,8 @@ impl Root {
             }
             Ok(entries)
         };
-        match take() {
-            Ok(entries) => {
-                self.semantic = semantic;
-                Ok(entries)
-            }
-            Err(error) => refuse(500, error.to_string()),
-        }
+        let taken = self.semantic.all_or_nothing(take);
+        taken.or_else(|error| refuse(500, error.to_string()))
     }
 
     pub(super) fn service_delete(
