@@ -193,6 +193,9 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
+/// Connections that wait for the next request.
+pub(crate) const IDLE_MAX: usize = 64;
+
 impl Client {
     /// `connect_wait` bounds the time a new connection may take.
     pub(crate) fn new(token: Option<Token>, connect_wait: Duration) -> Self {
@@ -203,7 +206,9 @@ impl Client {
         let inner = LegacyClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(8)
+            // As many as a cluster manager has requests at a time: each one closed too soon leaves a port in TIME_WAIT, and
+            // looking for a free one among those becomes most of a busy manager's work.
+            .pool_max_idle_per_host(IDLE_MAX)
             .build(connector);
         Self { inner, token }
     }

@@ -1,6 +1,6 @@
 //! Requests to the root: a bounded number at a time, each with a deadline, outcomes in the order they arrive.
 
-use crate::http::{Answer, CallError, Client};
+use crate::http::{Answer, CallError, Client, IDLE_MAX};
 use crate::log_limit::warn_limited;
 use hyper::Method;
 use sluice_proto::table_query::answerer::{self, RootRequest};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// can be told in time.
 const CALL_WAIT: Duration = Duration::from_millis(900);
 /// Requests at a time; others wait their turn.
-const RUNNING_MAX: usize = 64;
+const RUNNING_MAX: usize = IDLE_MAX;
 /// Requests that wait their turn: what a root that answers at all takes within [`CALL_WAIT`], and no more than a few MB.
 const WAITING_MAX: usize = 4096;
 
