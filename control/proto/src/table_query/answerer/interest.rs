@@ -39,7 +39,12 @@ impl Answerer {
         if is_new || asked_more || interest.until.is_some() != until.is_some() {
             self.dirty.job(name);
         }
+        let before = if is_new { None } else { interest.until };
         interest.until = until;
+        // Most questions renew: the timer stays where it is, and looks again when its time has come.
+        if before.is_some() && until >= before {
+            return;
+        }
         let timer = Timer::Interest(name.clone(), node.clone());
         match until {
             Some(until) => self.timers.set(timer, until),
@@ -53,8 +58,13 @@ impl Answerer {
             .get(name)
             .and_then(|known| known.interests.get(node))
             .and_then(|interest| interest.until);
-        if until.is_some_and(|until| until <= now) {
-            self.interest_ended(name, node);
+        match until {
+            Some(until) if until <= now => self.interest_ended(name, node),
+            Some(until) => {
+                let timer = Timer::Interest(name.clone(), node.clone());
+                self.timers.set(timer, until);
+            }
+            None => {}
         }
     }
 
