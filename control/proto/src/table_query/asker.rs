@@ -27,8 +27,11 @@ const HEARD_RECENTLY: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long an idle job waits for proof that the managers answer before it is forgotten.
 const PROBE: Duration = Duration::from_secs(2);
-/// Refreshes after a reconnect are spread over at most this time.
-const REFRESH_SPREAD: Duration = Duration::from_secs(1);
+/// Refreshes after a reconnect are spread over so much time for each job, within these bounds: a gateway with thousands
+/// of jobs is to be a part of its manager's load, not most of it.
+const REFRESH_SPREAD_EACH: Duration = Duration::from_micros(400);
+const REFRESH_SPREAD_MIN: Duration = Duration::from_secs(1);
+const REFRESH_SPREAD_MAX: Duration = Duration::from_secs(4);
 
 /// A query that was not answered yet.
 #[derive(Clone, Debug)]
@@ -76,6 +79,8 @@ struct Job {
     local: BTreeSet<u32>,
     /// A legacy manager said that an instance is gone, not which: the next answer's missing ones are withdrawn.
     withdraw_missing: bool,
+    /// In this session of the broker.
+    subscribed: bool,
 }
 
 impl Absent {
@@ -102,6 +107,7 @@ impl Job {
             renewed_at: now,
             local: BTreeSet::new(),
             withdraw_missing: false,
+            subscribed: false,
         }
     }
 
@@ -315,21 +321,28 @@ impl Asker {
         self.refresh(name, now);
     }
 
-    /// The connection to the broker came up or was lost. After it comes up every job is subscribed and asked again:
-    /// a session may have ended, and changes may have passed by.
+    /// The connection to the broker came up or was lost. After it comes up every job is subscribed and asked again, one
+    /// after the other: a session may have ended, and changes may have passed by.
     pub fn handle_connection(&mut self, up: bool, now: Duration) {
         self.connected = up;
         if !up {
             return;
         }
-        let names: Vec<_> = self.jobs.values().map(|job| job.name.clone()).collect();
-        for name in names {
-            self.transmits.push_back(Transmit::Subscribe(name.clone()));
-            let spread = self.random.part_of(REFRESH_SPREAD);
-            self.timers.set(Timer::Refresh(name), now + spread);
+        let jobs = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let spread = REFRESH_SPREAD_EACH
+            .saturating_mul(jobs)
+            .clamp(REFRESH_SPREAD_MIN, REFRESH_SPREAD_MAX);
+        for job in self.jobs.values_mut() {
+            job.subscribed = false;
+            let wait = self.random.part_of(spread);
+            self.timers
+                .set(Timer::Refresh(job.name.clone()), now + wait);
         }
         let keys: Vec<_> = self.queries.keys().cloned().collect();
         for key in keys {
+            if let Key::Name(name) = &key {
+                self.subscribe(name);
+            }
             if let Some(query) = self.queries.get_mut(&key) {
                 query.attempts = 0;
             }
@@ -450,10 +463,20 @@ impl Asker {
             .set(Timer::Idle(name.clone()), now + self.settings.interest_idle);
         self.timers
             .set(Timer::Renew(name.clone()), now + self.settings.renew);
-        if self.connected {
-            self.transmits.push_back(Transmit::Subscribe(name.clone()));
-        }
+        self.subscribe(name);
         name.clone()
+    }
+
+    /// Hears of the job's changes, from before it is asked for.
+    fn subscribe(&mut self, name: &ServiceName) {
+        if let Some(job) = self.jobs.get_mut(name)
+            && self.connected
+            && !job.subscribed
+        {
+            job.subscribed = true;
+            self.transmits
+                .push_back(Transmit::Subscribe(job.name.clone()));
+        }
     }
 
     /// Asks for a known job again, or once more after the answer that is on its way.
@@ -541,7 +564,7 @@ impl Asker {
             self.transmits
                 .push_back(Transmit::InterestRemove(name.clone()));
         }
-        if self.connected {
+        if self.connected && job.subscribed {
             self.transmits
                 .push_back(Transmit::Unsubscribe(name.clone()));
         }
@@ -552,6 +575,7 @@ impl Asker {
 
     /// Asks again unless the same question is on its way.
     fn refresh_due(&mut self, name: ServiceName, now: Duration) {
+        self.subscribe(&name);
         let key = Key::Name(name);
         if self.connected && !self.queries.contains_key(&key) {
             self.ask(key, false, now);

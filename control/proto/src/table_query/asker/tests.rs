@@ -576,3 +576,41 @@ fn an_instance_that_was_pruned_is_asked_for() {
     assert_eq!(listed(&mut asker), [0, 1]);
     assert!(queries(&mut asker).is_empty(), "known");
 }
+
+/// A session that ended has lost every subscription; ten thousand jobs are neither subscribed nor asked for at once.
+#[test]
+fn after_a_reconnect_every_job_is_subscribed_and_then_asked_for_spread_over_seconds() {
+    let mut asker = asker();
+    let snapshot: Vec<_> = (0..10_000)
+        .map(|number| TableQueryResult {
+            app_name: format!("a.b.c{number}.d"),
+            ..legacy("", vec![instance(0, 1, 1)])
+        })
+        .collect();
+    asker.restore(&snapshot, s(0));
+    while asker.poll_transmit().is_some() {}
+    asker.handle_connection(false, s(1));
+    asker.handle_connection(true, s(2));
+    assert_eq!(asker.poll_transmit(), None);
+    let mut subscribed = BTreeSet::new();
+    let mut asked = BTreeSet::new();
+    for second in 3..=6 {
+        let before = asked.len();
+        asker.handle_timeout(s(second));
+        while let Some(transmit) = asker.poll_transmit() {
+            match transmit {
+                Transmit::Subscribe(job) => assert!(subscribed.insert(job.to_string())),
+                Transmit::Query(request) => {
+                    assert!(subscribed.contains(request.key()), "{}", request.key());
+                    asked.insert(request.sname);
+                }
+                other @ (Transmit::InterestRemove(_) | Transmit::Unsubscribe(_)) => {
+                    panic!("{other:?}")
+                }
+            }
+        }
+        let count = asked.len() - before;
+        assert!((2_000..3_000).contains(&count), "{count}");
+    }
+    assert_eq!(asked.len(), 10_000);
+}
