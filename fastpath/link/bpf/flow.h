@@ -43,8 +43,9 @@ struct binding {
 	/* One's complement differences, folded: of the addresses, and of the ports. */
 	__u16 address_change;
 	__u16 port_change;
-	/* Outbound: the outer source port. Inbound: the instance's Ethernet address. */
+	/* Outbound: the outer source port. */
 	__be16 lane;
+	/* The instance's Ethernet address: outbound frames come from it, inbound ones go there. */
 	__u8 mac[6];
 	/* Inbound: the host's end of the veth pair whose other end has that address. 0: the instance is somewhere behind the
 	 * uplink. */

@@ -124,6 +124,9 @@ static __always_inline int redirect_outbound(struct xdp_md *context, int is_v4, 
 	binding = find_flow(&packet, 0, 0, &peer);
 	if (!binding || packet.length > peer->mtu)
 		return NO_FLOW;
+	/* Whose frame it is, the worker judges. */
+	if (!same_mac(ethernet->h_source, binding->mac))
+		return NO_FLOW;
 	over_v4 = is_v4_address(&peer->ip);
 	if (!over_v4 && !packet.has_checksum)
 		return NO_FLOW;

@@ -95,8 +95,8 @@ drop_reasons! {
         "A datagram came to the tunnel port from an address where no known node is."
         "A node not yet known, or a forger; limited and counted per address.";
     SourceForged "source-forged"
-        "The inner source is placed on another node than the one that sent it."
-        "A forger, or a route that is just moving; it is queried anew.";
+        "The inner source is placed on another node than the one that sent it, or a host on the LAN used another's address."
+        "A forger, or a route that is just moving; it is queried anew. On the LAN, also a host that sends from another Ethernet address than it answers ARP with.";
     DestinationNotLocal "destination-not-local"
         "A tunnelled packet is for an address that is no live instance of this node."
         "The sender's route is old; it is told so and asks anew.";

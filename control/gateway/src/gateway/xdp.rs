@@ -99,6 +99,8 @@ impl XdpSide {
             tunnel_port: config.tunnel_port,
             workers: config.workers,
             queue: queue_settings(sockets),
+            // On the bridge each port admits its own instance's frames only.
+            guard_sources: is_lan,
             native: xdp.native,
             pages: if sockets.xsk_hugepages == Some(true) {
                 Pages::Large

@@ -399,3 +399,43 @@ fn the_lan_device_is_set_up_by_its_profile() {
     role.ready().unwrap();
     rack.world.check();
 }
+
+/// A host that uses another one's address speaks for nobody: what it sends in that name is dropped, and counted.
+#[test]
+#[ignore = "needs root"]
+fn a_host_cannot_speak_in_anothers_name() {
+    let mut rack = Rack::new("lan-forged");
+    let (r1, r2) = (rack.host("r1", 11), rack.host("r2", 12));
+    let r1 = rack.attach(CALLER, r1, 11);
+    let far = rack.world.echo(1, "b");
+    // Its own address stays the one it answers for on the LAN.
+    r2.sysctl("net/ipv4/conf/all/arp_ignore", "1").unwrap();
+    r2.sysctl("net/ipv4/conf/all/arp_announce", "2").unwrap();
+    let [v4, v6] = address(11);
+    r2.ip(&format!(
+        "address add {v4}/32 dev lo\naddress add {v6}/128 dev lo nodad"
+    ))
+    .unwrap();
+    for family in [0, 1] {
+        // An established flow, too, of whose ports the forger knows.
+        let own = udp_socket(&r1.namespace, family, 6000 + family as u16);
+        for _ in 0..200 {
+            assert_eq!(udp(&own, far.ip(family)).unwrap().name, "b");
+        }
+        let from = (address(11)[family], 6000 + family as u16);
+        let forger = r2.run(move || std::net::UdpSocket::bind(from)).unwrap();
+        let before = rack.world.accounts(0).dropped("source-forged");
+        for _ in 0..5 {
+            forger.send_to(b"?", (far.ip(family), 7000)).unwrap();
+        }
+        wait_for("each to be counted", LIMIT, || {
+            match rack.world.accounts(0).dropped("source-forged") - before {
+                5 => Ok(()),
+                other => Err(format!("{other} of 5")),
+            }
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", rack.said()));
+        assert_eq!(udp(&own, far.ip(family)).unwrap().name, "b");
+    }
+    rack.world.check();
+}

@@ -224,6 +224,18 @@ pub(super) fn push_ethernet(frame: &mut Frame, to: Mac, from: Mac) -> Result<(),
     Ok(())
 }
 
+/// The Ethernet source of a frame and the source of the IP packet in it; `None` when it is too short or holds none.
+#[inline]
+pub(super) fn sources(frame: &[u8]) -> Option<(Mac, Ip)> {
+    let (header, packet) = frame.split_at_checked(ETHERNET_LEN)?;
+    let ip = match [header[12], header[13]] {
+        ETHERTYPE_IPV4 => Ip::v4(octets(packet, 12).ok()?),
+        ETHERTYPE_IPV6 => Ip::v6(octets(packet, 8).ok()?),
+        _ => return None,
+    };
+    Some((octets(header, 6).ok()?, ip))
+}
+
 /// The destination of an IP packet; `None` when it is too short or none.
 #[inline]
 pub(super) fn destination(packet: &[u8]) -> Option<Ip> {

@@ -103,6 +103,8 @@ pub struct XdpSettings {
     /// Pairs of links, 1 or more.
     pub workers: usize,
     pub queue: QueueSettings,
+    /// Frames of a known local instance are dropped when they come from another Ethernet address than its own.
+    pub guard_sources: bool,
     /// Try the driver's own XDP before the generic one.
     pub native: bool,
     /// Large ones are used as far as there are any.
@@ -373,7 +375,12 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
         let beside = crate::Link::fd(&socket);
         let underlay = Port::new(settings.underlay.name.clone(), underlay, batch, beside)?;
         pairs.push(Pair {
-            service: XdpServiceLink::new(service, settings.service.mac, neighbours.reader()),
+            service: XdpServiceLink::new(
+                service,
+                settings.service.mac,
+                neighbours.reader(),
+                settings.guard_sources,
+            ),
             underlay: XdpUnderlayLink::new(
                 underlay,
                 socket,

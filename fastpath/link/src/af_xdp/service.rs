@@ -1,7 +1,7 @@
 //! The service side over Ethernet: frames of local instances in, frames to their MAC addresses out.
 
 use super::directory::{DirectoryReader, Neighbour};
-use super::headers::{destination, push_ethernet, strip_ethernet};
+use super::headers::{destination, push_ethernet, sources, strip_ethernet};
 use super::port::Port;
 use super::{Mac, cut};
 use crate::{Arrival, Health, Link, LinkDown};
@@ -17,14 +17,21 @@ pub struct XdpServiceLink {
     port: Port,
     mac: Mac,
     neighbours: DirectoryReader<Neighbour>,
+    guards_sources: bool,
 }
 
 impl XdpServiceLink {
-    pub(super) const fn new(port: Port, mac: Mac, neighbours: DirectoryReader<Neighbour>) -> Self {
+    pub(super) const fn new(
+        port: Port,
+        mac: Mac,
+        neighbours: DirectoryReader<Neighbour>,
+        guards_sources: bool,
+    ) -> Self {
         Self {
             port,
             mac,
             neighbours,
+            guards_sources,
         }
     }
 }
@@ -45,7 +52,20 @@ impl Link for XdpServiceLink {
         batch: &mut Batch,
     ) -> Result<Arrival, LinkDown> {
         self.port.check()?;
-        Ok(self.port.receive(pool, account, batch, |frame| {
+        let Self {
+            port,
+            neighbours,
+            guards_sources,
+            ..
+        } = self;
+        let neighbours = guards_sources.then(|| neighbours.load());
+        Ok(port.receive(pool, account, batch, |frame| {
+            if let Some(neighbours) = &neighbours
+                && let Some((from, ip)) = sources(frame.bytes())
+                && neighbours.get(ip).is_some_and(|known| known.mac != from)
+            {
+                return Err(DropReason::SourceForged);
+            }
             strip_ethernet(frame)?;
             Ok(())
         }))
@@ -61,6 +81,7 @@ impl Link for XdpServiceLink {
             port,
             mac,
             neighbours,
+            ..
         } = self;
         let neighbours = neighbours.load();
         port.transmit(pool, |port, pool| {

@@ -126,7 +126,7 @@ impl Binding {
         }
     }
 
-    /// The same, delivered to that Ethernet address.
+    /// The same for an instance with that Ethernet address.
     #[must_use]
     pub const fn to_mac(self, mac: Mac) -> Self {
         Self { mac, ..self }

@@ -93,7 +93,7 @@ impl Entry {
     /// only XDP needs.
     #[must_use]
     pub const fn by(mut self, lane: u16, mac: Mac) -> Self {
-        self.outbound.1 = self.outbound.1.on_lane(lane);
+        self.outbound.1 = self.outbound.1.on_lane(lane).to_mac(mac);
         self.inbound.1 = self.inbound.1.to_mac(mac);
         self
     }

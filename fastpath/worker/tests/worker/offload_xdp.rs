@@ -219,6 +219,11 @@ fn what_may_not_is_left(underlay: Family) {
         let hop_limit = if l3 == 20 { 8 } else { 7 };
         for (what, side, frame) in [
             ("another port", Side::Service, out(&|p| p[l3 + 3] ^= 1)),
+            (
+                "from another Ethernet address",
+                Side::Service,
+                ethernet(UPLINK_MAC, FAR_MAC, &good),
+            ),
             ("cut short", Side::Service, out(&|p| p.truncate(l3 + 30))),
             ("its last hop", Side::Service, out(&|p| p[hop_limit] = 1)),
             (

@@ -80,6 +80,7 @@ pub(crate) fn run(forward: &Forward) -> Result<(), LabError> {
         tunnel_port: PORT,
         workers: 1,
         queue: QueueSettings::default(),
+        guard_sources: false,
         native: true,
         // As the gateway's profile for veth has it.
         pages: Pages::Large,
