@@ -85,6 +85,9 @@ const FAULTS: &[Fault] = &[
     ("local-resolver", Note, |facts| {
         facts.resolver.name_servers = words("127.0.0.53");
     }),
+    ("names-port", Warning, |facts| {
+        facts.name_servers = vec![holder(Some(77), "dnsmasq")]
+    }),
     ("unseen", Note, |facts| {
         facts.network.unseen = vec!["listing nf_tables: EPERM".to_owned()];
     }),
@@ -137,6 +140,7 @@ const FAULTS: &[Fault] = &[
     ("capabilities", Error, |facts| drop_capability(facts, 21)),
     ("capabilities", Warning, |facts| drop_capability(facts, 13)),
     ("capabilities", Warning, |facts| drop_capability(facts, 19)),
+    ("capabilities", Warning, |facts| drop_capability(facts, 10)),
     ("capabilities", Error, |facts| {
         facts.config.fastpath.link = LinkKind::AfXdp;
         drop_capability(facts, 13);
@@ -384,6 +388,17 @@ const HARMLESS: &[Harmless] = &[
     ("mDNS after DNS", |facts| {
         facts.resolver.sources = words("files dns mdns4");
     }),
+    ("mDNS before DNS, and a second suffix", |facts| {
+        facts.resolver.sources = words("files mdns dns");
+        facts.config.names.suffix = Some("svc.example".to_owned());
+    }),
+    (
+        "a name server on every address, and none of ours",
+        |facts| {
+            facts.name_servers = vec![holder(Some(77), "dnsmasq")];
+            facts.config.names.enabled = false;
+        },
+    ),
     ("mDNS that goes on when it finds nothing", |facts| {
         facts.resolver.sources = words("files mdns4_minimal dns");
     }),

@@ -48,6 +48,7 @@ checks! {
     "swap"                  process::swap,                "the gateway is not swapped out";
     "socket-buffers"        process::socket_buffers,      "the tunnel's sockets get their buffers";
     "tunnel-port"           process::tunnel_port,         "nobody else holds the tunnel's port";
+    "names-port"            process::names_port,          "nobody else holds the port of the name server";
     "tunnel-drops"          process::tunnel_drops,        "the tunnel's sockets have room";
     "tunnel-port-reserved"  process::tunnel_port_reserved, "nobody else can be given the tunnel's port";
     "worker-cores"          cores::worker_cores,          "the workers' cores exist and are enough";

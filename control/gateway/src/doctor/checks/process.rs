@@ -1,7 +1,8 @@
-//! Rules about the gateway's process: rights, limits, memory, and its port.
+//! Rules about the gateway's process: rights, limits, memory, and its ports.
 
 use crate::config::LinkKind;
 use crate::doctor::facts::Facts;
+use crate::doctor::facts::process::PortHolder;
 use crate::doctor::finding::{Change, Severity, Verdict};
 use sluice_link::af_xdp::QueueSettings;
 
@@ -13,10 +14,12 @@ enum Need {
     AfXdp,
     /// Some workloads cannot be attached without.
     Attaching,
+    /// The name server cannot listen without.
+    Names,
 }
 
 /// A capability, its bit, and what is lost without it.
-const CAPABILITIES: [(&str, u32, Need, &str); 6] = [
+const CAPABILITIES: [(&str, u32, Need, &str); 7] = [
     (
         "CAP_NET_ADMIN",
         NET_ADMIN,
@@ -53,6 +56,12 @@ const CAPABILITIES: [(&str, u32, Need, &str); 6] = [
         Need::Attaching,
         "containers cannot be attached by name",
     ),
+    (
+        "CAP_NET_BIND_SERVICE",
+        10,
+        Need::Names,
+        "the name server cannot listen on port 53",
+    ),
 ];
 const SYS_ADMIN: u32 = 21;
 const BPF: u32 = 39;
@@ -68,11 +77,12 @@ pub(super) fn capabilities(facts: &Facts) -> Vec<Verdict> {
     let lacking: Vec<Verdict> = CAPABILITIES
         .iter()
         .filter(|(_, bit, ..)| !(has(facts, *bit) || *bit == BPF && has(facts, SYS_ADMIN)))
+        .filter(|(_, _, need, _)| facts.config.names.enabled || !matches!(need, Need::Names))
         .map(|(name, _, need, cost)| {
             let severity = match need {
                 Need::Gateway => Severity::Error,
                 Need::AfXdp => facts.without_af_xdp().max(Severity::Warning),
-                Need::Attaching => Severity::Warning,
+                Need::Attaching | Need::Names => Severity::Warning,
             };
             let verdict = Verdict::new(severity, who, format!("lacks {name}"));
             verdict.costs(*cost).fix(format!(
@@ -201,6 +211,29 @@ pub(super) fn tunnel_port(facts: &Facts) -> Vec<Verdict> {
             "held by the gateway"
         },
     )]
+}
+
+pub(super) fn names_port(facts: &Facts) -> Vec<Verdict> {
+    if !facts.config.names.enabled {
+        return Vec::new();
+    }
+    let place = format!("port {}", crate::dns::PORT);
+    let verdict = |holder: &PortHolder| {
+        let pid = holder
+            .pid
+            .map(|pid| format!(" (pid {pid})"))
+            .unwrap_or_default();
+        Verdict::warning(&place, format!("{}{pid} serves it on every address", holder.program))
+            .costs("the gateway cannot answer names on its own address: services are dialled by address")
+            .fix(
+                "bind that server to single addresses (dnsmasq: bind-interfaces; bind: listen-on), or set \
+                 names.enabled = false",
+            )
+    };
+    if facts.name_servers.is_empty() {
+        return vec![Verdict::ok(place, "nobody serves it on every address")];
+    }
+    facts.name_servers.iter().map(verdict).collect()
 }
 
 pub(super) fn tunnel_drops(facts: &Facts) -> Vec<Verdict> {

@@ -142,13 +142,21 @@ pub(super) fn local_resolver(facts: &Facts) -> Vec<Verdict> {
         .name_servers
         .iter()
         .any(|server| server == "127.0.0.53");
-    vec![if kept_from_dns || mdns_first {
-        Verdict::note(place, found)
+    let second = facts.config.names.suffix.as_ref();
+    vec![
+        if let Some(second) = second.filter(|_| kept_from_dns || mdns_first || resolved) {
+            Verdict::ok(
+                place,
+                format!("{found}; services have names under {second}, too"),
+            )
+        } else if kept_from_dns || mdns_first {
+            Verdict::note(place, found)
             .costs("names that end in .local go to multicast DNS and never to a name server: service names will only \
                  resolve where mDNS reaches")
-            .fix("put `dns` before the mdns entry of the hosts line, or dial services by address")
-    } else if resolved {
-        Verdict::note(
+            .fix("put `dns` before the mdns entry of the hosts line where instances use this file, or give services \
+                 a second suffix with names.suffix")
+        } else if resolved {
+            Verdict::note(
             "/etc/resolv.conf",
             "nameserver 127.0.0.53 (systemd-resolved)",
         )
@@ -156,17 +164,21 @@ pub(super) fn local_resolver(facts: &Facts) -> Vec<Verdict> {
             "systemd-resolved answers .local by multicast DNS or not at all, \
                  never from a name server",
         )
-        .fix("resolvectl domain DEVICE ~local, or dial services by address")
-    } else {
-        Verdict::ok(
-            place,
-            if sources.is_empty() {
-                "no hosts line".to_owned()
-            } else {
-                found
-            },
+        .fix(
+            "give instances a resolv.conf with the gateway's address, which `sluice attach` prints, or services a \
+             second suffix with names.suffix",
         )
-    }]
+        } else {
+            Verdict::ok(
+                place,
+                if sources.is_empty() {
+                    "no hosts line".to_owned()
+                } else {
+                    found
+                },
+            )
+        },
+    ]
 }
 
 pub(super) fn unseen(facts: &Facts) -> Vec<Verdict> {

@@ -50,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) lan_card: Option<Card>,
     pub(crate) process: Process,
     pub(crate) port_holders: Vec<PortHolder>,
+    /// Who answers DNS on every address.
+    pub(crate) name_servers: Vec<PortHolder>,
     pub(crate) settings: Settings,
     /// Tracked connections that are tunnels.
     pub(crate) tracked_tunnels: Option<usize>,
@@ -151,6 +153,7 @@ impl Facts {
             lan_card: lan.and_then(|link| Card::read(root, &link.name, link.index)),
             process: Process::read(root, pid, &status),
             port_holders: process::port_holders(root, config.fastpath.tunnel_port),
+            name_servers: process::everywhere_holders(root, crate::dns::PORT),
             settings: Settings::read(root, devices),
             tracked_tunnels: settings::tracked_tunnels(root, config.fastpath.tunnel_port),
             resolver: Resolver::read(root),

@@ -1,4 +1,4 @@
-//! The gateway's process, or this one in its place: rights and limits; and who holds the tunnel's port.
+//! The gateway's process, or this one in its place: rights and limits; and who holds its ports.
 
 use super::root::{Root, field};
 use std::fs;
@@ -16,7 +16,7 @@ pub(crate) struct Process {
     pub(crate) swapped_kib: u64,
 }
 
-/// A program that has UDP sockets on the tunnel's port.
+/// A program that has sockets on a port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PortHolder {
     /// Unknown when `/proc/PID/fd` may not be read.
@@ -62,11 +62,41 @@ fn soft_limit(limits: &str, name: &str) -> Option<u64> {
 
 /// Who has bound the UDP port, each process once.
 pub(crate) fn port_holders(root: &Root, port: u16) -> Vec<PortHolder> {
+    let tables = ["proc/net/udp", "proc/net/udp6"];
+    holders(root, sockets(root, &tables, |line| bound(line, port)))
+}
+
+/// Who serves the port, UDP or TCP, on every address of this host: nobody else can have it on any.
+pub(crate) fn everywhere_holders(root: &Root, port: u16) -> Vec<PortHolder> {
+    let is_everywhere = |line: &&str| {
+        let local = line.split_whitespace().nth(1).unwrap_or_default();
+        local.trim_start_matches('0').starts_with(':')
+    };
+    let is_listening = |line: &&str| line.split_whitespace().nth(3) == Some("0A");
+    let udp = ["proc/net/udp", "proc/net/udp6"];
+    let mut found = sockets(root, &udp, |line| {
+        bound(Some(line).filter(is_everywhere)?, port)
+    });
+    found.extend(sockets(root, &["proc/net/tcp", "proc/net/tcp6"], |line| {
+        let (socket, _) = bound(Some(line).filter(is_everywhere).filter(is_listening)?, port)?;
+        Some((socket, 0))
+    }));
+    holders(root, found)
+}
+
+/// A socket as `/proc/PID/fd` calls it, and its drops.
+type Socket = (String, u64);
+
+fn sockets(root: &Root, tables: &[&str], read: impl Fn(&str) -> Option<Socket>) -> Vec<Socket> {
     let mut sockets = Vec::new();
-    for file in ["proc/net/udp", "proc/net/udp6"] {
+    for file in tables {
         let table = root.text(file).unwrap_or_default();
-        sockets.extend(table.lines().skip(1).filter_map(|line| bound(line, port)));
+        sockets.extend(table.lines().skip(1).filter_map(&read));
     }
+    sockets
+}
+
+fn holders(root: &Root, sockets: Vec<Socket>) -> Vec<PortHolder> {
     let mut holders: Vec<PortHolder> = Vec::new();
     for (socket, dropped) in sockets {
         let pid = owner(root, &socket);
@@ -86,8 +116,8 @@ pub(crate) fn port_holders(root: &Root, port: u16) -> Vec<PortHolder> {
     holders
 }
 
-/// What `/proc/PID/fd` calls the socket of this line, and its drops, if it is bound to the port.
-fn bound(line: &str, port: u16) -> Option<(String, u64)> {
+/// The socket of this line, if it is bound to the port.
+fn bound(line: &str, port: u16) -> Option<Socket> {
     let columns: Vec<&str> = line.split_whitespace().collect();
     let (_, local) = columns.get(1)?.rsplit_once(':')?;
     let inode = columns.get(9)?;

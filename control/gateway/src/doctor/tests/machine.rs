@@ -393,6 +393,20 @@ const SEEDED: &[Seeded] = &[
         },
         &["NetManager (pid 77)"],
     ),
+    (
+        "names-port",
+        |m| {
+            // On loopback it is in nobody's way; on every address, and listening, it is.
+            m.write(
+                "proc/net/tcp",
+                "head\n 1: 3500007F:0035 0:0 0A 0:0 00:0 0 0 0 4712 1 0\n\
+                 \n 2: 00000000:0035 0:0 0A 0:0 00:0 0 0 0 4713 1 0\n",
+            );
+            m.write("proc/77/comm", "dnsmasq\n");
+            m.link("proc/77/fd/5", "socket:[4713]");
+        },
+        &["dnsmasq (pid 77)"],
+    ),
 ];
 
 #[test]

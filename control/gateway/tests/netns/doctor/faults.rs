@@ -3,7 +3,7 @@
 use super::{Complaint, FAR, Host, OWN, PORT, Said};
 use sluice_perf::lab::wire::offload;
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -137,6 +137,24 @@ const FAULTS: &[Fault] = &[
         let held = host.namespace.run(|| UdpSocket::bind(("::1", PORT)));
         host.kept.push(Box::new(held.unwrap()));
     }),
+    (
+        "names-port",
+        "warning",
+        "serves it on every address",
+        |host| {
+            let held = host.namespace.run(|| UdpSocket::bind(("0.0.0.0", 53)));
+            host.kept.push(Box::new(held.unwrap()));
+        },
+    ),
+    (
+        "names-port",
+        "warning",
+        "serves it on every address",
+        |host| {
+            let held = host.namespace.run(|| TcpListener::bind(("::", 53)));
+            host.kept.push(Box::new(held.unwrap()));
+        },
+    ),
     ("tunnel-drops", "note", "datagrams dropped", |host| {
         // More than any socket holds, and nobody reads.
         let held = host.namespace.run(|| {
