@@ -416,13 +416,13 @@ fn a_host_cannot_speak_in_anothers_name() {
         "address add {v4}/32 dev lo\naddress add {v6}/128 dev lo nodad"
     ))
     .unwrap();
-    for family in [0, 1] {
+    for (family, port) in [(0, 6000), (1, 6001)] {
         // An established flow, too, of whose ports the forger knows.
-        let own = udp_socket(&r1.namespace, family, 6000 + family as u16);
+        let own = udp_socket(&r1.namespace, family, port);
         for _ in 0..200 {
             assert_eq!(udp(&own, far.ip(family)).unwrap().name, "b");
         }
-        let from = (address(11)[family], 6000 + family as u16);
+        let from = (address(11)[family], port);
         let forger = r2.run(move || std::net::UdpSocket::bind(from)).unwrap();
         let before = rack.world.accounts(0).dropped("source-forged");
         for _ in 0..5 {
