@@ -393,6 +393,12 @@ impl Node {
                     self.asker
                         .handle_update_available(&job, &UpdatesAvailable::default(), now);
                 }
+                Upcall::Heard { instance } => {
+                    if self.suspects.remove(&instance).is_some() {
+                        self.plane.routes.trust(instance);
+                        self.routes_changed = true;
+                    }
+                }
                 Upcall::Offload { .. } => {}
             }
         }
