@@ -1,6 +1,6 @@
 //! What the HTTP interfaces ask of the gateway's core: one message per request, one reply each.
 
-use sluice_wire::{Dual, Ip};
+use sluice_wire::{Dual, InstanceIp, Ip, Subnet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -19,6 +19,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 pub enum Command {
     /// The NodeEngine names this node (`POST /register`). Idempotent for the same id.
     Register(Register, Reply<()>),
+    /// An orchestrator gives the node its subnet (`POST /api/register` of the thesis). Idempotent for the same subnet.
+    RegisterSubnet(Dual<Subnet>, Reply<()>),
     /// An orchestrator that already has an instance number plumbs a workload (`/container/deploy`, `/unikernel/deploy`).
     Deploy(Deploy, Reply<Deployed>),
     /// The reverse of `Deploy`. An unknown instance is [`Refusal::UnknownInstance`]; the node API answers 200 all the same.
@@ -68,6 +70,8 @@ pub struct Deploy {
     pub kind: DeployKind,
     /// `host[:container][/tcp|/udp]` separated by `;`; empty for none.
     pub port_mappings: String,
+    /// As the caller knows it. Empty: the managers say it.
+    pub instance_ip: Dual<InstanceIp>,
 }
 
 /// The reply to a deploy call.

@@ -458,6 +458,7 @@ impl Check<'_> {
             state_dir: self.path("gateway.state_dir", &raw.state_dir)?,
             node_address,
             exposed_port,
+            subnet_by_caller: raw.subnet_by_caller,
             bridge: raw.bridge.clone(),
             uplink: raw.uplink.clone(),
             tun: raw.tun.clone(),

@@ -117,6 +117,8 @@ pub struct Gateway {
     pub node_address: Option<Ip>,
     /// The port other nodes send to; differs from the bound one behind a NAT.
     pub exposed_port: u16,
+    /// The node's subnet comes with `POST /api/register` and not from the managers.
+    pub subnet_by_caller: bool,
     /// Names of the bridge, the uplink and the TUN device.
     pub bridge: String,
     pub uplink: String,

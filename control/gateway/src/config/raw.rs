@@ -92,6 +92,7 @@ pub struct RawGateway {
     pub state_dir: String,
     pub node_address: String,
     pub exposed_port: i64,
+    pub subnet_by_caller: bool,
     pub bridge: String,
     pub uplink: String,
     pub tun: String,
@@ -244,6 +245,8 @@ impl Default for RawGateway {
             state_dir: "/var/lib/sluice/gateway".into(),
             node_address: String::new(),
             exposed_port: 0,
+            // The managers know which subnets are free.
+            subnet_by_caller: false,
             bridge: "sluicebr0".into(),
             uplink: "sluice0".into(),
             tun: "sluicetun0".into(),

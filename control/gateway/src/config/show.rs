@@ -150,6 +150,7 @@ impl Rows {
             ),
         );
         self.put("gateway.exposed_port", gateway.exposed_port);
+        self.put("gateway.subnet_by_caller", gateway.subnet_by_caller);
         self.add("gateway.bridge", &gateway.bridge);
         self.add("gateway.uplink", &gateway.uplink);
         self.add("gateway.tun", &gateway.tun);

@@ -69,9 +69,10 @@ impl Core {
                 service,
                 PortMapping::list(&deploy.port_mappings).map_err(bad_mapping)?,
                 self.node()?,
+                self.in_plan(deploy.instance_ip)?,
             ))
         });
-        let (service, port_mappings, node) = match prepared {
+        let (service, port_mappings, node, instance_ip) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => {
                 let _ = reply.send(Err(refusal));
@@ -92,6 +93,13 @@ impl Core {
             DeployKind::Unikernel => node.attach_unikernel(request).await,
         };
         match attached {
+            Ok(attachment) if instance_ip.iter().next().is_some() => {
+                self.watch.add(&attachment);
+                self.list(&service, &Wired::from(&attachment), 0, instance_ip, now);
+                // Workers see it before the caller does.
+                self.publish();
+                let _ = reply.send(Ok(deployed(&attachment)));
+            }
             Ok(attachment) => {
                 self.watch.add(&attachment);
                 self.announce(&Wired::from(&attachment), 0);

@@ -12,6 +12,7 @@ mod names;
 mod placement;
 mod registration;
 mod remember;
+mod subnet_by_caller;
 
 use super::Error;
 use super::mqtt::{Mqtt, MqttEvent};
@@ -266,6 +267,9 @@ impl Core {
     pub(crate) async fn handle_command(&mut self, command: Command, now: Duration) {
         match command {
             Command::Register(register, reply) => self.register(register, reply, now).await,
+            Command::RegisterSubnet(subnet, reply) => {
+                let _ = reply.send(self.register_subnet(&subnet, now).await);
+            }
             Command::Deploy(deploy, reply) => self.deploy(deploy, reply, now).await,
             Command::Undeploy(instance, reply) => {
                 let result = match parse_name(&instance.service) {
@@ -487,7 +491,7 @@ impl Core {
             }
         }
         self.asker.handle_connection(true, now);
-        if self.node.is_none() {
+        if self.node.is_none() && !self.config.gateway.subnet_by_caller {
             self.ask_subnet(now);
         }
         self.ask_instances();
