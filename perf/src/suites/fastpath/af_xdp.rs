@@ -58,8 +58,8 @@ trait Ground {
     /// Makes ready for `contestant`; true when it knows no flow now.
     fn stage(&mut self, contestant: Contestant) -> Result<bool, LabError>;
 
-    /// The way of its frames.
-    fn track(&self, contestant: Contestant) -> &Track;
+    /// The ways of their frames.
+    fn tracks(&self) -> &Tracks;
 
     /// The kernel has to follow so many flows.
     fn make_room(&mut self, flows: u32) -> Result<(), LabError>;
@@ -78,6 +78,24 @@ struct Track {
     sink: Host,
     generate: Generate,
     count: Count,
+}
+
+/// The ways of all contestants.
+#[derive(Debug)]
+struct Tracks {
+    ours: Track,
+    kernel: Track,
+    bare: Track,
+}
+
+impl Tracks {
+    const fn of(&self, contestant: Contestant) -> &Track {
+        match contestant {
+            Contestant::Ours | Contestant::Offloaded => &self.ours,
+            Contestant::Threaded | Contestant::Inline => &self.kernel,
+            Contestant::Bare => &self.bare,
+        }
+    }
 }
 
 /// How long and how often.
@@ -243,7 +261,7 @@ impl Bench {
         if contestant == Contestant::Bare {
             return Ok(());
         }
-        let track = self.ground.track(contestant);
+        let track = self.ground.tracks().of(contestant);
         let flows = shape.flows.min(MADE_AT_ONCE);
         let thrice = 3.0 * f64::from(flows) / f64::from(GENTLE);
         // In another second an established flow's next packet has its offload asked for.
@@ -269,7 +287,7 @@ impl Bench {
 
     /// Frames per second that arrive at the sink.
     fn rate(&self, contestant: Contestant, shape: &Shape, pace: &Pace) -> Result<f64, LabError> {
-        let track = self.ground.track(contestant);
+        let track = self.ground.tracks().of(contestant);
         let sink = match contestant {
             Contestant::Inline => MEASURED,
             Contestant::Ours | Contestant::Offloaded | Contestant::Threaded | Contestant::Bare => {

@@ -2,7 +2,7 @@
 //! itself, and what it set up is taken away before the next one's turn.
 
 use super::super::forward::{self, Forward};
-use super::{Contestant, Ground, MEASURED, Track, counting, stream};
+use super::{Contestant, Ground, MEASURED, Track, Tracks, counting, stream};
 use crate::instrument::{Generate, MacText, Poll};
 use crate::lab::clock::pause;
 use crate::lab::{Host, LabError, Program};
@@ -28,9 +28,7 @@ pub(super) struct Hosts {
     node: Ipv4Addr,
     other: Ipv4Addr,
     sluice_perf: PathBuf,
-    ours: Track,
-    kernel: Track,
-    bare: Track,
+    tracks: Tracks,
     on: Option<Contestant>,
     forwarder: Option<JoinHandle<Result<String, LabError>>>,
 }
@@ -71,13 +69,15 @@ impl Hosts {
             node,
             other,
             sluice_perf: sluice_perf.to_owned(),
-            ours: track(call.caller, call.dialled, (forward::PORT, 42, call.called)),
-            kernel: track(
-                vxlan_path::CALLER,
-                vxlan_path::DIALLED,
-                (vxlan_path::PORT, vxlan_path::INNER_AT, vxlan_path::BEHIND),
-            ),
-            bare: track(call.caller, call.dialled, (forward::PORT, 42, call.dialled)),
+            tracks: Tracks {
+                ours: track(call.caller, call.dialled, (forward::PORT, 42, call.called)),
+                kernel: track(
+                    vxlan_path::CALLER,
+                    vxlan_path::DIALLED,
+                    (vxlan_path::PORT, vxlan_path::INNER_AT, vxlan_path::BEHIND),
+                ),
+                bare: track(call.caller, call.dialled, (forward::PORT, 42, call.dialled)),
+            },
             dut,
             on: None,
             forwarder: None,
@@ -143,12 +143,8 @@ impl Ground for Hosts {
         Ok(true)
     }
 
-    fn track(&self, contestant: Contestant) -> &Track {
-        match contestant {
-            Contestant::Ours | Contestant::Offloaded => &self.ours,
-            Contestant::Threaded | Contestant::Inline => &self.kernel,
-            Contestant::Bare => &self.bare,
-        }
+    fn tracks(&self) -> &Tracks {
+        &self.tracks
     }
 
     fn make_room(&mut self, flows: u32) -> Result<(), LabError> {

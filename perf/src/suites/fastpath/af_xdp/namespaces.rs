@@ -9,7 +9,7 @@
 
 use super::super::super::Settings;
 use super::super::forward::{self, Forward};
-use super::{Contestant, Ground, MEASURED, Track, counting, stream};
+use super::{Contestant, Ground, MEASURED, Track, Tracks, counting, stream};
 use crate::instrument::{MacText, Poll};
 use crate::lab::clock::wait_for;
 use crate::lab::scratch::Scratch;
@@ -33,9 +33,7 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 2);
 
 /// Everything, standing.
 pub(super) struct Namespaces {
-    ours: Track,
-    kernel: Track,
-    bare: Track,
+    tracks: Tracks,
     router: NetNs,
     sluice_perf: PathBuf,
     conntrack: Option<vxlan_path::Room>,
@@ -52,9 +50,7 @@ impl Namespaces {
         let (router, kernel) = kernel(&generator)?;
         let (bare, forwarder) = bare(&generator, sluice_perf, &sites.scratch)?;
         Ok(Self {
-            ours,
-            kernel,
-            bare,
+            tracks: Tracks { ours, kernel, bare },
             router,
             sluice_perf: sluice_perf.to_owned(),
             conntrack: None,
@@ -79,7 +75,7 @@ impl Namespaces {
         role.stop();
         role.start()?;
         role.ready()?;
-        poll_uplink(&self.ours.generator, &self.sluice_perf)?;
+        poll_uplink(&self.tracks.ours.generator, &self.sluice_perf)?;
         Ok(true)
     }
 
@@ -105,12 +101,8 @@ impl Ground for Namespaces {
         Ok(false)
     }
 
-    fn track(&self, contestant: Contestant) -> &Track {
-        match contestant {
-            Contestant::Ours | Contestant::Offloaded => &self.ours,
-            Contestant::Threaded | Contestant::Inline => &self.kernel,
-            Contestant::Bare => &self.bare,
-        }
+    fn tracks(&self) -> &Tracks {
+        &self.tracks
     }
 
     fn make_room(&mut self, flows: u32) -> Result<(), LabError> {
