@@ -165,6 +165,46 @@ fn generic_mode_works_too() {
     world.check();
 }
 
+/// The underlay is a device on top of another one, as a VLAN's or a bond is; the kernel at hand has macvlan. Its MTU is
+/// lowered while frames go: what does not fit any more is a named drop, and what fits goes on.
+#[test]
+#[ignore = "needs root"]
+fn a_device_on_top_of_another_is_an_underlay() {
+    let mut world = World::built(
+        "xdp-stacked",
+        &layout("link = \"af_xdp\"\noffload = false\n"),
+    );
+    let [v4, v6] = world.sites.gateways[0].address;
+    let near = world.sites.gateways[0].namespace().clone();
+    near.ip(&format!(
+        "address del {v4}/24 dev eth0\naddress del {v6}/64 dev eth0\n\
+         link add link eth0 name up0 type macvlan mode bridge\n\
+         address add {v4}/24 dev up0\naddress add {v6}/64 dev up0 nodad\nlink set up0 up"
+    ))
+    .unwrap();
+    world.start();
+    assert_eq!(links(&world, 0)[1], "af_xdp up0 (generic, copy, 1 queue)");
+    all_paths_work(&world);
+    let (caller, c) = (world.caller(0), world.echo(1, "c"));
+    let socket = udp_socket(&caller.namespace, 0, 0);
+    let long = [7; 1372];
+    let send = || socket.send_to(&long, (c.ip(0), 7000)).unwrap();
+    send();
+    assert_eq!(socket.recv_from(&mut [0; 2000]).unwrap().0, long.len());
+    near.ip("link set up0 mtu 1400").unwrap();
+    wait_for("the MTU to be followed", LIMIT, || {
+        send();
+        match world.accounts(0).dropped("too-big") {
+            0 => Err(format!("{:?}", world.accounts(0))),
+            _ => Ok(()),
+        }
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", world.sites.gateways[0].role.said()));
+    let another = udp_socket(&caller.namespace, 0, 0);
+    assert_eq!(udp(&another, c.ip(0)).unwrap().name, "c");
+    world.check();
+}
+
 /// The kernel says that the neighbour has another address: frames go there, and come back when it is right again.
 #[test]
 #[ignore = "needs root"]
