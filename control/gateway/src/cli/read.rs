@@ -291,7 +291,9 @@ fn status_table(answer: &Value) -> String {
     };
     let scalars: Vec<(&str, String)> = object
         .iter()
-        .filter(|(key, _)| !["workers", "sockets", "hardware", "role"].contains(&key.as_str()))
+        .filter(|(key, _)| {
+            !["workers", "sockets", "hardware", "names", "role"].contains(&key.as_str())
+        })
         .map(|(key, value)| (key.as_str(), output::plain(value)))
         .filter(|(_, value)| !value.is_empty())
         .collect();
@@ -299,6 +301,9 @@ fn status_table(answer: &Value) -> String {
     for (key, value) in scalars {
         text.push_str(format!("  {key:<width$}  {value}").trim_end());
         text.push('\n');
+    }
+    if answer["names"].is_object() {
+        text.push_str(&format!("  names: {}\n", names_line(&answer["names"])));
     }
     let hardware = &answer["hardware"];
     for (name, nic) in [
@@ -324,6 +329,22 @@ fn status_table(answer: &Value) -> String {
         }
     }
     text
+}
+
+/// Where names are answered or why not, and what was counted, in one line.
+fn names_line(names: &Value) -> String {
+    let addresses = names["listening"].as_array().into_iter().flatten();
+    let texts = addresses.chain([&names["problem"]]).map(output::plain);
+    let counts = names.as_object().into_iter().flatten();
+    let counts = counts.filter_map(|(outcome, count)| {
+        let count = count.as_u64().filter(|count| *count > 0)?;
+        Some(format!("{count} {outcome}"))
+    });
+    let parts: Vec<String> = texts
+        .chain(counts)
+        .filter(|text| !text.is_empty())
+        .collect();
+    parts.join(", ")
 }
 
 /// The interface, its profile and the reason, in one line.
