@@ -3,12 +3,14 @@
 use crate::batch::{Answer, Kind, Lane, Step, Stop, Turn, drop_as};
 use crate::engine::{Engine, limit_key};
 use crate::flow::{self, Flow, Inserted, Pin, State};
+use crate::policy::{self, Verdict};
 use crate::trace::Decision;
 use crate::{icmp, select};
 use sluice_memory::{Endpoint, Frame};
 use sluice_tables::{
     Instance, InstanceSlot, Known, Placement, Question, Suspicion, Tables, Target,
 };
+use sluice_wire::icmp_error::Unreachable;
 use sluice_wire::tcp_flag::{ACK, RST, SYN};
 use sluice_wire::{Class, DropReason, FlowKey, IcmpKind, InstanceIp, NsIp, Parsed, Protocol};
 
@@ -156,7 +158,9 @@ impl Engine {
     ) -> Step<Flow> {
         let packet = &lane.packet;
         let Some(local) = turn.tables.local(NsIp::new(packet.dst)) else {
-            return Err(self.not_local(sender, lane, turn));
+            // The sender's route is old: it is told so, and asks anew.
+            let reason = DropReason::DestinationNotLocal;
+            return Err(tell_sender(reason, Unreachable::Host, sender, lane, turn));
         };
         let Some(row) = turn.tables.instance(local) else {
             return drop_as(DropReason::DestinationNotLocal);
@@ -169,6 +173,17 @@ impl Engine {
         }
         if packet.icmp == Some(IcmpKind::EchoReply) {
             return drop_as(DropReason::IcmpUnmatched);
+        }
+        let verdict = policy::may_accept(sender.row, row, turn.tables);
+        if verdict == Verdict::Refused {
+            let reason = DropReason::NotAllowed;
+            return Err(tell_sender(
+                reason,
+                Unreachable::Prohibited,
+                sender,
+                lane,
+                turn,
+            ));
         }
         let new = Flow {
             forward: packet.flow_key().reversed(),
@@ -193,6 +208,9 @@ impl Engine {
             index: 0,
         };
         let flow = self.enter_passive(new)?;
+        if verdict == Verdict::Observed {
+            self.observe(sender.slot, local, turn);
+        }
         self.counters.begun_passive.add(1);
         flow::touch(&flow, turn);
         self.note(frame, Decision::Accepted(flow.index));
@@ -229,27 +247,6 @@ impl Engine {
         drop_as(DropReason::NoPortLeft)
     }
 
-    /// The sender's route is old: it is told through the tunnel, so that it asks anew.
-    fn not_local(&self, sender: Sender<'_>, lane: &Lane, turn: &Turn<'_>) -> Stop {
-        let Placement::Peer(peer) = sender.row.placement else {
-            return Stop::Drop(DropReason::DestinationNotLocal);
-        };
-        let ns_ip = sender.row.ns_ip.of(lane.packet.family);
-        match (ns_ip, turn.tables.peer(peer)) {
-            (Some(ns_ip), Some(peer)) => Stop::Refuse(
-                DropReason::DestinationNotLocal,
-                Answer::Remote {
-                    ns_ip: ns_ip.ip(),
-                    outer: Endpoint {
-                        ip: peer.ip,
-                        port: peer.port,
-                    },
-                },
-            ),
-            _ => Stop::Drop(DropReason::DestinationNotLocal),
-        }
-    }
-
     /// Whether one more question about the inner sources of an outer address may be asked.
     pub(crate) fn may_ask(&mut self, question: Question, turn: &Turn<'_>) -> bool {
         match question {
@@ -258,6 +255,34 @@ impl Engine {
                 self.questions.allows(limit_key(outer), turn.now)
             }
         }
+    }
+}
+
+/// Drops a packet of an admitted sender, which is told why, through the tunnel. One on this node has been told on the way out.
+fn tell_sender(
+    reason: DropReason,
+    why: Unreachable,
+    sender: Sender<'_>,
+    lane: &Lane,
+    turn: &Turn<'_>,
+) -> Stop {
+    let Placement::Peer(peer) = sender.row.placement else {
+        return Stop::Drop(reason);
+    };
+    let ns_ip = sender.row.ns_ip.of(lane.packet.family);
+    match (ns_ip, turn.tables.peer(peer)) {
+        (Some(ns_ip), Some(peer)) => Stop::Refuse(
+            reason,
+            Answer::Remote {
+                ns_ip: ns_ip.ip(),
+                outer: Endpoint {
+                    ip: peer.ip,
+                    port: peer.port,
+                },
+                reason: why,
+            },
+        ),
+        _ => Stop::Drop(reason),
     }
 }
 

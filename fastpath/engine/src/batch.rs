@@ -129,7 +129,11 @@ pub(crate) enum Answer {
     /// To the local caller: its TCP connection is gone.
     Reset,
     /// To the remote instance with that NsIP, through the tunnel.
-    Remote { ns_ip: Ip, outer: Endpoint },
+    Remote {
+        ns_ip: Ip,
+        outer: Endpoint,
+        reason: Unreachable,
+    },
 }
 
 /// Which frames of a batch stopped, with what they were and why, in the batch's order.

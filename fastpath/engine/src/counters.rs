@@ -12,6 +12,8 @@ pub struct Counters {
     pub begun_instance: Counter,
     /// Flows begun by remote callers.
     pub begun_passive: Counter,
+    /// Flows begun that no rule allows, where that is only observed.
+    pub observed: Counter,
     /// Flows whose source port had to be rewritten.
     pub ports_rewritten: Counter,
     /// Frames held for an answer now.

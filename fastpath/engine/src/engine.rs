@@ -146,6 +146,7 @@ pub struct Engine {
     pub(crate) searches: Limiter,
     pub(crate) questions: Limiter,
     pub(crate) suspicions: Limiter,
+    pub(crate) observations: Limiter,
     pub(crate) random: Random,
     next_sweep: Now,
     /// Batches so far, modulo [`SAMPLED_ONE_IN`].
@@ -168,6 +169,7 @@ impl Engine {
             searches: Limiter::new(settings.errors_per_s, settings.errors_per_s * 2, seed),
             questions: Limiter::new(settings.questions_per_s, settings.questions_per_s * 4, seed),
             suspicions: Limiter::new(1, 2, seed),
+            observations: Limiter::new(1, 1, seed),
             random: Random::new(seed),
             next_sweep: Now::default(),
             batches: 0,
@@ -397,11 +399,8 @@ impl Engine {
         }
         self.counters.errors_sent.add(1);
         match answer {
-            Answer::Unreachable(reason) => {
+            Answer::Unreachable(reason) | Answer::Remote { reason, .. } => {
                 icmp_error::unreachable(quote, from, to, reason, scratch)
-            }
-            Answer::Remote { .. } => {
-                icmp_error::unreachable(quote, from, to, icmp_error::Unreachable::Host, scratch)
             }
             Answer::TooBig { mtu } => icmp_error::too_big(quote, from, to, mtu, scratch),
             Answer::Reset => None,

@@ -54,7 +54,8 @@ impl Engine {
         found.ok_or(crate::batch::Stop::Drop(DropReason::IcmpUnmatched))
     }
 
-    /// Tells control when the error says that the flow's instance is not there. An error about a port says that it is.
+    /// Tells control when the error says that the flow's instance is not there. An error about a port says that it is, and a
+    /// policy says nothing about it.
     pub(crate) fn suspect_unreachable(&mut self, lane: &Lane, flow: &Flow, turn: &Turn<'_>) {
         if lane.kind != Kind::Error {
             return;
@@ -62,10 +63,11 @@ impl Engine {
         let Some(IcmpKind::Error(IcmpError::Unreachable { code })) = lane.packet.icmp else {
             return;
         };
-        // RFC 792: protocol, port. RFC 4443 section 3.1: port, and the two that a host's own policy sends.
+        // RFC 792: protocol, port; RFC 1122 section 3.2.2.1 and RFC 1812 section 5.2.7.1: prohibited. RFC 4443 section 3.1:
+        // prohibited, port, and the two that a host's own policy sends.
         let instance_answered = match lane.packet.family {
-            Family::V4 => matches!(code, 2 | 3),
-            Family::V6 => matches!(code, 4..=6),
+            Family::V4 => matches!(code, 2 | 3 | 9 | 10 | 13),
+            Family::V6 => matches!(code, 1 | 4..=6),
         };
         if !instance_answered {
             self.suspect(flow.remote, Suspicion::Unreachable, turn);

@@ -1,7 +1,12 @@
 //! Is it a service address, and may this instance begin to talk to it?
 
-use crate::batch::{Answer, Step, Stop, drop_as};
-use sluice_tables::{Instance, InstanceState, Known, Placement, Question, Reach, Tables, Target};
+use crate::batch::{Answer, Step, Stop, Turn, drop_as};
+use crate::engine::Engine;
+use sluice_tables::slots::Slot;
+use sluice_tables::{
+    Instance, InstanceSlot, InstanceState, Isolation, Known, Placement, Question, Reach, Tables,
+    Target, Upcall,
+};
 use sluice_wire::icmp_error::Unreachable;
 use sluice_wire::{Class, DropReason, Ip, Parsed};
 
@@ -24,9 +29,44 @@ pub(crate) fn meaning(dialled: Ip, tables: &Tables) -> Step<Target> {
     }
 }
 
-/// Whether a new flow of ours may choose the instance.
-pub(crate) const fn may_begin(instance: &Instance) -> bool {
-    matches!(instance.reach, Reach::Any)
+/// Whether a conversation may begin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    Allowed,
+    /// It is not allowed, but only observed.
+    Observed,
+    Refused,
+}
+
+/// Whether a new flow of the local `caller` may choose the instance.
+pub(crate) fn may_begin(caller: &Instance, callee: &Instance, tables: &Tables) -> Verdict {
+    let allowed =
+        matches!(callee.reach, Reach::Any) && tables.may_call(caller.service, callee.service);
+    judge(allowed, tables)
+}
+
+/// Whether the `caller` elsewhere may begin a flow to the local instance.
+pub(crate) fn may_accept(caller: &Instance, callee: &Instance, tables: &Tables) -> Verdict {
+    judge(tables.may_call(caller.service, callee.service), tables)
+}
+
+const fn judge(allowed: bool, tables: &Tables) -> Verdict {
+    match (allowed, tables.isolation()) {
+        (true, _) | (false, Isolation::Off) => Verdict::Allowed,
+        (false, Isolation::Observe) => Verdict::Observed,
+        (false, Isolation::Enforce) => Verdict::Refused,
+    }
+}
+
+impl Engine {
+    /// Counts a conversation that is only observed, and tells control of each pair once a second.
+    pub(crate) fn observe(&mut self, caller: InstanceSlot, callee: InstanceSlot, turn: &Turn<'_>) {
+        self.counters.observed.add(1);
+        let pair = u128::from(caller.index()) << 32 | u128::from(callee.index());
+        if self.observations.allows(pair, turn.now) {
+            self.tell(Upcall::NotAllowed { caller, callee });
+        }
+    }
 }
 
 /// Whether the instance can be sent anything at all.

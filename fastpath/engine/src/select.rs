@@ -3,7 +3,7 @@
 use crate::batch::{Answer, Lane, Step, Stop, Turn, drop_as};
 use crate::engine::Engine;
 use crate::flow::{self, Flow, Inserted, Pin, State};
-use crate::policy;
+use crate::policy::{self, Verdict};
 use crate::trace::Decision;
 use arrayvec::ArrayVec;
 use sluice_memory::Frame;
@@ -53,16 +53,20 @@ impl Engine {
         };
         let (flow, decision) = match policy::meaning(packet.dst, tables)? {
             Target::Instance(slot) => {
-                let flow = self.begin_to_instance(&new, slot, tables)?;
+                let flow = self.begin_to_instance(&new, row, slot, tables)?;
                 self.counters.begun_instance.add(1);
                 (flow, Decision::ChosenByAddress(slot))
             }
             Target::Service { service, policy } => {
-                let flow = self.begin_to_service(&new, service, policy, tables)?;
+                let flow = self.begin_to_service(&new, row, service, policy, tables)?;
                 self.counters.begun_round_robin.add(1);
                 (flow, Decision::Chosen(flow.remote.slot))
             }
         };
+        let chosen = tables.instance(flow.remote.slot);
+        if chosen.is_some_and(|it| policy::may_begin(row, it, tables) == Verdict::Observed) {
+            self.observe(caller, flow.remote.slot, turn);
+        }
         flow::touch(&flow, turn);
         self.note(frame, decision);
         Ok(flow)
@@ -71,13 +75,14 @@ impl Engine {
     fn begin_to_instance(
         &mut self,
         new: &NewFlow<'_>,
+        caller: &Instance,
         slot: InstanceSlot,
         tables: &Tables,
     ) -> Step<Flow> {
         let Some(row) = tables.instance(slot) else {
             return policy::refuse(DropReason::Unavailable);
         };
-        if !policy::may_begin(row) {
+        if policy::may_begin(caller, row, tables) == Verdict::Refused {
             return policy::refuse(DropReason::NotAllowed);
         }
         // An instance known by identity only is asked for again, by the address that was dialled.
@@ -95,6 +100,7 @@ impl Engine {
     fn begin_to_service(
         &mut self,
         new: &NewFlow<'_>,
+        caller: &Instance,
         slot: ServiceSlot,
         policy: Policy,
         tables: &Tables,
@@ -110,7 +116,8 @@ impl Engine {
                 .filter_map(|&slot| Some((slot, tables.instance(slot)?)))
                 .filter(|(_, row)| policy::is_usable(row) && row.ns_ip.of(family).is_some())
         };
-        let allowed = |&(_, row): &Candidate<'_>| policy::may_begin(row);
+        let allowed =
+            |&(_, row): &Candidate<'_>| policy::may_begin(caller, row, tables) != Verdict::Refused;
         let live = |row: &Candidate<'_>| allowed(row) && row.1.state == InstanceState::Live;
         // A suspect takes no new flow while another instance lives.
         let live_only = rows().any(|row| live(&row));

@@ -65,7 +65,10 @@ fn asks(gateway: &Gateway) -> Vec<(u32, u16)> {
         .into_iter()
         .filter_map(|upcall| match upcall {
             Upcall::Offload { flow, generation } => Some((flow, generation)),
-            Upcall::Ask(_) | Upcall::Suspect { .. } | Upcall::Heard { .. } => None,
+            Upcall::Ask(_)
+            | Upcall::Suspect { .. }
+            | Upcall::NotAllowed { .. }
+            | Upcall::Heard { .. } => None,
         })
         .collect()
 }

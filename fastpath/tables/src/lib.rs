@@ -6,10 +6,12 @@
 
 pub mod snapshot;
 pub mod route;
+mod permits;
 pub mod slots;
 pub mod publish;
 pub mod upcall;
 
+pub use permits::Isolation;
 pub use publish::{Publisher, Reader, Writer};
 pub use route::{PeerRoute, Route, Routed};
 pub use slots::{InstanceSlot, PeerSlot, ServiceSlot};

@@ -1,5 +1,6 @@
 //! Door 1, down: control edits a [`Writer`] and publishes; workers read through a [`Reader`].
 
+use crate::permits::Isolation;
 use crate::slots::{InstanceSlot, PeerSlot, ServiceSlot, Slot};
 use crate::snapshot::{
     Heard, Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
@@ -113,6 +114,7 @@ impl Writer {
             ServiceSlot::from_index(self.tables.services.insert(|old| Service {
                 epoch: old.map_or(0, |old| old.epoch + 1),
                 name: name.into(),
+                tenant: 0,
                 service_ips: Vec::new(),
                 candidates: Arc::new([]),
                 cursor: Arc::new(AtomicU32::new(0)),
@@ -135,6 +137,25 @@ impl Writer {
             }
         }
         slot
+    }
+
+    /// Sets which services a service may talk to without a rule: those with an equal number, 0 at first.
+    pub fn set_tenant(&mut self, slot: ServiceSlot, tenant: u32) {
+        if let Some(row) = self.tables.services.row_mut(slot.index())
+            && row.tenant != tenant
+        {
+            row.tenant = tenant;
+        }
+    }
+
+    /// What becomes of conversations that are not allowed.
+    pub const fn set_isolation(&mut self, isolation: Isolation) {
+        self.tables.permits.isolation = isolation;
+    }
+
+    /// Replaces the pairs of caller and callee, of different tenants, that a rule allows.
+    pub fn set_permits(&mut self, pairs: impl IntoIterator<Item = (ServiceSlot, ServiceSlot)>) {
+        self.tables.permits.set_pairs(pairs);
     }
 
     /// Forgets a service that has no instance row left; its addresses become unknown again (asked anew when used).

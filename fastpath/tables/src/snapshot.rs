@@ -1,5 +1,6 @@
 //! The snapshot a worker reads: instances, services and peers in stable slots, and the indexes that find them.
 
+use crate::permits::{Isolation, Permits};
 use crate::route::{PeerRoute, PeerRoutes, Route, Routed, Routes};
 use crate::slots::{Index, InstanceSlot, PeerSlot, Rows, ServiceSlot, Slot};
 use sluice_wire::{AddressPlan, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
@@ -129,6 +130,8 @@ pub struct Service {
     pub epoch: u32,
     /// `app.appns.service.servicens`, for traces.
     pub name: Arc<str>,
+    /// Services with equal numbers may call each other.
+    pub tenant: u32,
     pub service_ips: Vec<(Policy, Dual<ServiceIp>)>,
     /// The instances a new flow may choose from, in instance-number order: live or suspect, and reachable for calls.
     pub candidates: Arc<[InstanceSlot]>,
@@ -176,6 +179,7 @@ pub struct Tables {
     pub(crate) semantic: Index<Ip, Known>,
     pub(crate) local: Index<NsIp, InstanceSlot>,
     pub(crate) outer: Index<Ip, Arc<[PeerSlot]>>,
+    pub(crate) permits: Permits,
 }
 
 impl Tables {
@@ -194,6 +198,7 @@ impl Tables {
             semantic: Index::new(),
             local: Index::new(),
             outer: Index::new(),
+            permits: Permits::default(),
         }
     }
 
@@ -223,6 +228,23 @@ impl Tables {
     #[must_use]
     pub fn service(&self, slot: ServiceSlot) -> Option<&Service> {
         self.services.row(slot.index())
+    }
+
+    /// What becomes of conversations that are not allowed.
+    #[must_use]
+    pub const fn isolation(&self) -> Isolation {
+        self.permits.isolation
+    }
+
+    /// Whether the rules allow instances of `caller` to begin a conversation with those of `callee`, whatever
+    /// [`Tables::isolation`] makes of that.
+    #[must_use]
+    pub fn may_call(&self, caller: ServiceSlot, callee: ServiceSlot) -> bool {
+        let tenant = |slot| self.service(slot).map(|row| row.tenant);
+        match (tenant(caller), tenant(callee)) {
+            (Some(one), Some(other)) => one == other || self.permits.allow(caller, callee),
+            _ => false,
+        }
     }
 
     #[inline]

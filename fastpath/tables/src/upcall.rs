@@ -34,6 +34,11 @@ pub enum Upcall {
     Heard {
         instance: InstanceSlot,
     },
+    /// A conversation began that no rule allows, where that is only observed.
+    NotAllowed {
+        caller: InstanceSlot,
+        callee: InstanceSlot,
+    },
     /// An established flow is worth being offloaded: entry and generation of the flow table.
     Offload {
         flow: u32,
