@@ -116,6 +116,10 @@ fn describe() {
         "sluice_flows_offloaded",
         "Flows the kernel forwards by itself"
     );
+    describe_counter!(
+        "sluice_flows_observed_total",
+        "Flows begun across namespaces that no rule allows, where that is only observed"
+    );
     describe_gauge!("sluice_tunnels", "Active tunnels");
     describe_gauge!("sluice_instances", "Instances known, by placement");
     describe_gauge!("sluice_tables_generation", "Publishes of the tables so far");
@@ -168,6 +172,7 @@ fn refresh(view: &GatewayView) {
     let (_, flows) = (view.flows)(0);
     gauge!("sluice_flows").set(flows as f64);
     let state = view.state.borrow();
+    counter!("sluice_flows_observed_total").absolute(state.flows_observed);
     gauge!("sluice_flows_offloaded").set(state.flows_offloaded as f64);
     gauge!("sluice_tunnels").set(state.tunnels as f64);
     gauge!("sluice_questions_open").set(state.questions_open as f64);

@@ -3,6 +3,7 @@
 //! The gateway and the simulation both write their tables with [`Routes`].
 #![forbid(unsafe_code)]
 
+mod isolation;
 mod routes;
 
 pub use routes::{LocalInstance, NodeInUse, Routes, Veth};

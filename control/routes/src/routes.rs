@@ -3,8 +3,10 @@
 //! A *job* is a service under its wire name. Rows come from the table query; where an instance runs on this node is
 //! known better here, so local truth wins over any row.
 
+use crate::isolation::Tenancy;
 use doubt::Doubts;
 use sluice_proto::ServiceName;
+use sluice_proto::isolation::Isolation;
 use sluice_proto::table_query::asker::{Event, Routes as JobRoutes};
 use sluice_proto::table_query::{self, Key, Place, Row};
 use sluice_tables::publish::InstanceUpdate;
@@ -56,6 +58,7 @@ pub struct Routes {
     writer: Writer,
     jobs: BTreeMap<ServiceName, Job>,
     local: BTreeMap<(ServiceName, u32), LocalInstance>,
+    tenancy: Tenancy,
     /// Where each instance is placed, and how many on each peer.
     placed: BTreeMap<InstanceSlot, PeerSlot>,
     peers: BTreeMap<PeerSlot, usize>,
@@ -69,11 +72,12 @@ pub struct Routes {
 impl Routes {
     /// `peer_mtu`: the longest inner packet, in bytes, that reaches the peer with this address and port.
     #[must_use]
-    pub const fn new(writer: Writer, peer_mtu: fn(Ip, u16) -> u16) -> Self {
+    pub fn new(writer: Writer, peer_mtu: fn(Ip, u16) -> u16) -> Self {
         Self {
             writer,
             jobs: BTreeMap::new(),
             local: BTreeMap::new(),
+            tenancy: Tenancy::default(),
             placed: BTreeMap::new(),
             peers: BTreeMap::new(),
             doubts: Doubts::new(),
@@ -86,6 +90,20 @@ impl Routes {
     /// This node's own tunnel address: a row that places an instance here without our knowing it is stale.
     pub const fn set_own(&mut self, own: (Ip, u16)) {
         self.own = Some(own);
+    }
+
+    /// What becomes of calls that no rule allows.
+    pub const fn set_isolation(&mut self, isolation: Isolation) {
+        self.writer.set_isolation(match isolation {
+            Isolation::Enforce => sluice_tables::Isolation::Enforce,
+            Isolation::Observe => sluice_tables::Isolation::Observe,
+            Isolation::Off => sluice_tables::Isolation::Off,
+        });
+    }
+
+    /// Whether anybody lost the permission to call since the last call of this: flows that it allowed have to end.
+    pub const fn take_revoked(&mut self) -> bool {
+        self.tenancy.take_revoked()
     }
 
     /// This node's gateway addresses, once its subnet is known.
@@ -140,6 +158,7 @@ impl Routes {
             })
             .collect();
         let slot = self.writer.upsert_service(&name.to_string(), &service_ips);
+        self.tenancy.set(name, slot, &known.rules, &mut self.writer);
         let instances = self
             .jobs
             .remove(name)
@@ -152,6 +171,11 @@ impl Routes {
         for row in &known.instances {
             if self.local.contains_key(&(name.clone(), row.number)) {
                 continue;
+            }
+            let before = job.instances.get(&row.number);
+            let before = before.and_then(|slot| self.writer.tables().instance(*slot));
+            if row.reply_only && before.is_some_and(|row| row.reach == Reach::Any) {
+                self.tenancy.revoke();
             }
             let (placement, ns_ip) = self.placement(row);
             let update = InstanceUpdate {
@@ -232,6 +256,7 @@ impl Routes {
         for instance in job.instances.into_values() {
             self.withdraw_slot(instance);
         }
+        self.tenancy.forget(name, &mut self.writer);
         self.writer.forget_service(job.slot);
     }
 
@@ -242,6 +267,7 @@ impl Routes {
             .insert((name.clone(), local.number), local.clone());
         if !self.jobs.contains_key(&name) {
             let slot = self.writer.upsert_service(&name.to_string(), &[]);
+            self.tenancy.set(&name, slot, &[], &mut self.writer);
             self.jobs.insert(
                 name.clone(),
                 Job {
@@ -251,6 +277,7 @@ impl Routes {
                 },
             );
         }
+        self.tenancy.set_local(&name, true, &mut self.writer);
         self.write_local(&local);
         self.write_candidates(&name);
     }
@@ -258,6 +285,8 @@ impl Routes {
     /// An instance of this node ended. Its row goes with it; if it runs elsewhere by now, the next answer says so.
     pub fn remove_local(&mut self, name: &ServiceName, number: u32) -> Option<LocalInstance> {
         let local = self.local.remove(&(name.clone(), number))?;
+        let others = !self.locals_of(name).is_empty();
+        self.tenancy.set_local(name, others, &mut self.writer);
         self.withdraw(name, number);
         Some(local)
     }

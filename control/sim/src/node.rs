@@ -399,7 +399,8 @@ impl Node {
                         self.routes_changed = true;
                     }
                 }
-                Upcall::Offload { .. } => {}
+                // These gateways enforce, and offload nothing.
+                Upcall::NotAllowed { .. } | Upcall::Offload { .. } => {}
             }
         }
     }

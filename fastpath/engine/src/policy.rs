@@ -1,7 +1,8 @@
 //! Is it a service address, and may this instance begin to talk to it?
 
 use crate::batch::{Answer, Step, Stop, Turn, drop_as};
-use crate::engine::Engine;
+use crate::engine::{Engine, Shared};
+use crate::flow::{Flow, Pin};
 use sluice_tables::slots::Slot;
 use sluice_tables::{
     Instance, InstanceSlot, InstanceState, Isolation, Known, Placement, Question, Reach, Tables,
@@ -56,6 +57,37 @@ const fn judge(allowed: bool, tables: &Tables) -> Verdict {
         (false, Isolation::Observe) => Verdict::Observed,
         (false, Isolation::Enforce) => Verdict::Refused,
     }
+}
+
+impl Shared {
+    /// Ends the flows that the tables do not allow any more; `ending` sees each before. Returns how many.
+    ///
+    /// For control, after it published tables with fewer permissions: a worker that still has older ones may begin another
+    /// flow until its turn ends, so that it takes a second look a moment later.
+    pub fn end_forbidden(&self, tables: &Tables, mut ending: impl FnMut(&Flow)) -> usize {
+        let flows = self.flows.iter_from(0);
+        let forbidden = flows.filter(|flow| is_forbidden(flow, tables));
+        forbidden
+            .filter(|flow| {
+                ending(flow);
+                self.flows.remove(flow)
+            })
+            .count()
+    }
+}
+
+fn is_forbidden(flow: &Flow, tables: &Tables) -> bool {
+    let row = |pin: Pin| tables.instance_at(pin.slot, pin.epoch);
+    let (Some(local), Some(remote)) = (row(flow.local), row(flow.remote)) else {
+        // Its next packet ends it, for another reason.
+        return false;
+    };
+    let verdict = if flow.state.is_passive() {
+        may_accept(remote, local, tables)
+    } else {
+        may_begin(local, remote, tables)
+    };
+    verdict == Verdict::Refused
 }
 
 impl Engine {

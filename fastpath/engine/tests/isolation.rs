@@ -4,9 +4,10 @@ mod common;
 
 use common::packet::Content;
 use common::{
-    Gateway, Packet, both, delivered, gateway_ip, instance_ip, node, ns_ip, other_service_ip,
+    Gateway, Packet, ack, both, delivered, gateway_ip, instance_ip, node, ns_ip, other_service_ip,
     service_ip, syn, tunnelled, two_sites, udp,
 };
+use sluice_engine::Flow;
 use sluice_tables::{Isolation, ServiceSlot, Upcall};
 use sluice_wire::{DropReason, Family};
 
@@ -25,12 +26,12 @@ fn apart(gateway: &mut Gateway, permits: &[(u8, u8)]) -> [ServiceSlot; 2] {
 }
 
 fn is_prohibited(family: Family, packet: &Packet) -> bool {
-    match packet.content {
-        Content::Error { kind, code, .. } => match family {
-            Family::V4 => (kind, code) == (3, 13),
-            Family::V6 => (kind, code) == (1, 1),
-        },
-        _ => false,
+    let Content::Error { kind, code, .. } = packet.content else {
+        return false;
+    };
+    match family {
+        Family::V4 => (kind, code) == (3, 13),
+        Family::V6 => (kind, code) == (1, 1),
     }
 }
 
@@ -114,9 +115,54 @@ fn a_flow_is_judged_once() {
         tunnelled(&one.out(&call));
         apart(&mut one, &[]);
         tunnelled(&one.out(&call));
-        let flow = one.shared.flows().iter_from(0).next().unwrap();
-        assert!(one.shared.flows().remove(&flow));
+        let mut ended = Vec::new();
+        let tables = one.publisher.snapshot();
+        let count = one
+            .shared
+            .end_forbidden(&tables, |flow| ended.push(flow.forward));
+        assert_eq!((count, ended.len()), (1, 1));
         assert!(is_prohibited(family, &delivered(&one.out(&call))));
+    });
+}
+
+/// Only flows of the pair end, on both sides; TCP is reset at its next segment, whoever sends it.
+#[test]
+fn a_revoked_permit_ends_the_flows_of_the_pair() {
+    both(|family| {
+        let (mut one, mut two) = two_sites();
+        let callers = apart(&mut one, &[(1, 2)])[0];
+        apart(&mut two, &[(1, 2)]);
+        // Another service on the caller's node, of the servers' tenant.
+        let friends = one.service(3);
+        one.place(friends, 9, 1);
+        one.writer.set_tenant(friends, 1);
+        one.publish();
+        let dialled = (instance_ip(family, 2), 80);
+        let (caller, friend) = ((ns_ip(family, 1, 1), 4000), (ns_ip(family, 1, 9), 4000));
+        let (_, call) = tunnelled(&one.out(&syn(caller, dialled)));
+        let received = delivered(&two.inn(node(1), &call));
+        tunnelled(&one.out(&udp(friend, dialled)));
+        for gateway in [&mut one, &mut two] {
+            gateway.writer.set_permits([]);
+            gateway.publish();
+            let tables = gateway.publisher.snapshot();
+            let own = |flow: &Flow| {
+                let caller = if flow.state.is_passive() {
+                    flow.remote
+                } else {
+                    flow.local
+                };
+                assert_eq!(tables.instance(caller.slot).unwrap().service, callers);
+            };
+            assert_eq!(gateway.shared.end_forbidden(&tables, own), 1);
+            assert_eq!(gateway.shared.end_forbidden(&tables, own), 0);
+        }
+        let reset = delivered(&one.out(&ack(caller, dialled)));
+        assert!(matches!(reset.content, Content::Tcp { flags, .. } if flags & 4 != 0));
+        let reply = ack((received.dst, 80), (received.src, 4000));
+        let reset = delivered(&two.out(&reply));
+        assert!(matches!(reset.content, Content::Tcp { flags, .. } if flags & 4 != 0));
+        tunnelled(&one.out(&udp(friend, dialled)));
     });
 }
 

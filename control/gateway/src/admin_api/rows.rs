@@ -46,6 +46,8 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "hardware": (view.hardware)(),
         "names": view.names.status(),
         "flows_offloaded": state.flows_offloaded,
+        "isolation": state.isolation,
+        "flows_observed": state.flows_observed,
         "offload": state.offload,
         "sockets": state.sockets,
         "workers": workers(&state, &view.running()),

@@ -74,6 +74,10 @@ pub struct GatewayState {
     /// Where established flows are offloaded to the kernel, or why they are not.
     pub offload: String,
     pub flows_offloaded: usize,
+    /// `gateway.isolation`.
+    pub isolation: &'static str,
+    /// Flows begun across namespaces that no rule allows, where that is only observed.
+    pub flows_observed: u64,
     /// Why the gateway cannot serve yet, in words; empty when it can.
     pub not_ready: String,
 }

@@ -462,6 +462,7 @@ impl Check<'_> {
             bridge: raw.bridge.clone(),
             uplink: raw.uplink.clone(),
             tun: raw.tun.clone(),
+            isolation: self.isolation("gateway.isolation", &raw.isolation)?,
         })
     }
 

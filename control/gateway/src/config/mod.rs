@@ -123,6 +123,8 @@ pub struct Gateway {
     pub bridge: String,
     pub uplink: String,
     pub tun: String,
+    /// What becomes of calls across namespaces that no rule allows.
+    pub isolation: Isolation,
 }
 
 /// The fast path's limits and switches.

@@ -96,6 +96,7 @@ pub struct RawGateway {
     pub bridge: String,
     pub uplink: String,
     pub tun: String,
+    pub isolation: String,
 }
 
 /// `[fastpath]`.
@@ -250,6 +251,8 @@ impl Default for RawGateway {
             bridge: "sluicebr0".into(),
             uplink: "sluice0".into(),
             tun: "sluicetun0".into(),
+            // Tenants must be able to rely on it; "observe" is for those who come from a network without.
+            isolation: "enforce".into(),
         }
     }
 }

@@ -154,6 +154,7 @@ impl Rows {
         self.add("gateway.bridge", &gateway.bridge);
         self.add("gateway.uplink", &gateway.uplink);
         self.add("gateway.tun", &gateway.tun);
+        self.add("gateway.isolation", gateway.isolation.word());
     }
 
     fn fastpath(&mut self, config: &Config) {

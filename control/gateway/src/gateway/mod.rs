@@ -193,7 +193,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let node_socket = node_api::bind(&config.gateway.node_socket)?;
     let node_api = tokio::spawn(node_api::serve(node_socket, commands));
 
-    let routes = Routes::new(writer, path_mtu::inner_mtu_to);
+    let mut routes = Routes::new(writer, path_mtu::inner_mtu_to);
+    routes.set_isolation(config.gateway.isolation);
     let mut core = Core::new(
         config,
         token,

@@ -404,6 +404,12 @@ impl Plane {
             .sum()
     }
 
+    /// Flows begun that no rule allows, where that is only observed.
+    pub(crate) fn observed(&self) -> u64 {
+        let counters = self.counters.iter();
+        counters.map(|counters| counters.observed.value()).sum()
+    }
+
     /// AF_XDP sockets as they were when last looked at.
     pub(crate) fn sockets(&self) -> &[SocketRow] {
         &self.sockets

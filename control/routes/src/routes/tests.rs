@@ -65,6 +65,7 @@ fn job(rows: &[Row]) -> JobRoutes {
         }],
         rules: Vec::new(),
         instances: rows.to_vec(),
+        rules: Vec::new(),
     }
 }
 

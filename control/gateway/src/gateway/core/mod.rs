@@ -8,6 +8,7 @@
 mod failover;
 mod hosts;
 mod instances;
+mod isolation;
 mod names;
 mod placement;
 mod registration;
@@ -29,6 +30,7 @@ use crate::node::watch::Watch;
 use failover::Suspects;
 use hosts::Hosts;
 use instances::{Attaching, Nameless, Place, find, parse_name};
+use isolation::Forbidden;
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::WRITE_PAUSE;
@@ -91,6 +93,7 @@ pub(crate) struct Core {
     prober: Prober,
     probes: Probes,
     look_at: Duration,
+    forbidden: Forbidden,
     /// Why the broker cannot be reached, as last said in the log.
     broker_away: String,
     /// Where targets that were looked up elsewhere come back.
@@ -170,6 +173,7 @@ impl Core {
             prober,
             probes,
             look_at: now,
+            forbidden: Forbidden::default(),
             broker_away: String::new(),
             found,
             remembered: state.local,
@@ -222,6 +226,7 @@ impl Core {
         sooner(Some(self.look_at));
         sooner(self.waits_until());
         sooner(self.registering.iter().map(|(_, until)| *until).min());
+        sooner(self.forbidden.poll_timeout());
         sooner(self.ways_changed.then(|| self.followed_at + FOLLOW_PAUSE));
         sooner(self.state_changed.then(|| self.written_at + WRITE_PAUSE));
         due
@@ -346,6 +351,7 @@ impl Core {
             Upcall::Offload { flow, generation } => {
                 self.plane.offloader().install(flow, generation)
             }
+            Upcall::NotAllowed { caller, callee } => self.observe(caller, callee, now),
             Upcall::Suspect {
                 instance,
                 epoch,
@@ -391,6 +397,7 @@ impl Core {
             self.plane.wake();
             self.name_callers();
         }
+        self.end_forbidden(now);
         // After the tables: whoever is told an address may dial it.
         self.publish_names();
         if self.ways_changed && self.followed_at + FOLLOW_PAUSE <= now {

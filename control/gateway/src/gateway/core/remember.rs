@@ -75,6 +75,8 @@ impl Core {
             sockets: self.plane.sockets().to_vec(),
             offload,
             flows_offloaded,
+            isolation: self.config.gateway.isolation.word(),
+            flows_observed: self.plane.observed(),
             not_ready: not_ready.to_owned(),
         };
         self.view.send_replace(state);

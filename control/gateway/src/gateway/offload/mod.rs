@@ -195,6 +195,17 @@ impl Offloader {
         }
     }
 
+    /// Ends the flows that these tables do not allow any more, offloaded ones first here. Returns how many.
+    pub(crate) fn end_forbidden(&self, tables: &Tables) -> usize {
+        let mut held = self.held();
+        let Held { setup, running, .. } = &mut *held;
+        setup.shared.end_forbidden(tables, |flow| {
+            if let Some(running) = running {
+                running.take_out((flow.index, flow.state.generation()));
+            }
+        })
+    }
+
     /// While paused, workers see every packet.
     pub(crate) fn pause(&self, paused: bool) {
         if let Some(running) = &mut self.held().running {
