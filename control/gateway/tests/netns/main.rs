@@ -21,3 +21,4 @@ mod lan;
 mod underlay;
 mod offload;
 mod offload_xdp;
+mod isolation;
