@@ -400,7 +400,7 @@ impl Node {
                     }
                 }
                 // These gateways enforce, and offload nothing.
-                Upcall::NotAllowed { .. } | Upcall::Offload { .. } | Upcall::Heard { .. } => {}
+                Upcall::NotAllowed { .. } | Upcall::Offload { .. } => {}
             }
         }
     }

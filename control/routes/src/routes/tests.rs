@@ -65,7 +65,6 @@ fn job(rows: &[Row]) -> JobRoutes {
         }],
         rules: Vec::new(),
         instances: rows.to_vec(),
-        rules: Vec::new(),
     }
 }
 
