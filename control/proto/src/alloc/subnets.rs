@@ -90,6 +90,19 @@ impl Subnets {
         self.given.len()
     }
 
+    /// The node subnet that begins there.
+    #[must_use]
+    pub fn subnet(&self, network: Ip) -> Option<Subnet> {
+        Subnet::new(network, self.length(network.family())).ok()
+    }
+
+    /// The range of nodes' subnets that has this address.
+    #[must_use]
+    pub fn range_of(&self, ip: Ip) -> Option<Subnet> {
+        let range = self.plan.nodes.of(ip.family());
+        range.filter(|range| range.contains(ip))
+    }
+
     const fn length(&self, family: Family) -> u8 {
         match family {
             Family::V4 => self.plan.node_length_v4,

@@ -183,5 +183,23 @@ fn range_of(
     Ok(range)
 }
 
+/// An instance number has its addresses from one range.
+fn add_range(
+    range: InstanceRange,
+    field: &Field<'_>,
+    spec: &mut ServiceSpec,
+) -> Result<(), DescriptorError> {
+    let mut others = spec.instances.iter();
+    if let Some(other) = others.find(|other| range.from < other.to && other.from < range.to) {
+        let number = range.from.max(other.from);
+        return Err(field.error(&format!(
+            "instance numbers of no other range; instance {number} is in the one from {} to {}, too",
+            other.from, other.to
+        )));
+    }
+    spec.instances.push(range);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Oakestra's SLA v2.0 (OAKESTRA-WIRE section 5): applications with microservices.
 
 use super::field::{DescriptorError, Field};
-use super::{ServiceSpec, ip_of, name_of, port_of, range_of};
+use super::{ServiceSpec, add_range, ip_of, name_of, port_of, range_of};
 use serde_json::{Map, Value, json};
 use sluice_wire::{Dual, Family};
 
@@ -160,7 +160,7 @@ pub(super) fn addresses(field: &Field<'_>, spec: &mut ServiceSpec) -> Result<(),
     };
     if let Some(instances) = field.present("instances") {
         for range in instances.items()? {
-            spec.instances.push(range_of(&range, "start", "start_v6")?);
+            add_range(range_of(&range, "start", "start_v6")?, &range, spec)?;
         }
     }
     Ok(())

@@ -160,3 +160,19 @@ fn any_text_is_a_descriptor_or_a_named_error() {
         }
     });
 }
+
+#[test]
+fn an_instance_number_is_in_one_range() {
+    let sla = |second: u32| {
+        serde_json::json!({"app_name": "demo", "app_ns": "default", "service_name": "a", "service_ns": "test",
+            "addresses": {"instances": [{"from": 0, "to": 4, "start": "10.30.7.1"},
+                                        {"from": second, "to": 9, "start": "10.30.8.1"}]}})
+    };
+    assert_eq!(from_deployment(&sla(4)).unwrap().instances.len(), 2);
+    let error = from_deployment(&sla(3)).unwrap_err().to_string();
+    assert!(error.contains("`addresses.instances[1]`"), "{error}");
+    assert!(
+        error.ends_with("instance 3 is in the one from 0 to 4, too"),
+        "{error}"
+    );
+}

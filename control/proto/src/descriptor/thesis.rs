@@ -1,7 +1,7 @@
 //! The thesis's YAML descriptor v0.2 (section 3.6.3): one service per file.
 
 use super::field::{DescriptorError, Field};
-use super::{ServiceSpec, ip_of, name_of, port_of, range_of};
+use super::{ServiceSpec, add_range, ip_of, name_of, port_of, range_of};
 use serde_json::{Map, Value, json};
 use sluice_wire::{Dual, Family};
 
@@ -55,8 +55,8 @@ pub(super) fn parse(root: &Field<'_>) -> Result<ServiceSpec, DescriptorError> {
         };
         if let Some(instances) = addresses.present("Instances") {
             for range in instances.one_or_items()? {
-                spec.instances
-                    .push(range_of(&range, "address_from", "address_from_v6")?);
+                let addresses = range_of(&range, "address_from", "address_from_v6")?;
+                add_range(addresses, &range, &mut spec)?;
             }
         }
     }

@@ -5,7 +5,6 @@ use crate::alloc::{AllocError, Owner, Semantic, Use};
 use crate::descriptor::{self, ServiceSpec};
 use crate::message::{IpType, Job, ServiceDeploy, ServiceIpEntry, UpdateKind};
 use serde_json::Value;
-use sluice_wire::{Dual, Ip};
 use std::collections::BTreeMap;
 
 impl Root {
@@ -71,25 +70,8 @@ impl Root {
         let Some(service) = self.services.get_mut(id) else {
             return refuse(400, "Invalid _id");
         };
-        let has = |ip_type: &IpType, wanted: Dual<Ip>| {
-            let mut entries = service.job.service_ip_list.iter();
-            let have = entries.find(|entry| entry.ip_type == *ip_type);
-            let have = have.map(ServiceIpEntry::ips).unwrap_or_default();
-            (wanted.v4.is_none() || wanted.v4 == have.v4)
-                && (wanted.v6.is_none() || wanted.v6 == have.v6)
-        };
-        let same = service.job.job_name == spec.name
-            && has(&IpType::RoundRobin, spec.round_robin)
-            && has(&IpType::Closest, spec.closest)
-            && service.ranges == spec.instances;
-        if !same {
-            return refuse(
-                400,
-                format!(
-                    "{} exists with another name or other addresses; delete it first",
-                    service.job.job_name
-                ),
-            );
+        if let Some(change) = promise_broken(service, &spec) {
+            return refuse(400, format!("{change}; delete the service first"));
         }
         if service.job.descriptor != stripped(&spec.descriptor) {
             service.job.descriptor = stripped(&spec.descriptor);
@@ -132,7 +114,34 @@ impl Root {
             Ok(entries)
         };
         let taken = self.semantic.all_or_nothing(take);
-        taken.or_else(|error| refuse(500, error.to_string()))
+        taken.or_else(|error| refuse(500, self.with_holder(&error)))
+    }
+
+    /// The error and, where an address is a node's, which one's.
+    fn with_holder(&self, error: &AllocError) -> String {
+        let AllocError::Outside { ip, .. } = error else {
+            return error.to_string();
+        };
+        let holder = self.grants.iter().find_map(|grant| {
+            let subnet = &grant.subnet;
+            let networks = [subnet.subnet_addr, subnet.subnet_addr_v6];
+            let mut subnets = networks.into_iter().flatten();
+            let subnet = subnets.find_map(|network| {
+                let subnet = self.subnets.subnet(network)?;
+                subnet.contains(*ip).then_some(subnet)
+            })?;
+            Some((subnet, grant.cluster.as_deref()))
+        });
+        match (holder, self.subnets.range_of(*ip)) {
+            (Some((subnet, Some(cluster))), _) => {
+                format!("{error}: it is in {subnet}, the subnet of a node of cluster {cluster}")
+            }
+            (Some((subnet, None)), _) => format!("{error}: it is in {subnet}, a node's subnet"),
+            (None, Some(range)) => {
+                format!("{error}: it is in {range}, the range of nodes' subnets")
+            }
+            (None, None) => error.to_string(),
+        }
     }
 
     pub(super) fn service_delete(
@@ -171,6 +180,35 @@ impl Root {
         work.services.insert(id.to_owned());
         Ok(Reply::text(200, "Job removed successfully"))
     }
+}
+
+/// What a descriptor would change of that which callers rely on.
+fn promise_broken(service: &Service, spec: &ServiceSpec) -> Option<String> {
+    let name = &service.job.job_name;
+    if *name != spec.name {
+        return Some(format!("{} is {name}, not {}", service.job.id, spec.name));
+    }
+    for (ip_type, policy, wanted) in [
+        (IpType::RoundRobin, "round robin", spec.round_robin),
+        (IpType::Closest, "closest", spec.closest),
+    ] {
+        let mut entries = service.job.service_ip_list.iter();
+        let have = entries.find(|entry| entry.ip_type == ip_type);
+        let have = have.map(ServiceIpEntry::ips).unwrap_or_default();
+        for wanted in wanted.iter() {
+            match have.of(wanted.family()) {
+                Some(have) if have == wanted => {}
+                Some(have) => {
+                    return Some(format!(
+                        "the {policy} address of {name} is {have}, not {wanted}"
+                    ));
+                }
+                None => return Some(format!("{name} has no {policy} address, not {wanted}")),
+            }
+        }
+    }
+    (service.ranges != spec.instances)
+        .then(|| format!("{name} has other ranges of instance addresses"))
 }
 
 /// Keys of a job that are ours; a descriptor that came back from a table query may contain them.

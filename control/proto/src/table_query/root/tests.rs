@@ -212,12 +212,97 @@ fn a_chosen_address_that_is_taken_is_named() {
     let outside = root.apply(&deploy(other, second), 1000);
     assert_eq!(outside.reply.status, 500);
     first["RR_ip"] = json!("10.30.50.3");
-    assert_eq!(root.apply(&deploy(ID, first), 1000).reply.status, 400);
+    said(
+        &mut root,
+        deploy(ID, first),
+        400,
+        "the round robin address of demo.default.a.test is 10.30.50.2, not 10.30.50.3; delete the service first",
+    );
     said(
         &mut root,
         deploy(other, descriptor("a")),
         400,
         &format!("demo.default.a.test is deployed already, as {ID}"),
+    );
+}
+
+/// Every kind of holder, each by name: other services, the descriptor itself, who had it a moment ago, nodes.
+#[test]
+fn every_collision_of_a_descriptor_is_named() {
+    let mut root = root();
+    let other = "64b8f0c9d2a1e3f405162739";
+    let subnet = Command::Subnet {
+        caller: caller("192.0.2.1"),
+        request_id: None,
+    };
+    root.apply(&subnet, 1000);
+    let mut first = descriptor("a");
+    first["addresses"] = json!({"rr_ip": "10.30.5.1", "closest_ip": "10.30.5.2",
+        "instances": [{"from": 0, "to": 3, "start": "10.30.6.1"}]});
+    said(&mut root, deploy(ID, first), 200, "Instance info added");
+    root.apply(&instance(ID, 7, "c1", None), 1000);
+    let given = root.job_by_id(ID).unwrap().instance_list[0]
+        .instance_ip
+        .unwrap();
+    let outside = "is outside 10.30.0.0/16, the range of ServiceIPs and InstanceIPs";
+    let range = |start: &str| json!({"instances": [{"from": 0, "to": 2, "start": start}]});
+    for (addresses, expected) in [
+        (
+            json!({"rr_ip": "10.30.5.2"}),
+            "10.30.5.2 is taken: it is the closest address of demo.default.a.test".to_owned(),
+        ),
+        (
+            json!({"closest_ip": "10.30.6.3"}),
+            "10.30.6.3 is taken: it is instance 2 of demo.default.a.test".to_owned(),
+        ),
+        (
+            json!({"rr_ip": given.to_string()}),
+            format!("{given} is taken: it is instance 7 of demo.default.a.test"),
+        ),
+        (
+            range("10.30.5.0"),
+            "10.30.5.1 is taken: it is the round robin address of demo.default.a.test".to_owned(),
+        ),
+        (
+            range("10.30.255.255"),
+            format!("10.31.0.0 {outside}: it is in 10.16.0.0/12, the range of nodes' subnets"),
+        ),
+        (
+            json!({"rr_ip": "10.18.0.5"}),
+            format!(
+                "10.18.0.5 {outside}: it is in 10.18.0.0/26, the subnet of a node of cluster c1"
+            ),
+        ),
+        (
+            json!({"rr_ip": "10.18.0.70"}),
+            format!("10.18.0.70 {outside}: it is in 10.16.0.0/12, the range of nodes' subnets"),
+        ),
+        (
+            json!({"rr_ip": "10.30.9.1", "closest_ip": "10.30.9.1"}),
+            "10.30.9.1 is taken: it is the round robin address of demo.default.b.test".to_owned(),
+        ),
+    ] {
+        let mut second = descriptor("b");
+        second["addresses"] = addresses;
+        let applied = said(&mut root, deploy(other, second), 500, &expected);
+        assert!(applied.changes.is_empty(), "all or nothing");
+    }
+    let delete =
+        |root: &mut Root, command| assert_eq!(root.apply(&command, 1000).reply.status, 200);
+    let instances = Command::InstanceDelete {
+        id: ID.to_owned(),
+        number: -1,
+        epoch: None,
+    };
+    delete(&mut root, instances);
+    delete(&mut root, Command::ServiceDelete { id: ID.to_owned() });
+    let mut second = descriptor("b");
+    second["RR_ip"] = json!("10.30.5.1");
+    said(
+        &mut root,
+        deploy(other, second),
+        500,
+        "10.30.5.1 was the round robin address of demo.default.a.test a short time ago and rests for another 86400 s",
     );
 }
 
