@@ -4,7 +4,6 @@ use super::names::{Known, Names};
 use super::outcome::Outcome;
 use super::reply::{Body, Rr};
 use super::zone::{Subject, Zones};
-use crate::isolation::may_call;
 use crate::names::ServiceName;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
@@ -64,7 +63,7 @@ pub fn decide(zones: &Zones, names: &Names, from: Ip, query: &Message) -> Decisi
             Some(Known::Unresolved) => {
                 Decision::Answer(Outcome::Unresolved, Body::error(ResponseCode::ServFail))
             }
-            Some(Known::Service(known)) if !may_call(caller, &service, known.rules()) => {
+            Some(Known::Service(known)) if !names.may_know(caller, &service, known) => {
                 no_such_name(apex)
             }
             Some(Known::Service(known)) => {

@@ -1,7 +1,7 @@
 //! A snapshot of what is known by name, and of who may ask: what answers are made from.
 
 use super::zone::Choice;
-use crate::isolation::Rule;
+use crate::isolation::{Isolation, Rule, may_call};
 use crate::names::ServiceName;
 use crate::table_query::ServiceAddress;
 use crate::table_query::asker::Routes;
@@ -55,12 +55,6 @@ impl Service {
         }
     }
 
-    /// The rules that allow calls to it from other namespaces.
-    #[must_use]
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
-    }
-
     /// Notes that it is in use.
     pub(super) fn touch(&self) {
         // A load first: a name that is asked for by thousands need not bounce its cache line.
@@ -95,11 +89,27 @@ pub enum Known {
 /// Everything that answers are made from. Cloning shares the services.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
+    isolation: Isolation,
     known: BTreeMap<ServiceName, Known>,
     callers: BTreeMap<Ip, Arc<ServiceName>>,
 }
 
 impl Names {
+    /// Nothing is known yet. Unless isolation is enforced, everybody may know every name.
+    #[must_use]
+    pub fn new(isolation: Isolation) -> Self {
+        Self {
+            isolation,
+            ..Self::default()
+        }
+    }
+
+    /// Whether an instance of `caller` may know that the service exists.
+    #[must_use]
+    pub fn may_know(&self, caller: &ServiceName, name: &ServiceName, service: &Service) -> bool {
+        self.isolation != Isolation::Enforce || may_call(caller, name, &service.rules)
+    }
+
     /// Of which service the instance with this address is one; `None`: nobody's.
     #[must_use]
     pub fn caller(&self, from: Ip) -> Option<&ServiceName> {

@@ -126,6 +126,7 @@ impl Core {
         view: watch::Sender<GatewayState>,
         now: Duration,
     ) -> Self {
+        let names = Names::new(config.gateway.isolation);
         let mut asker = Asker::new(asker::Settings::default(), plane.seed());
         let prober = Prober::new(liveness::Settings::default());
         let [.., high, low] = plane.seed().to_be_bytes();
@@ -151,7 +152,7 @@ impl Core {
             routes,
             plane,
             dns,
-            names: Names::default(),
+            names,
             names_changed: false,
             file,
             registration: state.registration,

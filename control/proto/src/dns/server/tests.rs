@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::dns::names::Known;
-use crate::isolation::Rule;
+use crate::isolation::{Isolation, Rule};
 use crate::message::{IpType, ServiceIpEntry};
 use crate::table_query::asker::Routes;
 use crate::table_query::{Row, ServiceAddress};
@@ -266,6 +266,18 @@ fn another_tenants_names_exist_for_whom_a_rule_allows_to_call() {
     let question = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
     let reply = asked(&mut server, STRANGER, &question);
     assert_eq!(reply.answers.len(), 1);
+}
+
+#[test]
+fn names_are_hidden_only_where_calls_are_refused() {
+    for isolation in [Isolation::Observe, Isolation::Off] {
+        let mut names = Names::new(isolation);
+        callers(&mut names);
+        names.set_service(&web());
+        let question = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
+        let reply = asked(&mut server(names), STRANGER, &question);
+        assert_eq!(reply.answers.len(), 1, "{isolation:?}");
+    }
 }
 
 #[test]
