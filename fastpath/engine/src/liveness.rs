@@ -10,7 +10,12 @@ use sluice_wire::{Class, DropReason, Fragment, IcmpKind, checksum, icmp_echo};
 
 /// Notes the nodes that a batch came from. NAT may change a port; then all nodes at the address count as heard.
 pub(crate) fn hear(batch: &Batch, tables: &Tables, now_ns: u64) {
+    let mut last = None;
     for outer in batch.iter().filter_map(|frame| frame.outer) {
+        // A search by address costs as much as a packet, and neighbours in a batch are often from one node.
+        if last.replace(outer) == Some(outer) {
+            continue;
+        }
         let peers = || {
             let slots = tables.peers_at(outer.ip).iter();
             slots.filter_map(|&slot| tables.peer(slot))
