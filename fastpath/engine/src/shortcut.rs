@@ -67,7 +67,7 @@ impl Engine {
         turn: &Turn<'_>,
     ) -> Option<Exit> {
         let Glanced { glance, probe } = glanced;
-        let hit = self.shared.flows.hit(probe, &glance.key, true)?;
+        let hit = self.shared.flows.hit(probe, &glance.key, A::FAMILY, true)?;
         let ports = hit.wire_ports();
         let (local, remote) = ends::<A>(&hit, glance, frame, turn)?;
         let [src, _] = A::ends(&glance.key);
@@ -126,8 +126,11 @@ impl Engine {
         turn: &Turn<'_>,
     ) -> Option<()> {
         let Glanced { glance, probe } = glanced;
-        let hit = self.shared.flows.hit(probe, &glance.key, false)?;
-        let forward = hit.forward();
+        let hit = self
+            .shared
+            .flows
+            .hit(probe, &glance.key, A::FAMILY, false)?;
+        let forward = hit.forward(A::FAMILY);
         let (local, remote) = ends::<A>(&hit, glance, frame, turn)?;
         let [_, dst] = A::ends(&glance.key);
         if local.placement() != Placement::Local || local.ns_ip != dst {

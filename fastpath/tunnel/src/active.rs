@@ -62,20 +62,18 @@ impl Tunnels {
         now_s: u32,
         flows: impl Fn(PeerSlot) -> u32,
     ) {
-        let use_ = Noted { peer, epoch, now_s };
-        if self.noted != Some(use_) {
-            self.note(use_, flows);
+        if self.noted != Some(Noted { peer, epoch, now_s }) {
+            self.note(peer, epoch, now_s, flows);
         }
     }
 
     #[inline(never)]
-    fn note(&mut self, use_: Noted, flows: impl Fn(PeerSlot) -> u32) {
-        let Noted { peer, epoch, now_s } = use_;
+    fn note(&mut self, peer: PeerSlot, epoch: u32, now_s: u32, flows: impl Fn(PeerSlot) -> u32) {
         match self.by_slot.get_mut(peer.index() as usize) {
             Some(Some(tunnel)) if tunnel.epoch == epoch => tunnel.last_used_s = now_s,
             _ => self.open(peer, epoch, now_s, flows),
         }
-        self.noted = Some(use_);
+        self.noted = Some(Noted { peer, epoch, now_s });
     }
 
     /// Closes tunnels that were idle too long and carry no live flow. Returns how many.

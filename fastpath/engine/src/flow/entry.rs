@@ -3,7 +3,7 @@
 use sluice_memory::Line;
 use sluice_tables::slots::Slot;
 use sluice_tables::{InstanceSlot, PeerSlot, ServiceSlot};
-use sluice_wire::{FlowKey, InstanceIp, Ip, Protocol};
+use sluice_wire::{Family, FlowKey, InstanceIp, Ip, Protocol};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -65,42 +65,48 @@ impl<'a> Entry<'a> {
         (slot_of(word), low(word))
     }
 
-    /// The [`FlowKey::words`] of outbound packets.
+    /// The [`FlowKey::words`] of outbound packets, which are of that family.
     #[inline(always)]
-    pub(crate) fn forward(self) -> [u64; 5] {
+    pub(crate) fn forward(self, family: Family) -> [u64; 5] {
         let rest = self.word(REST);
-        if rest & FlowKey::V4 != 0 {
-            [self.word(FORWARD), 0, 0, 0, rest]
-        } else {
-            let [src_high, src] = self.address(SRC);
-            let [dst_high, dst] = self.address(DST);
-            [src_high, src, dst_high, dst, rest]
+        match family {
+            Family::V4 => [self.word(FORWARD), 0, 0, 0, rest],
+            Family::V6 => {
+                let [src_high, src] = self.address(SRC);
+                let [dst_high, dst] = self.address(DST);
+                [src_high, src, dst_high, dst, rest]
+            }
         }
     }
 
-    /// Whether outbound packets have these [`FlowKey::words`].
+    /// Whether outbound packets have these [`FlowKey::words`], of that family.
     #[inline(always)]
-    pub(crate) fn matches_forward(self, key: &[u64; 5]) -> bool {
-        let [a, b, c, d, rest] = *key;
-        self.word(REST) == rest
-            && if rest & FlowKey::V4 != 0 {
-                self.word(FORWARD) == a
-            } else {
-                self.address(SRC) == [a, b] && self.address(DST) == [c, d]
+    pub(crate) fn matches_forward(self, key: &[u64; 5], family: Family) -> bool {
+        self.word(REST) == key[4]
+            && match family {
+                Family::V4 => self.word(FORWARD) == key[0],
+                Family::V6 => {
+                    self.address(SRC) == [key[0], key[1]] && self.address(DST) == [key[2], key[3]]
+                }
             }
     }
 
-    /// Whether inbound packets have these [`FlowKey::words`].
+    /// Whether inbound packets have these [`FlowKey::words`], of that family.
     #[inline(always)]
-    pub(crate) fn matches_reverse(self, key: &[u64; 5]) -> bool {
-        let [a, b, c, d, rest] = *key;
-        low(self.word(WIRE)) == low(rest)
-            && high(self.word(REST)) == high(rest)
-            && if rest & FlowKey::V4 != 0 {
-                self.word(REVERSE) == a
-            } else {
-                self.address(REMOTE_IP) == [a, b] && self.address(SRC) == [c, d]
+    pub(crate) fn matches_reverse(self, key: &[u64; 5], family: Family) -> bool {
+        low(self.word(WIRE)) == low(key[4])
+            && high(self.word(REST)) == high(key[4])
+            && match family {
+                Family::V4 => self.word(REVERSE) == key[0],
+                Family::V6 => {
+                    self.address(REMOTE_IP) == [key[0], key[1]]
+                        && self.address(SRC) == [key[2], key[3]]
+                }
             }
+    }
+
+    fn family(self) -> Family {
+        family_of(self.word(REST))
     }
 
     #[inline(always)]
@@ -124,11 +130,12 @@ impl<'a> Entry<'a> {
 
     /// The remote instance's identity.
     fn remote_ip(self) -> Ip {
-        if self.word(REST) & FlowKey::V4 != 0 {
-            Ip::v4(high(self.word(REVERSE)).to_be_bytes())
-        } else {
-            let [high, low] = self.address(REMOTE_IP);
-            Ip::from_bits(u128::from(high) << 64 | u128::from(low))
+        match self.family() {
+            Family::V4 => Ip::v4(high(self.word(REVERSE)).to_be_bytes()),
+            Family::V6 => {
+                let [high, low] = self.address(REMOTE_IP);
+                Ip::from_bits(u128::from(high) << 64 | u128::from(low))
+            }
         }
     }
 }
@@ -196,7 +203,7 @@ impl Flow {
     pub(crate) fn load(entry: Entry<'_>, index: u32, state: State) -> Self {
         let ((service, wire_ports), peer_created) = (entry.wire(), entry.word(PEER_CREATED));
         Self {
-            forward: FlowKey::from_words(entry.forward()),
+            forward: FlowKey::from_words(entry.forward(entry.family())),
             remote_ip: InstanceIp::new(entry.remote_ip()),
             wire_src_port: port(wire_ports.into()),
             wire_dst_port: port(u64::from(wire_ports) >> 16),
@@ -213,7 +220,7 @@ impl Flow {
     /// Writes all but the state into an entry that nobody can reach.
     pub(crate) fn store(&self, entry: Entry<'_>) {
         let (forward, reverse) = (self.forward.words(), self.reverse().words());
-        let is_v4 = forward[4] & FlowKey::V4 != 0;
+        let is_v4 = family_of(forward[4]) == Family::V4;
         for (at, word) in [
             (FORWARD, if is_v4 { forward[0] } else { 0 }),
             (REVERSE, if is_v4 { reverse[0] } else { 0 }),
@@ -242,6 +249,15 @@ impl Flow {
                 second[at].store(word, Relaxed);
             }
         }
+    }
+}
+
+/// The family of a key, by the last of its [`FlowKey::words`].
+pub(crate) const fn family_of(rest: u64) -> Family {
+    if rest & FlowKey::V4 != 0 {
+        Family::V4
+    } else {
+        Family::V6
     }
 }
 

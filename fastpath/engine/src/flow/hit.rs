@@ -3,6 +3,7 @@
 use super::entry::{Entry, Pin, State};
 use super::table::{Probe, Table};
 use sluice_tables::ServiceSlot;
+use sluice_wire::Family;
 use sluice_wire::tcp_flag::{FIN, RST, SYN};
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::fence;
@@ -15,16 +16,22 @@ pub(crate) struct Hit<'a> {
 }
 
 impl Table {
-    /// The entry of a key that [`Table::probe`] and [`Table::prefetch_entry`] have been asked about; `None` also when
+    /// The entry of a key of that family that [`Table::probe`] and [`Table::prefetch_entry`] have been asked about; `None` also when
     /// the index must be searched for it.
     #[inline(always)]
-    pub(crate) fn hit(&self, probe: &Probe, key: &[u64; 5], outbound: bool) -> Option<Hit<'_>> {
+    pub(crate) fn hit(
+        &self,
+        probe: &Probe,
+        key: &[u64; 5],
+        family: Family,
+        outbound: bool,
+    ) -> Option<Hit<'_>> {
         let entry = self.entry_of(probe)?;
         let state = State::read(entry.state());
         let matches = if outbound {
-            entry.matches_forward(key)
+            entry.matches_forward(key, family)
         } else {
-            entry.matches_reverse(key)
+            entry.matches_reverse(key, family)
         };
         matches.then_some(Hit { entry, state })
     }
@@ -64,8 +71,8 @@ impl Hit<'_> {
     ///
     /// [`FlowKey::words`]: sluice_wire::FlowKey::words
     #[inline(always)]
-    pub(crate) fn forward(&self) -> [u64; 5] {
-        self.entry.forward()
+    pub(crate) fn forward(&self, family: Family) -> [u64; 5] {
+        self.entry.forward(family)
     }
 
     /// Whether all that was read until now is of one flow that lives, if it lived at first.

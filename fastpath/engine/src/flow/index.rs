@@ -106,10 +106,11 @@ impl Bucket<'_> {
     /// The first entry whose tag is `tag`.
     #[inline(always)]
     pub(crate) fn likely_entry(self, tag: u16) -> Option<u32> {
-        let mut slots = self.first_slots_tagged(tag);
-        if slots == 0 {
-            slots = self.slots_tagged(tag);
+        let slots = self.first_slots_tagged(tag);
+        if slots != 0 {
+            return Some(self.entry(slots.trailing_zeros() as usize));
         }
+        let slots = self.slots_tagged(tag);
         (slots != 0).then(|| self.entry(slots.trailing_zeros() as usize))
     }
 

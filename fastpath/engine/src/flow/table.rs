@@ -8,7 +8,7 @@
 //! reading as before. It trusts an absence when no bucket was being written meanwhile. A writer holds the buckets of both
 //! keys, so that forward and reverse key appear together and only if both are absent.
 
-use super::entry::{Entry, Flow, Offloading, State, Timeouts};
+use super::entry::{Entry, Flow, Offloading, State, Timeouts, family_of};
 use super::index::{BUCKET_SLOTS, Bucket, HashKeys, Held, Place};
 use super::quota::{Charge, Quotas};
 use sluice_memory::Words;
@@ -727,10 +727,11 @@ impl Table {
 
 #[inline(always)]
 fn matches(entry: Entry<'_>, sought: &Sought) -> bool {
+    let family = family_of(sought.words[4]);
     if sought.outbound {
-        entry.matches_forward(&sought.words)
+        entry.matches_forward(&sought.words, family)
     } else {
-        entry.matches_reverse(&sought.words)
+        entry.matches_reverse(&sought.words, family)
     }
 }
 
