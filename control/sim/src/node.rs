@@ -137,6 +137,7 @@ impl Node {
                 request_id: request_id.clone(),
                 service: service.clone(),
                 instance_number: None,
+                migrate: false,
             };
             said.push(self.publish(Verb::InstanceRequest, &request));
         }

@@ -1,6 +1,6 @@
 //! REST bodies between system manager, root and cluster managers (OAKESTRA-WIRE section 3), and the job they are about.
 
-use super::table_query::{InstanceEntry, ServiceIpEntry, is_zero};
+use super::table_query::{InstanceEntry, ServiceIpEntry, is_false, is_zero};
 use super::text;
 use crate::isolation::Rule;
 use crate::names::ServiceName;
@@ -67,6 +67,9 @@ pub struct ClusterRegistration {
 pub struct NetDeployStatus {
     pub job_id: String,
     pub instances: Vec<InstanceStatus>,
+    /// Extension: who says it. A cluster that the instance was moved away from cannot place it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
 }
 
 /// Where one instance runs. Extension: without any namespace address it runs nowhere for now, but still exists.
@@ -109,6 +112,9 @@ pub struct InstanceDeploy {
     /// Extension: repeated requests with the same id get the same instance, and the answer is [`InstanceDeployed`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Extension, with a request id: the instance exists and moves to this cluster.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub migrate: bool,
 }
 
 /// Extension: the answer to an [`InstanceDeploy`] with a request id.

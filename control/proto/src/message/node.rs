@@ -87,6 +87,9 @@ pub struct InstanceRequest {
     /// Absent: the next free number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_number: Option<u32>,
+    /// The instance exists and runs elsewhere: it moves here, once the node says that it runs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub migrate: bool,
 }
 
 /// The answer to [`InstanceRequest`] (`net/v1/instance/result`).

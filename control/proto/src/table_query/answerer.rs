@@ -13,6 +13,7 @@ mod answer;
 mod interest;
 mod interface;
 mod isolation;
+mod migration;
 mod store;
 mod tell;
 mod upward;
@@ -80,6 +81,8 @@ struct Known {
     removed: BTreeMap<u32, (u64, u64)>,
     /// An orchestrator scheduled it to this cluster.
     scheduled: bool,
+    /// Nodes that an instance moved away from and that have not ended it yet.
+    left: migration::Left,
 }
 
 /// Who waits for a job.
@@ -313,6 +316,9 @@ impl Answerer {
             worker_id: Some(node.as_str().to_owned()),
             epoch: deployed.epoch,
         };
+        if self.has_left(&job, number, node, deployed.epoch) {
+            return Ok(());
+        }
         if !self.is_late(&job, number, deployed.epoch) {
             self.place(&job, node, status, now);
         }
@@ -335,6 +341,10 @@ impl Answerer {
         let Some(known) = self.jobs.get_mut(&name) else {
             return Ok(());
         };
+        if known.left.end(number, node) {
+            self.dirty.job(&name);
+            return Ok(());
+        }
         let mine = known.placements.get(&number).is_some_and(|placement| {
             placement.node == *node
                 && (undeployed.epoch == 0 || undeployed.epoch >= placement.epoch)
@@ -615,7 +625,8 @@ impl Answerer {
                 if known.removed.get(&number).is_some_and(|it| it.0 >= epoch) {
                     known.removed.remove(&number);
                 }
-                known.placements.insert(number, placement);
+                let former = known.placements.insert(number, placement);
+                known.left.moved(number, former.as_ref(), node, epoch);
                 let exists = known.exists(number) && known.epoch_of(number) >= epoch;
                 self.changed(job, UpdateKind::Deployment);
                 if !exists {

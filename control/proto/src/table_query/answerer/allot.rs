@@ -24,6 +24,7 @@ impl Answerer {
             cluster_id: self.settings.cluster_id.clone(),
             // Two nodes may choose the same id.
             request_id: Some(format!("{}-{}", key.0, key.1)),
+            migrate: ask.request.migrate,
         });
         ask.attempts = ask.attempts.saturating_add(1);
         let deadline = ask.deadline;
@@ -88,6 +89,7 @@ impl Answerer {
                         after: self.requests,
                     };
                     known.attached.insert(instance.instance_number, attached);
+                    known.left.end(instance.instance_number, &key.0);
                     self.dirty.job(&name);
                 }
                 let result = InstanceResult {

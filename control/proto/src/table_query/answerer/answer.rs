@@ -25,6 +25,7 @@ impl Known {
             attached: BTreeMap::new(),
             removed: BTreeMap::new(),
             scheduled: false,
+            left: super::migration::Left::default(),
         }
     }
 

@@ -26,6 +26,8 @@ struct StoredJob {
     /// Deleted here: number and epoch.
     removed: Vec<(u32, u64)>,
     scheduled: bool,
+    #[serde(default)]
+    left: super::migration::Left,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -186,6 +188,7 @@ impl Answerer {
             .map(|number| (number, Attached::default()))
             .collect();
         known.scheduled = stored.scheduled;
+        known.left = stored.left;
         known.removed = stored
             .removed
             .into_iter()
@@ -256,5 +259,6 @@ fn stored(known: &Known) -> StoredJob {
             .map(|(number, (epoch, _))| (*number, *epoch))
             .collect(),
         scheduled: known.scheduled,
+        left: known.left.clone(),
     }
 }

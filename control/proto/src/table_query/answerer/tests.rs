@@ -1,5 +1,7 @@
 //! How a cluster manager answers nodes and deals with its root, message by message.
 
+mod migration;
+
 use super::*;
 use crate::message::{InstanceEntry, InstanceResult, IpType, JobUpdate, ServiceIpEntry};
 use sluice_wire::Dual;

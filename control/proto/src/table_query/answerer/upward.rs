@@ -329,6 +329,8 @@ impl Answerer {
         };
         known.job = job;
         let entries = &known.job.instance_list;
+        let is_ours =
+            |entry: &InstanceEntry| entry.cluster_id.as_ref().is_none_or(|id| *id == cluster_id);
         let entry_of = |number: u32| entries.iter().find(|entry| entry.instance_number == number);
         known.removed.retain(|number, (epoch, after)| {
             entry_of(*number).map_or(request <= *after, |entry| {
@@ -342,12 +344,17 @@ impl Answerer {
             if placement.epoch == 0 {
                 placement.epoch = entry.epoch;
             }
-            let ours = entry.cluster_id.as_ref().is_none_or(|id| *id == cluster_id);
-            (ours && entry.epoch == placement.epoch) || request <= placement.after
+            let is_known = request <= placement.after;
+            if entry.epoch == placement.epoch && !is_ours(entry) && !is_known {
+                known.left.insert(*number, &placement.node);
+            }
+            (is_ours(entry) && entry.epoch == placement.epoch) || is_known
         });
+        // Where it ends now, it is deleted; here, it has only left.
         known
             .attached
-            .retain(|number, it| entry_of(*number).is_some() || request <= it.after);
+            .retain(|number, it| entry_of(*number).is_some_and(is_ours) || request <= it.after);
+        known.left.retain(|number| entry_of(number).is_some());
         let addresses = known.addresses();
         let after = shown(known);
         self.addresses
@@ -608,6 +615,7 @@ impl Answerer {
                 let body = write(&NetDeployStatus {
                     job_id: id,
                     instances: vec![status],
+                    cluster_id: Some(self.settings.cluster_id.clone()),
                 });
                 let path = format!("/api/net/service/net_deploy_status{}", self.as_cluster());
                 self.send(asked, Method::Post, path, Some(body))

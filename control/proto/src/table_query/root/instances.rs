@@ -43,14 +43,21 @@ impl Root {
         };
         let name = service.job.job_name.clone();
         let cluster_id = Some(deploy.cluster_id.clone()).filter(|id| !id.is_empty());
+        let exists = entry_of(&service.job, number).is_some();
+        if deploy.migrate && !exists {
+            return refuse(
+                404,
+                format!("{name} has no such instance to migrate: {number}"),
+            );
+        }
         if let Some(entry) = entry_of_mut(&mut service.job, number) {
-            if deploy.request_id.is_some() {
+            if deploy.request_id.is_some() && !deploy.migrate {
                 return refuse(409, format!("instance {number} of {name} exists already"));
             }
-            // Scheduled once more, perhaps elsewhere: it keeps its InstanceIP for its whole life (thesis 3.6.1).
+            // Scheduled once more, perhaps elsewhere: it keeps its InstanceIP for its whole life (thesis 3.6.1), and is
+            // where it was until it runs at the new place.
             if entry.cluster_id != cluster_id {
                 entry.cluster_id.clone_from(&cluster_id);
-                entry.unplace();
                 service.job.revision = revision;
                 self.counters.revision = revision;
                 work.services.insert(deploy.id.clone());
@@ -170,6 +177,17 @@ impl Root {
             entry_of(&service.job, instance.instance_number)
                 .is_none_or(|entry| instance.epoch != 0 && instance.epoch != entry.epoch)
         });
+        let moved = status.instances.iter().find(|instance| {
+            entry_of(&service.job, instance.instance_number)
+                .is_some_and(|entry| is_elsewhere(entry, status.cluster_id.as_ref(), instance))
+        });
+        if let Some(moved) = moved {
+            let (number, name) = (moved.instance_number, &service.job.job_name);
+            return refuse(
+                409,
+                format!("instance {number} of {name} moved to another cluster"),
+            );
+        }
         if let Some(unknown) = unknown {
             let (number, name) = (unknown.instance_number, &service.job.job_name);
             return refuse(400, format!("instance {number} of {name} does not exist"));
@@ -232,6 +250,16 @@ pub(super) const fn deployed(entry: &InstanceEntry) -> InstanceDeployed {
         instance_ip_v6: entry.instance_ip_v6,
         epoch: entry.epoch,
     }
+}
+
+/// The instance was moved away from the cluster that speaks, which may still say that the former place has ended.
+fn is_elsewhere(entry: &InstanceEntry, speaker: Option<&String>, status: &InstanceStatus) -> bool {
+    let (Some(speaker), Some(cluster)) = (speaker, &entry.cluster_id) else {
+        return false;
+    };
+    let ends = status.namespace_ip.is_none() && status.namespace_ip_v6.is_none();
+    let same = entry.host_ip == status.host_ip && entry.host_port == Some(status.host_port);
+    speaker != cluster && !(ends && same)
 }
 
 fn place(entry: &mut InstanceEntry, status: &InstanceStatus) {

@@ -1,5 +1,7 @@
 //! What the root answers, whom it tells, and that its store is its state.
 
+mod migration;
+
 use super::*;
 use crate::message::{InstanceStatus, ServiceIpEntry};
 use serde_json::json;
@@ -53,6 +55,7 @@ fn instance(id: &str, number: i64, cluster: &str, request: Option<&str>) -> Comm
         instance_number: number,
         cluster_id: cluster.to_owned(),
         request_id: request.map(str::to_owned),
+        migrate: false,
     })
 }
 
@@ -82,6 +85,7 @@ fn status(id: &str, number: u32) -> Command {
             worker_id: None,
             epoch: 0,
         }],
+        cluster_id: None,
     })
 }
 

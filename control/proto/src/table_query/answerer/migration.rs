@@ -1,0 +1,76 @@
+//! Instances that move: the new place counts from the moment it runs, and the old one is not heard any more.
+//!
+//! Both nodes have the instance for a while, under one number, epoch and InstanceIP. The node that it moved away from
+//! goes on saying what runs there whenever it connects; that must not move the instance back.
+
+use super::{Answerer, Placement};
+use crate::message::NodeId;
+use crate::names::ServiceName;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// By instance number, the ids of nodes that it moved away from and that have not said its end yet.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(super) struct Left(BTreeMap<u32, BTreeSet<String>>);
+
+impl Left {
+    /// The instance runs on `node` now.
+    pub(super) fn moved(
+        &mut self,
+        number: u32,
+        former: Option<&Placement>,
+        node: &NodeId,
+        epoch: u64,
+    ) {
+        self.end(number, node);
+        if let Some(former) = former
+            && former.node != *node
+            && former.epoch == epoch
+        {
+            self.insert(number, &former.node);
+        }
+    }
+
+    pub(super) fn insert(&mut self, number: u32, node: &NodeId) {
+        let nodes = self.0.entry(number).or_default();
+        nodes.insert(node.as_str().to_owned());
+    }
+
+    /// The node has ended it, or has it anew. True when it had left.
+    pub(super) fn end(&mut self, number: u32, node: &NodeId) -> bool {
+        let Some(nodes) = self.0.get_mut(&number) else {
+            return false;
+        };
+        let had = nodes.remove(node.as_str());
+        if nodes.is_empty() {
+            self.0.remove(&number);
+        }
+        had
+    }
+
+    fn has(&self, number: u32, node: &NodeId) -> bool {
+        let nodes = self.0.get(&number);
+        nodes.is_some_and(|nodes| nodes.contains(node.as_str()))
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        self.0.retain(|number, _| keep(*number));
+    }
+}
+
+impl Answerer {
+    /// The node repeats that it runs an instance which has moved away from it. Without an epoch it is a new deployment
+    /// by an orchestrator, or a legacy node, which never says an end.
+    pub(super) fn has_left(
+        &self,
+        job: &ServiceName,
+        number: u32,
+        node: &NodeId,
+        epoch: u64,
+    ) -> bool {
+        let known = self.jobs.get(job);
+        known.is_some_and(|known| {
+            epoch != 0 && epoch == known.epoch_of(number) && known.left.has(number, node)
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! An instance that moves counts where it runs last, whatever the node that it left says.
+
+use super::*;
+
+fn deployed(answerer: &mut Answerer, who: &str, last: u8, epoch: u64) {
+    let deployed = Deployed {
+        appname: JOB.to_owned(),
+        status: "DEPLOYED".to_owned(),
+        instance_number: 0,
+        nsip: Some(Ip::v4([10, 18, last, 2])),
+        nsipv6: None,
+        host_port: 50103,
+        host_ip: Some(Ip::v4([192, 0, 2, last])),
+        epoch,
+    };
+    answerer
+        .handle_deployed(&node(who), &deployed, s(1))
+        .unwrap();
+}
+
+fn undeployed(answerer: &mut Answerer, who: &str) {
+    let undeployed = Undeployed {
+        appname: JOB.to_owned(),
+        instance_number: 0,
+        epoch: 1,
+    };
+    answerer
+        .handle_undeployed(&node(who), &undeployed, s(2))
+        .unwrap();
+}
+
+/// The address of the node where instance 0 is said to run.
+fn runs_at(answerer: &mut Answerer) -> Option<Ip> {
+    drained(answerer);
+    ask(answerer, "n7", JOB, Some(180));
+    let (_, payload) = published(answerer).pop().unwrap();
+    let rows: TableQueryResult = read("rows", payload.as_bytes()).unwrap();
+    rows.instance_list[0].host_ip
+}
+
+#[test]
+fn a_node_that_an_instance_left_cannot_take_it_back() {
+    let mut answerer = knowing(vec![entry(0, "c1", false)]);
+    deployed(&mut answerer, "n1", 1, 1);
+    assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.1")));
+    deployed(&mut answerer, "n2", 2, 1);
+    assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.2")));
+    // Its connection was lost: it says again what runs there.
+    deployed(&mut answerer, "n1", 1, 1);
+    assert!(drained(&mut answerer).is_empty());
+    let mut records = BTreeMap::new();
+    while let Some(change) = answerer.poll_change() {
+        match change {
+            Change::Put { key, value } => drop(records.insert(key, value)),
+            Change::Delete { key } => drop(records.remove(&key)),
+        }
+    }
+    let stored = records
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_slice()));
+    let mut restored = Answerer::restore(settings(), 1, stored, s(0)).unwrap();
+    for answerer in [&mut answerer, &mut restored] {
+        deployed(answerer, "n1", 1, 1);
+        assert_eq!(runs_at(answerer), Some(ip("192.0.2.2")));
+        undeployed(answerer, "n1");
+        assert!(drained(answerer).is_empty(), "it runs elsewhere");
+        assert_eq!(runs_at(answerer), Some(ip("192.0.2.2")));
+        // It moves back.
+        deployed(answerer, "n1", 1, 1);
+        assert_eq!(runs_at(answerer), Some(ip("192.0.2.1")));
+    }
+}
+
+/// Legacy nodes never say an end: what they deploy is new.
+#[test]
+fn a_deployment_without_an_epoch_is_a_new_one() {
+    let mut answerer = knowing(vec![entry(0, "c1", false)]);
+    for (who, last) in [("n1", 1), ("n2", 2), ("n1", 1)] {
+        deployed(&mut answerer, who, last, 0);
+        assert_eq!(
+            runs_at(&mut answerer),
+            Some(Ip::v4([192, 0, 2, last])),
+            "{who}"
+        );
+    }
+}
+
+/// The end at the former place is not the end of an instance that was attached there and runs in another cluster.
+#[test]
+fn an_instance_in_another_cluster_is_not_ended_by_the_node_it_left() {
+    let mut answerer = knowing(vec![]);
+    let request = br#"{"request_id":"r","service":"a.b.c.d"}"#;
+    answerer
+        .handle_publish("nodes/n1/net/v1/instance/request", request, s(0))
+        .unwrap();
+    let allot = root_requests(&mut answerer).pop().unwrap();
+    let given =
+        br#"{"instance_number":0,"instance_ip":"10.30.0.1","instance_ip_v6":"fdff::1","epoch":1}"#;
+    answerer.handle_root_reply(allot.id, Some((200, given)), s(0));
+    deployed(&mut answerer, "n1", 1, 1);
+    // Everything that is asked is answered with where it runs by then.
+    loop {
+        let requests = root_requests(&mut answerer);
+        if requests.is_empty() {
+            break;
+        }
+        for request in requests {
+            let moved = job(vec![entry(0, "c2", true)]);
+            let body = if request.method == Method::Get {
+                moved
+            } else {
+                b"Status updated".to_vec()
+            };
+            answerer.handle_root_reply(request.id, Some((200, &body)), s(2));
+        }
+    }
+    assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.9")));
+    deployed(&mut answerer, "n1", 1, 1);
+    undeployed(&mut answerer, "n1");
+    undeployed(&mut answerer, "n1");
+    assert!(drained(&mut answerer).is_empty());
+    assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.9")));
+}

@@ -1,0 +1,89 @@
+//! An instance that is scheduled elsewhere keeps its addresses, and its place until the new one is known.
+
+use super::*;
+
+fn placed(root: &Root) -> (Option<Ip>, Option<Ip>, u64) {
+    let job = root
+        .job(&Key::parse("demo.default.nginx.test").unwrap())
+        .unwrap();
+    let entry = &job.instance_list[0];
+    (entry.instance_ip, entry.namespace_ip, entry.epoch)
+}
+
+fn says(cluster: &str, place: Option<([u8; 4], [u8; 4])>) -> Command {
+    let Command::Status(mut told) = status(ID, 0) else {
+        unreachable!("it is one")
+    };
+    told.cluster_id = Some(cluster.to_owned());
+    let instance = &mut told.instances[0];
+    instance.namespace_ip = place.map(|(ns_ip, _)| Ip::v4(ns_ip));
+    instance.namespace_ip_v6 = None;
+    if let Some((_, host)) = place {
+        instance.host_ip = Some(Ip::v4(host));
+    }
+    Command::Status(told)
+}
+
+#[test]
+fn an_instance_moves_to_another_cluster_make_before_break() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", Some("r1")), 1000);
+    let old = ([10, 18, 0, 2], [192, 0, 2, 9]);
+    let new = ([10, 18, 7, 2], [192, 0, 2, 77]);
+    said(&mut root, says("c1", Some(old)), 200, "Status updated");
+    let before = placed(&root);
+
+    let mut moved = instance(ID, 0, "c2", Some("r2"));
+    let applied = root.apply(&moved, 1000);
+    assert_eq!(applied.reply.status, 409, "not by mistake");
+    if let Command::InstanceDeploy(deploy) = &mut moved {
+        deploy.migrate = true;
+    }
+    for _ in 0..2 {
+        let applied = root.apply(&moved, 1000);
+        assert_eq!(applied.reply.status, 200, "also when it is repeated");
+        assert_eq!(placed(&root), before, "it still runs where it ran");
+    }
+    // The node that it leaves has lost its connection meanwhile and repeats where it runs.
+    assert_eq!(root.apply(&says("c1", Some(old)), 1000).reply.status, 409);
+    said(&mut root, says("c2", Some(new)), 200, "Status updated");
+    let after = placed(&root);
+    assert_eq!(
+        (after.0, after.2),
+        (before.0, before.2),
+        "the same instance"
+    );
+    assert_eq!(after.1, Some(Ip::v4([10, 18, 7, 2])));
+    for late in [Some(old), None] {
+        assert_eq!(root.apply(&says("c1", late), 1000).reply.status, 409);
+        assert_eq!(placed(&root), after);
+    }
+}
+
+/// An orchestrator may also end it first; then it is nowhere until it runs again.
+#[test]
+fn the_end_of_the_former_place_counts_until_the_new_one_is_known() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    let old = ([10, 18, 0, 2], [192, 0, 2, 9]);
+    root.apply(&says("c1", Some(old)), 1000);
+    root.apply(&instance(ID, 0, "c2", None), 1000);
+    assert!(placed(&root).1.is_some());
+    said(&mut root, says("c1", None), 200, "Status updated");
+    assert_eq!(placed(&root).1, None);
+}
+
+#[test]
+fn what_does_not_exist_cannot_move() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    for number in [-1, 3] {
+        let mut moved = instance(ID, number, "c2", Some("r2"));
+        if let Command::InstanceDeploy(deploy) = &mut moved {
+            deploy.migrate = true;
+        }
+        assert_eq!(root.apply(&moved, 1000).reply.status, 404, "{number}");
+    }
+}
