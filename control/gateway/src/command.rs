@@ -116,6 +116,8 @@ pub struct Attach {
     pub service: String,
     /// The next free number when absent.
     pub instance_number: Option<u32>,
+    /// The instance runs elsewhere and moves here. With a number only.
+    pub migrate: bool,
     pub target: AttachTarget,
     /// As in [`Deploy::port_mappings`].
     pub port_mappings: String,

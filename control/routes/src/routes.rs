@@ -291,6 +291,39 @@ impl Routes {
         Some(local)
     }
 
+    /// An instance of this node ends here. When the row, of the same instance, places it on another node, it keeps its
+    /// slot and the flows of others to it; else this is [`Routes::remove_local`].
+    pub fn move_local(&mut self, name: &ServiceName, row: &Row) -> Option<LocalInstance> {
+        let key = (name.clone(), row.number);
+        let same = self.local.get(&key).is_some_and(|local| {
+            local.epoch == row.epoch && row.epoch != 0 && local.instance_ip == row.instance_ip
+        });
+        let (placement, ns_ip) = self.placement(row);
+        if !same || !matches!(placement, Placement::Peer(_)) {
+            return self.remove_local(name, row.number);
+        }
+        let local = self.local.remove(&key)?;
+        if let Some(mut job) = self.jobs.remove(name) {
+            job.listed.insert(row.number);
+            let update = InstanceUpdate {
+                service: job.slot,
+                number: row.number,
+                instance_ip: row.instance_ip,
+                ns_ip,
+                placement,
+                reach: if row.reply_only {
+                    Reach::ReplyOnly
+                } else {
+                    Reach::Any
+                },
+            };
+            self.write_instance(&mut job, update);
+            self.jobs.insert(name.clone(), job);
+        }
+        self.write_candidates(name);
+        Some(local)
+    }
+
     #[must_use]
     pub fn local(&self, name: &ServiceName, number: u32) -> Option<&LocalInstance> {
         self.local.get(&(name.clone(), number))

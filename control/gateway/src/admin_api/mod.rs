@@ -131,6 +131,9 @@ pub struct AttachBody {
     pub service: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_number: Option<u32>,
+    /// The instance, which has a number, runs elsewhere and moves here. Attach only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub migrate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,8 +232,14 @@ async fn attach(State(commands): State<Commands>, body: Bytes) -> Response {
                 "one of `pid`, `netns`, `container` and `host` is needed".to_owned(),
             )
         })?;
+        if body.migrate && body.instance_number.is_none() {
+            return Err(Refusal::BadRequest(
+                "`migrate` needs the `instance_number` of the instance that moves".to_owned(),
+            ));
+        }
         let attach = Attach {
             service: body.service,
+            migrate: body.migrate,
             instance_number: body.instance_number,
             target,
             port_mappings: body.port_mappings,

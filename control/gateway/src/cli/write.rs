@@ -122,6 +122,7 @@ impl Target {
         AttachBody {
             service: service.to_owned(),
             instance_number: instance,
+            migrate: false,
             pid: self.pid,
             netns: self.netns.clone(),
             container: self.container.clone(),
@@ -149,6 +150,9 @@ pub(super) struct Attach {
     /// The instance number [default: the next free one]
     #[arg(long, value_name = "N")]
     instance: Option<u32>,
+    /// The instance runs elsewhere and moves here, with its addresses; detach it there afterwards
+    #[arg(long, requires = "instance")]
+    migrate: bool,
     /// Ports of this machine that lead to the instance: `host[:container][/tcp|/udp]`, separated by `;`
     #[arg(long, value_name = "PORTS", default_value = "")]
     ports: String,
@@ -168,6 +172,7 @@ impl Attach {
         }
         let mut body = self.target.body(&self.service, self.instance);
         body.port_mappings.clone_from(&self.ports);
+        body.migrate = self.migrate;
         let client = self.gateway.client(Role::Gateway, config);
         let answer = client.json(Call::post("/v1/attach", &body)).await?;
         match self.output {

@@ -12,6 +12,7 @@ mod limits;
 mod names;
 mod bad_input;
 mod outliving;
+mod migration;
 mod failover;
 mod neighbours;
 mod doctor;

@@ -127,6 +127,7 @@ impl Core {
             let attaching = Attaching {
                 service,
                 instance_number: Some(host.instance.instance_number),
+                migrate: false,
                 port_mappings: Vec::new(),
                 place: Place::Host(address),
                 reply: None,

@@ -39,6 +39,7 @@ pub(crate) enum Place {
 pub(super) struct Attaching {
     pub(super) service: ServiceName,
     pub(super) instance_number: Option<u32>,
+    pub(super) migrate: bool,
     pub(super) port_mappings: Vec<PortMapping>,
     pub(super) place: Place,
     /// `None`: a host that came back by itself.
@@ -158,6 +159,7 @@ impl Core {
         let attaching = Attaching {
             service,
             instance_number: attach.instance_number,
+            migrate: attach.migrate,
             port_mappings,
             place,
             reply: Some(reply),
@@ -181,6 +183,7 @@ impl Core {
                 request_id: request.to_owned(),
                 service: attaching.service.clone(),
                 instance_number: attaching.instance_number,
+                migrate: attaching.migrate,
             };
             self.say(Verb::InstanceRequest, &body);
         }
@@ -210,6 +213,7 @@ impl Core {
             port_mappings,
             place,
             reply,
+            migrate,
             ..
         } = attaching;
         if reply.is_none() && !self.hosts.has(&instance) {
@@ -244,9 +248,11 @@ impl Core {
                 }
             }
             Err(refusal) => {
-                // The managers believe that it exists: take it back.
-                self.end_of(instance.service, number, result.epoch);
-                self.tell_ended(now);
+                // The managers believe that it exists: take it back. One that moves still runs where it was.
+                if !migrate {
+                    self.end_of(instance.service, number, result.epoch);
+                    self.tell_ended(now);
+                }
                 refuse(&service, reply, refusal);
             }
         }
@@ -375,7 +381,15 @@ impl Core {
 
     /// Takes an instance out of routes, interests and the cluster's knowledge.
     pub(super) fn unlist(&mut self, service: &ServiceName, number: u32, now: Duration) -> bool {
-        let known = self.routes.remove_local(service, number);
+        // Where it moved to takes over its flows before it is gone from here.
+        let moved = self.asker.routes(service).and_then(|routes| {
+            let row = routes.instances.iter().find(|row| row.number == number);
+            row.cloned()
+        });
+        let known = match moved {
+            Some(row) => self.routes.move_local(service, &row),
+            None => self.routes.remove_local(service, number),
+        };
         let listed = known.is_some();
         let nameless = self.nameless.remove(&(service.clone(), number)).is_some();
         if listed || nameless {

@@ -1,0 +1,88 @@
+//! An instance moves between nodes while others talk to it.
+//!
+//! ```text
+//!  caller 1 ── gateway 1 ┐
+//!      echo old ─────────┤ wire                moves to gateway 2 (same cluster), and to gateway 3 (another cluster)
+//!  caller 3 ── gateway 3 ┴ gateway 2 ── echo new
+//! ```
+
+use crate::world::{ECHO, World, again, connect, serve, sluice, tcp, udp, udp_socket};
+use sluice_perf::lab::clock::wait_for;
+use sluice_perf::lab::sites::Layout;
+use sluice_perf::lab::{NetNs, Program};
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Attaches `namespace` as instance 0, which runs elsewhere.
+fn migrate(world: &World, gateway: usize, namespace: &NetNs) -> serde_json::Value {
+    let admin = &world.sites.gateways[gateway].role.admin;
+    let attach = Program::new(sluice())
+        .args(["attach", "--service", ECHO, "--instance", "0", "--migrate"])
+        .args(["--netns", &namespace.path().to_string_lossy()])
+        .args(["--socket", &admin.to_string_lossy(), "-o", "json"]);
+    serde_json::from_str(&namespace.succeed(&attach).unwrap()).unwrap()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_moved_instance_keeps_its_addresses_and_its_callers() {
+    let layout = Layout {
+        gateways: vec![0, 0, 1],
+        ..Layout::two_sites()
+    };
+    let world = World::laid("migration", &layout);
+    let old = world.echo(0, "old");
+    let callers = [world.caller(0), world.caller(2)];
+    let sockets = [0, 1].map(|family| {
+        [0, 1].map(|caller: usize| udp_socket(&callers[caller].namespace, family, 0))
+    });
+    let asked = |name: &str| {
+        for family in [0, 1] {
+            for socket in &sockets[family] {
+                let answer = udp(socket, old.ip(family)).unwrap();
+                assert_eq!(answer.name, name);
+                assert_eq!(answer.from.ip(), old.ip(family), "as it was dialled");
+            }
+        }
+    };
+    asked("old");
+    let mut connection = connect(&callers[1].namespace, old.ip(0)).unwrap();
+    again(&mut connection).unwrap();
+    let mut former = (0, old.attached.clone());
+    for (gateway, name) in [(1, "new"), (2, "far")] {
+        let namespace = NetNs::new(name).unwrap();
+        serve(&namespace, name);
+        let attached = migrate(&world, gateway, &namespace);
+        assert_eq!(attached["instance_number"], 0);
+        for (family, field) in ["instance_ip", "instance_ip_v6"].into_iter().enumerate() {
+            let kept: IpAddr = attached[field].as_str().unwrap().parse().unwrap();
+            assert_eq!(kept, old.ip(family));
+        }
+        // No question is lost while the news spreads: both places answer.
+        wait_for("the far caller to be led to the new place", LIMIT, || {
+            let answer = udp(&sockets[0][1], old.ip(0)).map_err(|error| error.to_string())?;
+            if answer.name == name {
+                Ok(())
+            } else {
+                Err(answer.name)
+            }
+        })
+        .unwrap();
+        world.sites.detach(former.0, &former.1).unwrap();
+        asked(name);
+        for caller in &callers {
+            assert_eq!(tcp(&caller.namespace, old.ip(0)).unwrap().name, name);
+        }
+        let rows = world.sites.root.ask("/v1/instances").unwrap();
+        let rows = rows.as_array().unwrap().iter();
+        assert_eq!(rows.filter(|row| row["service"] == ECHO).count(), 1);
+        former.0 = gateway;
+    }
+    // Its state was not moved: the new place's kernel says so.
+    let lost = again(&mut connection).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::ConnectionReset);
+    world.check();
+}
