@@ -5,6 +5,7 @@ use sluice_proto::ServiceName;
 use sluice_proto::message::ServiceDeploy;
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::root::Command;
+use std::time::Duration;
 
 impl World {
     /// A developer applies a new service; the root answers on the spot, as its command line does.
@@ -12,6 +13,9 @@ impl World {
     /// # Panics
     /// When the root refuses it.
     pub fn apply_service(&mut self) {
+        if !self.root.up {
+            return;
+        }
         self.applied += 1;
         let name = format!("app{}", self.applied % 7);
         let service = format!("svc{}", self.applied);
@@ -25,9 +29,17 @@ impl World {
             id: self.root.root.id_for(&job),
             deployment_descriptor: descriptor,
         };
-        let applied = self.root.apply(&Command::ServiceDeploy(deploy), self.now);
+        let command = Command::ServiceDeploy(deploy);
+        // Whoever applies waits for the disk.
+        let applied = self.root.apply(&command, self.now, Duration::ZERO);
         assert_eq!(applied.reply.status, 200, "{:?}", applied.reply);
         self.note(format!("apply {job}"));
+        let given = self.root.root.job(&Key::Name(job.clone()));
+        for entry in given.iter().flat_map(|job| &job.service_ip_list) {
+            for ip in entry.ips().iter() {
+                self.truth.address_given(ip, &job.to_string());
+            }
+        }
         self.services.push(job);
     }
 
@@ -40,8 +52,12 @@ impl World {
         else {
             return;
         };
+        if !self.root.up {
+            return;
+        }
         let id = self.root.root.id_for(&job);
-        let applied = self.root.apply(&Command::ServiceDelete { id }, self.now);
+        let command = Command::ServiceDelete { id };
+        let applied = self.root.apply(&command, self.now, Duration::ZERO);
         if applied.reply.status == 200 {
             self.note(format!("delete {job}"));
             self.services.retain(|other| *other != job);

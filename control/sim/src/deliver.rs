@@ -2,11 +2,13 @@
 
 use crate::manager::{HTTP_WAIT, command_of};
 use crate::network::Party;
+use crate::planted::{self, Bug};
 use crate::world::{Message, World};
 use sluice_proto::ServiceName;
 use sluice_proto::message::{NodeId, Topic, Verb};
 use sluice_proto::table_query::answerer;
 use sluice_proto::table_query::asker::{self, Mqtt};
+use std::time::Duration;
 
 impl World {
     pub(crate) fn deliver(&mut self, from: Party, to: Party, message: Message) {
@@ -20,14 +22,29 @@ impl World {
             }
             (Party::Root, Message::Request(request)) => {
                 let command = command_of(&request);
-                let applied = self.root.apply(&command, now);
+                let mut sync = self.network.sync_time();
+                if self.bug == Some(Bug::AcknowledgeBeforeSync) {
+                    // Nobody waits for it, so the disk takes its time, as the cache of a kernel does.
+                    sync *= 25;
+                }
+                let applied = self.root.apply(&command, now, sync);
+                let mut body = applied.reply.bytes();
+                if self.bug == Some(Bug::EpochNotBumped) {
+                    body = planted::without_epochs(&body);
+                }
                 let reply = Message::Reply {
                     id: request.id,
                     status: applied.reply.status,
-                    body: applied.reply.bytes(),
-                    store: self.root.store.clone(),
+                    body,
+                    store: self.root.identity.clone(),
+                    incarnation: self.root.incarnation,
                 };
-                self.network.send(Party::Root, from, reply, now);
+                // An answer waits for the disk. A crash before takes it along.
+                let mut wait = self.root.store.wait(now);
+                if self.bug == Some(Bug::AcknowledgeBeforeSync) {
+                    wait = Duration::ZERO;
+                }
+                self.network.send(Party::Root, from, reply, now + wait);
             }
             (
                 Party::Cluster(index),
@@ -36,6 +53,7 @@ impl World {
                     status,
                     body,
                     store,
+                    incarnation,
                 },
             ) => {
                 let cluster = &mut self.clusters[index];
@@ -43,6 +61,9 @@ impl World {
                     let believed = cluster.answerer.handle_root_store(&store);
                     let reply = believed.then_some((status, &body[..]));
                     cluster.answerer.handle_root_reply(id, reply, now);
+                    if believed {
+                        cluster.take_incarnation(incarnation, now);
+                    }
                 }
             }
             (Party::Cluster(index), Message::Notice(id, notice)) => {
@@ -80,6 +101,16 @@ impl World {
         };
         match mqtt {
             Mqtt::Publish { topic, payload } => {
+                let ended = matches!(
+                    Topic::parse(&topic),
+                    Ok(Topic::Node {
+                        verb: Verb::Undeployed,
+                        ..
+                    })
+                );
+                if ended && self.bug == Some(Bug::WithdrawnIsAnswered) {
+                    return;
+                }
                 cluster
                     .answerer
                     .handle_publish(&topic, &payload, now)
@@ -99,17 +130,30 @@ impl World {
     fn node_receives(&mut self, index: usize, topic: &str, payload: &[u8]) {
         let now = self.now;
         let topic = Topic::parse(topic).expect("managers know the topics");
+        let newest = (self.bug == Some(Bug::RevisionIgnored))
+            .then(|| planted::as_newest(payload, self.network.arrivals()));
+        let payload = newest.as_deref().unwrap_or(payload);
         let node = &mut self.nodes[index];
         if !node.connected {
             return;
         }
         let (begun, said) = node.receive(&topic, payload, now);
+        let local = begun
+            .as_ref()
+            .and_then(|(job, number, _)| node.locals.get(&(job.clone(), *number)));
+        let addresses: Vec<_> = local
+            .iter()
+            .flat_map(|local| local.instance_ip.iter())
+            .collect();
         if let Some(subnet) = node.subnet {
             for network in subnet.iter() {
                 self.truth.subnet_given(network, index);
             }
         }
         if let Some(identity) = begun {
+            for ip in addresses {
+                self.truth.address_given(ip.ip(), &format!("{identity:?}"));
+            }
             self.note(format!("node{index} runs {identity:?}"));
             self.truth.living.insert(identity, index);
         }
@@ -152,9 +196,6 @@ impl World {
                 self.now,
             );
         }
-        if std::mem::take(&mut self.root.changed) {
-            self.see_addresses();
-        }
     }
 
     /// A packet let go may make an instance answer, and its gateway ask.
@@ -193,31 +234,32 @@ impl World {
         if !self.clusters[index].up {
             return;
         }
-        self.clusters[index].store();
+        let now = self.now;
+        let sync = self.network.sync_time();
+        self.clusters[index].write(now, sync);
+        // What is said waits for the disk.
+        let at = now + self.clusters[index].store.wait(now);
         while let Some(transmit) = self.clusters[index].answerer.poll_transmit() {
             match transmit {
                 answerer::Transmit::Root(request) => {
                     let cluster = &mut self.clusters[index];
                     cluster.root_requests += 1;
-                    cluster.http.insert(request.id, self.now + HTTP_WAIT);
+                    cluster.http.insert(request.id, at + HTTP_WAIT);
                     if self.root.up {
-                        self.network.send(
-                            Party::Cluster(index),
-                            Party::Root,
-                            Message::Request(request),
-                            self.now,
-                        );
+                        let request = Message::Request(request);
+                        self.network
+                            .send(Party::Cluster(index), Party::Root, request, at);
                     }
                 }
                 answerer::Transmit::Publish { topic, payload } => {
-                    self.fan_out(index, &topic, &payload);
+                    self.fan_out(index, &topic, &payload, at);
                 }
             }
         }
         while self.clusters[index].answerer.poll_event().is_some() {}
     }
 
-    fn fan_out(&mut self, index: usize, topic: &str, payload: &[u8]) {
+    fn fan_out(&mut self, index: usize, topic: &str, payload: &[u8], at: Duration) {
         let receivers: Vec<NodeId> = match Topic::parse(topic).expect("managers know the topics") {
             Topic::Node { node, verb } => {
                 assert_ne!(verb, Verb::Subnet);
@@ -242,25 +284,7 @@ impl World {
                 payload: payload.to_vec(),
             };
             self.network
-                .send(Party::Cluster(index), Party::Node(node), message, self.now);
-        }
-    }
-
-    /// Every address that the root gives is looked at.
-    fn see_addresses(&mut self) {
-        for job in self.root.root.jobs() {
-            for entry in &job.service_ip_list {
-                for ip in entry.ips().iter() {
-                    self.truth.address_given(ip, &job.job_name.to_string());
-                }
-            }
-            for entry in &job.instance_list {
-                for ip in entry.instance_ips().iter() {
-                    let owner =
-                        format!("{} {} {}", job.job_name, entry.instance_number, entry.epoch);
-                    self.truth.address_given(ip.ip(), &owner);
-                }
-            }
+                .send(Party::Cluster(index), Party::Node(node), message, at);
         }
     }
 }

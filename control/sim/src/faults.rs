@@ -49,6 +49,7 @@ impl World {
 
     pub fn stop_cluster(&mut self, index: usize) {
         self.note(format!("cluster{index} stops"));
+        self.clusters[index].store.crash(self.now);
         self.clusters[index].up = false;
         self.network.reset(Party::Cluster(index));
         for node in 0..self.nodes.len() {
@@ -71,6 +72,7 @@ impl World {
 
     pub fn stop_root(&mut self) {
         self.note("root stops");
+        self.root.store.crash(self.now);
         self.root.up = false;
         self.network.reset(Party::Root);
     }
@@ -112,6 +114,7 @@ impl World {
 
     /// What is stopped starts, and what is cut from the root is joined to it.
     pub fn repair(&mut self) {
+        self.network.speed_up(self.now);
         if !self.root.up {
             self.start_root();
         }
@@ -137,6 +140,26 @@ impl World {
         self.connect(index, false);
     }
 
+    /// Cuts the way of packets between two nodes, which nobody notices.
+    pub fn cut_tunnel(&mut self, one: usize, other: usize) {
+        if one != other {
+            self.note(format!("tunnel between node{one} and node{other} cut"));
+            self.network.cut(Party::Node(one), Party::Node(other));
+        }
+    }
+
+    /// A party takes seconds for everything, until the next repair.
+    pub fn slow_down(&mut self, party: Party, by: Duration) {
+        self.note(format!("{party:?} is slow by {by:?}"));
+        self.network.slow_down(party, by);
+    }
+
+    /// The root's clock on the wall jumps to `ahead` of time.
+    pub fn jump(&mut self, ahead: Duration) {
+        self.note(format!("the root's clock is {ahead:?} ahead"));
+        self.root.ahead = ahead;
+    }
+
     /// Cuts a cluster from the root; requests end in failure after a while.
     pub fn cut_cluster(&mut self, index: usize) {
         self.note(format!("cluster{index} cut from the root"));
@@ -148,6 +171,7 @@ impl World {
     pub fn heal(&mut self, delay: Duration) {
         self.note("heal");
         self.network.join_all();
+        self.network.speed_up(self.now);
         self.network.weather = Weather::calm(delay);
         if !self.root.up {
             self.start_root();

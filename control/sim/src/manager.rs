@@ -1,5 +1,6 @@
 //! Shells of the managers as the simulation needs them: a store, a broker's subscriptions, requests on their way.
 
+use crate::planted::Bug;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{JobUpdate, NodeId, read};
 use sluice_proto::record::Change;
@@ -8,7 +9,7 @@ use sluice_proto::table_query::answerer::{Answerer, Method, RootRequest, Setting
 use sluice_proto::table_query::notifier::Notifier;
 use sluice_proto::table_query::root::{Applied, Caller, Command, Effect, Root};
 use sluice_wire::AddressPlan;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// What a store keeps.
@@ -25,6 +26,41 @@ fn keep(records: &mut Records, change: Change) {
     }
 }
 
+/// A store: what is on disk, and what is being written. A crash loses the latter, and nobody has been told of it.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    durable: Records,
+    tail: VecDeque<(Duration, Change)>,
+    synced_at: Duration,
+    lost: bool,
+}
+
+impl Store {
+    /// Writes; the disk takes `sync`, and earlier writes come first.
+    pub fn write(&mut self, change: Change, now: Duration, sync: Duration) {
+        self.synced_at = self.synced_at.max(now + sync);
+        self.tail.push_back((self.synced_at, change));
+    }
+
+    /// How long what is said now has to wait for the disk.
+    #[must_use]
+    pub fn wait(&self, now: Duration) -> Duration {
+        self.synced_at.saturating_sub(now)
+    }
+
+    /// The process is killed: what was not on disk is lost.
+    pub fn crash(&mut self, now: Duration) {
+        while self.tail.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, change)) = self.tail.pop_front() {
+                keep(&mut self.durable, change);
+            }
+        }
+        self.synced_at = now;
+        self.lost |= !self.tail.is_empty();
+        self.tail.clear();
+    }
+}
+
 fn borrowed(records: &Records) -> impl Iterator<Item = (&str, &[u8])> {
     records
         .iter()
@@ -36,7 +72,9 @@ fn borrowed(records: &Records) -> impl Iterator<Item = (&str, &[u8])> {
 pub struct Cluster {
     pub settings: Settings,
     pub answerer: Answerer,
-    pub records: Records,
+    pub store: Store,
+    /// Of the root, when it last answered.
+    root_incarnation: Option<u64>,
     /// The broker's subscriptions to `jobs/J/updates_available`.
     pub subscriptions: BTreeSet<(ServiceName, NodeId)>,
     pub up: bool,
@@ -54,7 +92,8 @@ impl Cluster {
         Self {
             answerer: Answerer::new(settings.clone(), seed, now),
             settings,
-            records: Records::new(),
+            store: Store::default(),
+            root_incarnation: None,
             subscriptions: BTreeSet::new(),
             up: true,
             http: BTreeMap::new(),
@@ -63,9 +102,17 @@ impl Cluster {
     }
 
     /// Writes what changed; a shell does so before it sends.
-    pub fn store(&mut self) {
+    pub fn write(&mut self, now: Duration, sync: Duration) {
         while let Some(change) = self.answerer.poll_change() {
-            keep(&mut self.records, change);
+            self.store.write(change, now, sync);
+        }
+    }
+
+    /// A root that started anew may have lost what it had to tell us.
+    pub fn take_incarnation(&mut self, incarnation: u64, now: Duration) {
+        let before = self.root_incarnation.replace(incarnation);
+        if before.is_some_and(|before| before != incarnation) {
+            self.answerer.handle_root_restarted(now);
         }
     }
 
@@ -74,10 +121,15 @@ impl Cluster {
     /// # Panics
     /// When the store's contents are not a state.
     pub fn restart(&mut self, seed: u64, now: Duration) {
+        self.root_incarnation = None;
         self.settings.incarnation += 1;
-        self.answerer =
-            Answerer::restore(self.settings.clone(), seed, borrowed(&self.records), now)
-                .expect("a store holds a state");
+        self.answerer = Answerer::restore(
+            self.settings.clone(),
+            seed,
+            borrowed(&self.store.durable),
+            now,
+        )
+        .expect("a store holds a state");
         self.subscriptions.clear();
         self.http.clear();
         self.up = true;
@@ -89,14 +141,17 @@ impl Cluster {
 pub struct RootShell {
     pub root: Root,
     pub notifier: Notifier,
-    pub records: Records,
+    pub store: Store,
     /// The store's identity.
-    pub store: String,
+    pub identity: String,
+    /// Another number in every life.
+    pub incarnation: u64,
     pub up: bool,
     /// The notice on its way to each cluster: its number, and when it ends in failure.
     pub http: BTreeMap<String, (u64, Duration)>,
-    /// Something was written since this was last cleared.
-    pub changed: bool,
+    /// What its clock on the wall is ahead.
+    pub ahead: Duration,
+    pub bug: Option<Bug>,
     plan: AddressPlan,
 }
 
@@ -106,21 +161,22 @@ impl RootShell {
         Self {
             root: Root::new(plan),
             notifier: Notifier::new(seed),
-            records: Records::new(),
-            store: format!("store{seed}"),
+            store: Store::default(),
+            identity: format!("store{seed}"),
+            incarnation: seed,
             up: true,
             http: BTreeMap::new(),
-            changed: false,
+            ahead: Duration::ZERO,
+            bug: None,
             plan: *plan,
         }
     }
 
     /// Does a command as a shell does: state, store, then effects and the answer.
-    pub fn apply(&mut self, command: &Command, now: Duration) -> Applied {
-        let applied = self.root.apply(command, now.as_secs());
-        self.changed |= !applied.changes.is_empty();
+    pub fn apply(&mut self, command: &Command, now: Duration, sync: Duration) -> Applied {
+        let applied = self.root.apply(command, (now + self.ahead).as_secs());
         for change in applied.changes.clone() {
-            keep(&mut self.records, change);
+            self.store.write(change, now, sync);
         }
         for effect in &applied.effects {
             match effect {
@@ -134,16 +190,23 @@ impl RootShell {
         applied
     }
 
-    /// The process starts anew from its store, which must be exactly the state it had.
+    /// The process starts anew from its store, which is exactly the state it had if all of that was on disk.
     ///
     /// # Panics
     /// When it is not.
     pub fn restart(&mut self, seed: u64) {
-        let restored =
-            Root::restore(&self.plan, borrowed(&self.records)).expect("a store holds a state");
-        assert_eq!(restored, self.root, "the store is the state");
+        let lost = std::mem::take(&mut self.store.lost);
+        let restored = Root::restore(&self.plan, borrowed(&self.store.durable))
+            .expect("a store holds a state");
+        assert!(lost || restored == self.root, "the store is the state");
         self.root = restored;
         self.notifier = Notifier::new(seed);
+        self.http.clear();
+        self.up = true;
+        if self.bug == Some(Bug::NoticeLostOnRestart) {
+            return;
+        }
+        self.incarnation = seed;
         let interests: Vec<_> = self
             .root
             .interests()
@@ -157,8 +220,6 @@ impl RootShell {
             };
             self.notifier.handle_update(&cluster, &update);
         }
-        self.http.clear();
-        self.up = true;
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Weather {
     /// Of 1000 messages so many are lost, so many arrive twice.
     pub lost: u32,
     pub repeated: u32,
+    /// A write is on disk after so long at most.
+    pub sync: Duration,
 }
 
 impl Weather {
@@ -31,6 +33,7 @@ impl Weather {
             delay: (delay, delay),
             lost: 0,
             repeated: 0,
+            sync: Duration::ZERO,
         }
     }
 
@@ -41,6 +44,7 @@ impl Weather {
             delay: (Duration::from_millis(1), Duration::from_millis(400)),
             lost: 150,
             repeated: 100,
+            sync: Duration::from_millis(200),
         }
     }
 }
@@ -53,6 +57,7 @@ pub struct Network<M> {
     sent: u64,
     queue: BTreeMap<(Duration, u64), (Party, Party, M)>,
     cut: BTreeSet<(Party, Party)>,
+    slow: BTreeMap<Party, Duration>,
 }
 
 impl<M: Clone> Network<M> {
@@ -64,6 +69,26 @@ impl<M: Clone> Network<M> {
             sent: 0,
             queue: BTreeMap::new(),
             cut: BTreeSet::new(),
+            slow: BTreeMap::new(),
+        }
+    }
+
+    /// How long the next write takes.
+    pub fn sync_time(&mut self) -> Duration {
+        self.random.random_range(Duration::ZERO..=self.weather.sync)
+    }
+
+    /// What a slow party says comes late, and so does what it is told.
+    pub fn slow_down(&mut self, party: Party, by: Duration) {
+        self.slow.insert(party, by);
+    }
+
+    /// Nobody is slow any more; what the slow ones had not come to yet is lost with their connections.
+    pub fn speed_up(&mut self, now: Duration) {
+        if !self.slow.is_empty() {
+            let late = now + self.weather.delay.1;
+            self.queue.retain(|(at, _), _| *at <= late);
+            self.slow.clear();
         }
     }
 
@@ -79,7 +104,8 @@ impl<M: Clone> Network<M> {
 
     fn enqueue(&mut self, from: Party, to: Party, message: M, now: Duration) {
         let (least, most) = self.weather.delay;
-        let delay = self.random.random_range(least..=most);
+        let slow = |party: &Party| self.slow.get(party).copied().unwrap_or_default();
+        let delay = self.random.random_range(least..=most) + slow(&from) + slow(&to);
         self.sent += 1;
         self.queue
             .insert((now + delay, self.sent), (from, to, message));
@@ -89,6 +115,12 @@ impl<M: Clone> Network<M> {
     #[must_use]
     pub fn next(&self) -> Option<Duration> {
         self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Grows with every message that is sent.
+    #[must_use]
+    pub const fn arrivals(&self) -> u64 {
+        self.sent
     }
 
     /// Takes a message that has arrived.

@@ -1,13 +1,14 @@
 //! A gateway as the simulation needs it: the real asker, tables and engine, and instances of its own.
 
 use crate::plane::{Left, Plane, TUNNEL_PORT};
+use crate::planted::Bug;
 use crate::truth::Identity;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{
     Deployed, InstanceRequest, InstanceResult, NodeId, SubnetRequest, TableQueryResult, Topic,
     Undeployed, UpdatesAvailable, Verb, read, write,
 };
-use sluice_proto::table_query::asker::{Asker, Event, Mqtt, Settings};
+use sluice_proto::table_query::asker::{Asker, Event, Mqtt, Routes, Settings};
 use sluice_proto::table_query::{Key, Row};
 use sluice_routes::LocalInstance;
 use sluice_tables::{InstanceSlot, Question, Suspicion, Upcall};
@@ -57,6 +58,7 @@ pub struct Node {
     suspects: BTreeMap<InstanceSlot, Duration>,
     routes_changed: bool,
     pub tick_at: Duration,
+    pub bug: Option<Bug>,
     pub repeat_at: Option<Duration>,
     settings: Settings,
     /// Queries sent, by key.
@@ -86,6 +88,7 @@ impl Node {
             suspects: BTreeMap::new(),
             routes_changed: false,
             tick_at: TICK,
+            bug: None,
             repeat_at: None,
             settings,
             queries: BTreeMap::new(),
@@ -284,6 +287,9 @@ impl Node {
 
     /// The first position that nobody has or had lately.
     fn free_offset(&mut self, now: Duration) -> u128 {
+        if self.bug == Some(Bug::AddressWithoutRest) {
+            self.resting.retain(|_, until| *until == Duration::MAX);
+        }
         self.resting.retain(|_, until| *until > now);
         let offset = (2..60).find(|offset| !self.resting.contains_key(offset));
         let offset = offset.expect("a subnet is large enough for a run");
@@ -324,6 +330,10 @@ impl Node {
         let mut withdrawn = Vec::new();
         while let Some(event) = self.asker.poll_event() {
             self.routes_changed = true;
+            let believes = self.bug == Some(Bug::NegativeForEver);
+            if believes && matches!(event, Event::Unknown { .. }) {
+                continue;
+            }
             let local = self.plane.routes.handle_event(&event);
             assert_eq!(
                 local, None,
@@ -332,6 +342,9 @@ impl Node {
             );
             match &event {
                 Event::Routes(routes) | Event::Unavailable(routes) => {
+                    if self.bug == Some(Bug::PrunedIsWithdrawn) {
+                        self.withdraw_unlisted(routes);
+                    }
                     for row in &routes.instances {
                         let key = (routes.job.clone(), row.number);
                         self.rows.insert(key, row.clone());
@@ -357,6 +370,16 @@ impl Node {
             self.events.push((now, event));
         }
         withdrawn
+    }
+
+    /// As [`Bug::PrunedIsWithdrawn`] has it.
+    fn withdraw_unlisted(&mut self, routes: &Routes) {
+        for (job, number) in self.rows.keys() {
+            let mut listed = routes.instances.iter();
+            if *job == routes.job && !listed.any(|row| row.number == *number) {
+                self.plane.routes.withdraw(job, *number);
+            }
+        }
     }
 
     fn set_gateway(&mut self) {
@@ -420,7 +443,8 @@ impl Node {
         self.tick_at = now + TICK;
         let since_s = Plane::used_since_s(now);
         let used: Vec<ServiceName> = self.plane.routes.used_since(since_s).cloned().collect();
-        for job in used {
+        let forgets = self.bug == Some(Bug::UsedInterestExpires);
+        for job in used.into_iter().filter(|_| !forgets) {
             self.asker.handle_used(&job, now);
         }
         self.suspects.retain(|slot, until| {

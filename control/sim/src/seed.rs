@@ -1,7 +1,8 @@
 //! One seed: a minute of trouble, then peace, and what must be the case then.
 
 use crate::check;
-use crate::network::Weather;
+use crate::network::{Party, Weather};
+use crate::planted::Bug;
 use crate::world::{Shape, World};
 use rand::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +11,8 @@ use std::time::Duration;
 const TROUBLE: Duration = Duration::from_secs(60);
 /// After healing, a route to what has ended is older than this nowhere.
 const REVOKED: Duration = Duration::from_secs(1);
+/// What a slow party takes for everything.
+const SLOW: Duration = Duration::from_secs(10);
 /// After healing, all caches are equal.
 const EQUAL: Duration = Duration::from_secs(5);
 
@@ -27,8 +30,11 @@ pub struct Outcome {
 
 /// Runs a seed. What it finds wrong is in the outcome; nothing is printed if the process' panic hook prints nothing.
 #[must_use]
-pub fn run(seed: u64) -> Outcome {
+pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
     let mut world = world_of(seed);
+    if let Some(bug) = bug {
+        world.plant(bug);
+    }
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     let violation = ended.err().map(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -84,6 +90,21 @@ fn live(world: &mut World) {
     check::everything_resolves(world, Duration::from_secs(5));
 }
 
+/// A fault of the rarer kind.
+fn disturb(world: &mut World, node: usize, cluster: usize) {
+    let other = world.random.random_range(0..world.nodes.len());
+    match world.random.random_range(0..6) {
+        0 => world.slow_down(Party::Node(node), SLOW),
+        1 => world.slow_down(Party::Cluster(cluster), SLOW),
+        2 => world.slow_down(Party::Root, SLOW),
+        3 => {
+            let ahead = Duration::from_secs(world.random.random_range(0..7200));
+            world.jump(ahead);
+        }
+        _ => world.cut_tunnel(node, other),
+    }
+}
+
 /// One random act. Weights are by repetition.
 fn act(world: &mut World) {
     let node = world.random.random_range(0..world.nodes.len());
@@ -106,7 +127,8 @@ fn act(world: &mut World) {
         89..91 => world.restart_cluster(cluster),
         91..92 => world.stop_root(),
         92..94 => world.restart_root(),
-        94..96 => world.cut_cluster(cluster),
+        94..95 => world.cut_cluster(cluster),
+        95..97 => disturb(world, node, cluster),
         _ => world.repair(),
     }
 }

@@ -5,6 +5,7 @@
 use crate::network::Party;
 use crate::packet::{Content, ECHO_PORT, Packet};
 use crate::plane::Left;
+use crate::planted::Bug;
 use crate::truth::Identity;
 use crate::world::{Message, World};
 use rand::Rng;
@@ -54,6 +55,8 @@ pub struct Traffic {
     /// Everybody who ever answered; replies name them by position.
     answerers: Vec<Identity>,
     ports: u16,
+    /// Of the reply that came last; only [`Bug::WrongReverseKey`] asks.
+    last_port: Option<u16>,
     /// When a request last came to a node where nobody has its address any more.
     pub misdirected_at: Option<Duration>,
 }
@@ -248,6 +251,11 @@ impl World {
             // An ICMP error.
             return;
         };
+        let mut packet = packet;
+        if self.bug == Some(Bug::WrongReverseKey) && packet.src.1 == ECHO_PORT {
+            let before = self.traffic.last_port.replace(packet.dst.1);
+            packet.dst.1 = before.unwrap_or(packet.dst.1);
+        }
         let Some(receiver) = self.nodes[node].local_at(packet.dst.0) else {
             panic!("node{node} delivers to nobody: {packet:?}");
         };

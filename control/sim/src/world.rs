@@ -3,6 +3,7 @@
 use crate::manager::{Cluster, RootShell};
 use crate::network::{Network, Weather};
 use crate::node::Node;
+use crate::planted::Bug;
 use crate::traffic::Traffic;
 use crate::truth::Truth;
 use rand::SeedableRng;
@@ -34,6 +35,8 @@ pub enum Message {
         body: Vec<u8>,
         /// Identity of the root's store.
         store: String,
+        /// The root's life.
+        incarnation: u64,
     },
     Notice(u64, Notice),
     NoticeReply {
@@ -74,6 +77,7 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub truth: Truth,
     pub traffic: Traffic,
+    pub bug: Option<Bug>,
     pub services: Vec<ServiceName>,
     pub(crate) applied: u64,
     pub(crate) notices: u64,
@@ -115,6 +119,7 @@ impl World {
             nodes,
             truth: Truth::default(),
             traffic: Traffic::default(),
+            bug: None,
             services: Vec::new(),
             applied: 0,
             notices: 0,
@@ -124,6 +129,15 @@ impl World {
             world.connect(index, true);
         }
         world
+    }
+
+    /// Makes everybody make a mistake.
+    pub fn plant(&mut self, bug: Bug) {
+        self.bug = Some(bug);
+        self.root.bug = Some(bug);
+        for node in &mut self.nodes {
+            node.bug = Some(bug);
+        }
     }
 
     /// Lets the world go on until `until`.

@@ -10,7 +10,7 @@ fn peace_comes_after(seeds: Range<u64>) {
         .and_then(|seed| seed.parse().ok());
     let mut answered = 0;
     for seed in seeds.filter(|seed| only.is_none_or(|only| only == *seed)) {
-        let outcome = run(seed);
+        let outcome = run(seed, None);
         answered += outcome.answered;
         if let Outcome {
             violation: Some(violation),
@@ -52,7 +52,7 @@ fn peace_comes_after_seeds_150_to_199() {
 #[test]
 fn a_seed_replays_to_the_byte() {
     for seed in [3, 96] {
-        let (one, other) = (run(seed), run(seed));
+        let (one, other) = (run(seed, None), run(seed, None));
         assert!(one.log.len() > 30);
         assert_eq!(one.log, other.log);
         assert_eq!(one.answered, other.answered);
