@@ -5,6 +5,7 @@ mod doctor;
 mod profile;
 mod read;
 mod rule;
+mod sim;
 mod write;
 mod trace;
 
@@ -61,6 +62,8 @@ enum Command {
     Trace(trace::Trace),
     /// Show two sites on this machine, with real programs that talk across them
     Demo(demo::Options),
+    /// Run the whole system from seeds on virtual time, with everything that can go wrong
+    Sim(sim::Sim),
     /// What is known of NIC families, and which one this machine has
     #[command(subcommand)]
     Profile(profile::ProfileCommand),
@@ -147,6 +150,11 @@ pub enum CliError {
     Hardware(#[from] crate::hardware::HardwareError),
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    #[error(transparent)]
+    Report(#[from] sluice_perf::report::ReportError),
+    /// `sim` has shown them.
+    #[error("the simulation missed {0} of its goals")]
+    Simulation(usize),
     /// `doctor` has shown them; the exit status is theirs.
     #[error("{0} finding{s} of warning or worse", s = if *.0 == 1 { "" } else { "s" })]
     Findings(usize),
@@ -176,6 +184,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             output::print(&String::from_utf8_lossy(&script));
             Ok(())
         }
+        Command::Sim(sim) => sim.run(),
         Command::Profile(profile) => profile.run(&config()?),
         Command::Root => block_on(daemon::root(config()?)),
         Command::Cluster => block_on(daemon::cluster(config()?)),
