@@ -1,7 +1,7 @@
 //! The gateway's side of the table query: questions in, routes out, interests kept while they are used.
 //!
-//! Timers, in words: a *query* is repeated with back-off until it is answered; a question nobody answers is given up
-//! after `answer_max`, the refresh of a known job never is. An *absent* key is asked again only after its answer
+//! Timers, in words: a *query* is repeated with back-off until it is answered; who asked does not wait longer than
+//! `patience`, and a question nobody answers is given up after `answer_max`, the refresh of a known job never is. An *absent* key is asked again only after its answer
 //! expired, later each time. A job is *renewed* while it is used, which also finds changes that no message told.
 //! A job that is *idle* is forgotten, but only while the managers answer: stale beats nothing.
 
@@ -224,9 +224,9 @@ impl Asker {
                     // Unresolved a while ago: the managers may know by now.
                     query.attempts = 0;
                     self.transmit_query(key.clone(), now);
-                } else if !self.connected {
-                    let give_up = now + self.settings.answer_max;
-                    self.timers.set(Timer::Query(key.clone()), give_up);
+                } else {
+                    let patience = now + self.settings.patience;
+                    self.timers.set(Timer::Query(key.clone()), patience);
                 }
             }
             return;
@@ -511,8 +511,12 @@ impl Asker {
         let Some(query) = self.queries.get_mut(&key) else {
             return;
         };
-        let give_up = query.asked_at + self.settings.answer_max;
-        let mut due = is_given_up(&key, query).then_some(give_up);
+        let refreshes = matches!(&key, Key::Name(name) if self.jobs.contains_key(name));
+        let mut due = if query.wanted {
+            Some(query.asked_at + self.settings.patience)
+        } else {
+            (!refreshes).then_some(query.asked_at + self.settings.answer_max)
+        };
         if self.connected {
             query.attempts += 1;
             let backoff = Backoff {
@@ -533,19 +537,18 @@ impl Asker {
     }
 
     fn query_due(&mut self, key: Key, now: Duration) {
-        let Some(query) = self.queries.get_mut(&key) else {
+        let Some(query) = self.queries.get(&key) else {
             return;
         };
-        if is_given_up(&key, query) && now >= query.asked_at + self.settings.answer_max {
-            if std::mem::take(&mut query.wanted) {
-                self.events
-                    .push_back(Event::Unanswered { key: key.clone() });
-            }
-            let refreshes = matches!(&key, Key::Name(name) if self.jobs.contains_key(name));
-            if !refreshes {
-                self.queries.remove(&key);
-                return;
-            }
+        let asked_at = query.asked_at;
+        if query.wanted && now >= asked_at + self.settings.patience {
+            self.unresolved(key.clone(), now);
+        }
+        // Only the refresh of a job goes on until it is answered.
+        let refreshes = matches!(&key, Key::Name(name) if self.jobs.contains_key(name));
+        if !refreshes && now >= asked_at + self.settings.answer_max {
+            self.queries.remove(&key);
+            return;
         }
         self.transmit_query(key, now);
     }
@@ -615,11 +618,6 @@ impl Asker {
         };
         self.timers.set(Timer::Idle(name), again);
     }
-}
-
-/// True when a query ends after `answer_max`; only the refresh of a job goes on until it is answered.
-fn is_given_up(key: &Key, query: &Query) -> bool {
-    query.wanted || matches!(key, Key::Address(_))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::message::{
     InstanceEntry, InstanceStatus, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
 };
 use crate::table_query::Key;
+use crate::table_query::backoff::Random;
 use sluice_wire::{Dual, InstanceIp, Ip};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,28 +161,41 @@ impl Answerer {
     }
 }
 
-/// Keeps the rows that matter most to a node: its own instances and those it asked for always, then what runs before what
-/// does not, the same cluster before others, lower numbers before higher.
+/// Keeps the `instances_max` rows that are most relevant to a node, and of those that it must know (its own instances and
+/// those it asked for) all: first what runs, then the same cluster, then a choice of its own, so that nodes together
+/// load all instances evenly and each keeps its choice when others come and go.
+///
+/// One order for both policies: no distance between nodes is known beyond "same node" and "same cluster".
 fn prune(
     entries: &mut Vec<InstanceEntry>,
     settings: &Settings,
     node: &NodeId,
     asked: Option<&BTreeSet<u32>>,
 ) {
+    if entries.len() <= settings.instances_max {
+        return;
+    }
+    let seed = fnv1a(node.as_str().as_bytes());
     let rank = |entry: &InstanceEntry| {
         let number = entry.instance_number;
         let must = entry.worker_id.as_deref() == Some(node.as_str())
             || asked.is_some_and(|asked| asked.contains(&number));
         let near = entry.cluster_id.as_deref() == Some(settings.cluster_id.as_str());
-        (!must, !entry.is_placed(), !near, number)
+        // Highest random weight: a node's order of the others does not change with one instance.
+        let own_choice = Random::new(seed ^ u64::from(number) << 32).next();
+        (!must, !entry.is_placed(), !near, own_choice, number)
     };
-    if entries.len() <= settings.instances_max {
-        return;
-    }
-    entries.sort_by_key(rank);
+    entries.sort_by_cached_key(rank);
     let must = entries.iter().filter(|entry| !rank(entry).0).count();
     entries.truncate(settings.instances_max.max(must));
     entries.sort_by_key(|entry| entry.instance_number);
+}
+
+/// FNV-1a, 64 bits: the same on every machine and in every run.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn place(entry: &mut InstanceEntry, status: &InstanceStatus) {

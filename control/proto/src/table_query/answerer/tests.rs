@@ -491,3 +491,6 @@ fn more_questions_than_are_asked_at_a_time_are_answered_too() {
     let [(_, payload)] = published(&mut answerer).try_into().unwrap();
     assert!(payload.contains("unavailable"), "{payload}");
 }
+
+mod exceptions;
+mod spread;

@@ -17,6 +17,8 @@ pub struct Settings {
     /// First repetition of an unanswered query; doubles up to `retry_max`.
     pub retry_first: Duration,
     pub retry_max: Duration,
+    /// Who asked is told that the managers cannot say now after so long without an answer. The question goes on.
+    pub patience: Duration,
     /// After so long without an answer a question is given up (and may be asked again).
     pub answer_max: Duration,
     /// How long "there is no such thing" is believed at first; doubles with every repetition up to `absent_max`.
@@ -34,6 +36,7 @@ impl Default for Settings {
             renew: Duration::from_secs(60),
             retry_first: Duration::from_millis(500),
             retry_max: Duration::from_secs(8),
+            patience: Duration::from_millis(900),
             answer_max: Duration::from_secs(10),
             absent_first: Duration::from_secs(1),
             absent_max: Duration::from_secs(8),
@@ -108,12 +111,12 @@ pub enum Event {
     Unavailable(Routes),
     /// Nothing has this key. Believed until [`Event::Unknown`].
     Absent { key: Key },
-    /// The managers cannot say what this key means, because their root is away; the answer comes by itself once there
-    /// is one. Believed until [`Event::Unknown`].
+    /// The managers cannot say what this key means, because they or their root are away; the answer comes by itself
+    /// once there is one. Believed until [`Event::Unknown`].
     Unresolved { key: Key },
     /// An absent or unresolved key is unknown again.
     Unknown { key: Key },
-    /// Nobody answered in time; the next question about the key is a new one.
+    /// Too many questions are open; the next one about the key is a new one.
     Unanswered { key: Key },
     /// The instance is gone: its flows end.
     Withdrawn {

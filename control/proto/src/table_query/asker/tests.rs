@@ -138,16 +138,18 @@ fn a_question_nobody_answers_is_repeated_given_up_and_can_be_asked_again() {
     let key = Key::Address(ip("10.30.50.2"));
     asker.handle_question(&key, s(0));
     assert_eq!(queries(&mut asker), ["10.30.50.2"]);
-    let mut sent = Vec::new();
-    while let Some(due) = asker.poll_timeout() {
+    let (mut sent, mut told) = (Vec::new(), Vec::new());
+    while asker.queries() > 0 {
+        let due = asker.poll_timeout().unwrap();
         asker.handle_timeout(due);
         sent.extend(queries(&mut asker).iter().map(|_| due));
-        if !events(&mut asker).is_empty() {
-            assert_eq!(due, s(10));
-            break;
-        }
+        told.extend(events(&mut asker).into_iter().map(|event| (due, event)));
     }
-    assert_eq!(sent.len(), 4, "{sent:?}");
+    let unresolved = Event::Unresolved { key: key.clone() };
+    assert_eq!(told[0], (Duration::from_millis(900), unresolved));
+    assert!(told[1..] == [(told[1].0, Event::Unknown { key: key.clone() })]);
+    assert!((4..=6).contains(&sent.len()), "{sent:?}");
+    assert!(sent.iter().all(|at| *at < s(10)), "{sent:?}");
     asker.handle_question(&key, s(11));
     assert_eq!(queries(&mut asker), ["10.30.50.2"]);
 }
@@ -613,4 +615,22 @@ fn after_a_reconnect_every_job_is_subscribed_and_then_asked_for_spread_over_seco
         assert!((2_000..3_000).contains(&count), "{count}");
     }
     assert_eq!(asked.len(), 10_000);
+}
+
+/// Without a connection nobody can be asked: whoever asks hears so within a second, by address and by name.
+#[test]
+fn without_managers_what_is_unknown_fails_within_a_second() {
+    let mut asker = Asker::new(Settings::default(), 1);
+    for (key, at) in [
+        (Key::Address(ip("10.30.50.2")), s(100)),
+        (Key::Name(job()), s(200)),
+    ] {
+        asker.handle_question(&key, at);
+        assert_eq!(events(&mut asker), []);
+        asker.handle_timeout(at + Duration::from_secs(1));
+        assert_eq!(events(&mut asker), [Event::Unresolved { key }]);
+        asker.handle_timeout(at + s(20));
+        assert_eq!(asker.queries(), 0);
+        events(&mut asker);
+    }
 }
