@@ -45,6 +45,10 @@ pub struct ClusterConfig {
     pub broker: BrokerConfig,
     /// Whether nodes are told only what their instances may know.
     pub isolation: Isolation,
+    /// Rows per service that a node is shown (k of thesis 3.6.6); at least 1.
+    pub instances_max: usize,
+    /// Whom events are told, beside MQTT.
+    pub webhook: Option<WebhookConfig>,
     pub plan: AddressPlan,
 }
 
@@ -78,6 +82,17 @@ pub enum ConfigError {
     HostPort(String),
 }
 
+/// Where events go.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    /// `host:port`
+    pub authority: String,
+    /// With its leading slash.
+    pub path: String,
+    /// Presented as a bearer token.
+    pub token: Option<Token>,
+}
+
 impl RootConfig {
     /// # Errors
     /// Names the value that cannot be used.
@@ -102,6 +117,9 @@ impl ClusterConfig {
             return Err(ConfigError::ClusterId(self.id.clone()));
         }
         host_port(&self.root)?;
+        if let Some(webhook) = &self.webhook {
+            host_port(&webhook.authority)?;
+        }
         match &self.broker {
             BrokerConfig::Embedded { listen, access } => access.check(*listen)?,
             BrokerConfig::External { address, login: _ } => {

@@ -104,6 +104,8 @@ pub(crate) fn cluster_config(directory: &Path, id: &str, root: SocketAddr) -> Cl
             access: Access::default(),
         },
         isolation: Isolation::default(),
+        instances_max: 24,
+        webhook: None,
         plan: AddressPlan::oakestra(),
     }
 }
@@ -166,18 +168,20 @@ impl Node {
             packets,
             task,
         };
-        for filter in [
-            format!("nodes/{id}/net/#"),
-            format!("jobs/{job}/updates_available"),
-        ] {
-            node.client
-                .subscribe(filter, QoS::AtLeastOnce)
-                .await
-                .unwrap();
-            node.packet(|packet| matches!(packet, Packet::SubAck(_)))
-                .await;
-        }
+        node.subscribe(&format!("nodes/{id}/net/#")).await;
+        node.subscribe(&format!("jobs/{job}/updates_available"))
+            .await;
         node
+    }
+
+    /// Subscribes to one more topic.
+    pub(crate) async fn subscribe(&mut self, filter: &str) {
+        self.client
+            .subscribe(filter, QoS::AtLeastOnce)
+            .await
+            .unwrap();
+        self.packet(|packet| matches!(packet, Packet::SubAck(_)))
+            .await;
     }
 
     async fn packet(&mut self, wanted: impl Fn(&Packet) -> bool) -> Packet {

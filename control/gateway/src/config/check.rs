@@ -361,8 +361,27 @@ impl Check<'_> {
             allow_without_token: self
                 .subnets("cluster.allow_without_token", &raw.allow_without_token)?,
             isolation: self.isolation("cluster.isolation", &raw.isolation)?,
+            instances_max: self.number("cluster.instances_max", raw.instances_max, 1..=4096)?,
+            event_webhook: self.webhook("cluster.event_webhook", &raw.event_webhook)?,
+            event_token_file: self
+                .optional_path("cluster.event_token_file", &raw.event_token_file)?,
             broker: self.broker(&raw.broker, &raw.id)?,
         })
+    }
+
+    fn webhook(&self, key: &str, url: &str) -> Result<Option<(HostPort, String)>, ConfigError> {
+        if url.is_empty() {
+            return Ok(None);
+        }
+        let rest = url.strip_prefix("http://").ok_or_else(|| {
+            self.value(
+                key,
+                quoted(url),
+                "\"http://host:port/path\"; put what ends TLS before it",
+            )
+        })?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        Ok(Some((self.host_port(key, authority)?, format!("/{path}"))))
     }
 
     fn isolation(&self, key: &str, word: &str) -> Result<Isolation, ConfigError> {

@@ -83,6 +83,11 @@ pub struct Cluster {
     pub allow_without_token: Vec<Subnet>,
     /// Whether nodes are told only what their instances may know.
     pub isolation: Isolation,
+    /// Rows per service that a node is shown.
+    pub instances_max: usize,
+    /// Host, port and path that events are posted to.
+    pub event_webhook: Option<(HostPort, String)>,
+    pub event_token_file: Option<PathBuf>,
     pub broker: Broker,
 }
 

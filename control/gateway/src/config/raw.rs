@@ -66,6 +66,9 @@ pub struct RawCluster {
     pub token_file: String,
     pub allow_without_token: Vec<String>,
     pub isolation: String,
+    pub instances_max: i64,
+    pub event_webhook: String,
+    pub event_token_file: String,
     pub broker: RawBroker,
 }
 
@@ -216,6 +219,10 @@ impl Default for RawCluster {
             allow_without_token: Vec::new(),
             // What Oakestra never did, but tenants must be able to rely on.
             isolation: "enforce".into(),
+            // Thesis 3.6.6: "in the order of the dozens".
+            instances_max: 24,
+            event_webhook: String::new(),
+            event_token_file: String::new(),
             broker: RawBroker::default(),
         }
     }

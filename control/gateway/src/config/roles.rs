@@ -2,7 +2,9 @@
 
 use super::check::MAKE_TOKEN;
 use super::{Broker, Config};
-use sluice_managers::{Access, BrokerConfig, ClusterConfig, RootConfig, Token, TokenError};
+use sluice_managers::{
+    Access, BrokerConfig, ClusterConfig, RootConfig, Token, TokenError, WebhookConfig,
+};
 use sluice_wire::Subnet;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -84,6 +86,18 @@ impl Config {
                 },
             },
             isolation: cluster.isolation,
+            instances_max: cluster.instances_max,
+            webhook: match &cluster.event_webhook {
+                None => None,
+                Some((authority, path)) => Some(WebhookConfig {
+                    authority: authority.to_string(),
+                    path: path.clone(),
+                    token: token(
+                        "cluster.event_token_file",
+                        cluster.event_token_file.as_deref(),
+                    )?,
+                }),
+            },
             plan: self.plan,
         };
         config.check()?;

@@ -100,6 +100,16 @@ impl Rows {
         self.path("cluster.token_file", cluster.token_file.as_ref());
         self.list("cluster.allow_without_token", &cluster.allow_without_token);
         self.add("cluster.isolation", cluster.isolation.word());
+        self.add("cluster.instances_max", cluster.instances_max);
+        let webhook = cluster.event_webhook.as_ref();
+        self.add(
+            "cluster.event_webhook",
+            webhook.map_or_else(String::new, |(host, path)| format!("http://{host}{path}")),
+        );
+        self.path(
+            "cluster.event_token_file",
+            cluster.event_token_file.as_ref(),
+        );
         match &cluster.broker {
             Broker::Embedded { listen, token_file } => {
                 self.add("cluster.broker.mode", "embedded");

@@ -5,6 +5,7 @@ mod bus;
 mod calls;
 mod site;
 mod views;
+mod webhook;
 
 use crate::admin;
 use crate::broker::Broker;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use webhook::Webhook;
 
 /// How long the root may take to accept a connection.
 const CONNECT_WAIT: Duration = Duration::from_millis(500);
@@ -161,6 +163,7 @@ impl Server {
             retry_max: RETRY_LAST,
             register_every: REGISTER_EVERY,
             isolation: self.config.isolation,
+            instances_max: self.config.instances_max,
             ..Settings::new(
                 &self.config.id,
                 &advertised.ip().to_string(),
@@ -177,7 +180,15 @@ impl Server {
             })?;
         let client = Client::new(self.config.root_token.clone(), CONNECT_WAIT);
         let calls = Calls::new(client, &self.config.root);
-        let site = Site::new(answerer, clock, bus, broker, calls, self.store, ready);
+        let webhook = Webhook::new(self.config.webhook);
+        let site = Site::new(
+            answerer,
+            clock,
+            (bus, broker),
+            (calls, webhook),
+            self.store,
+            ready,
+        );
         tracing::info!(listen = %self.address, cluster = self.config.id, "cluster manager runs");
 
         let (asks, asked) = mpsc::channel(api::ASKS_MAX);

@@ -4,6 +4,7 @@ use super::api::{Ask, Resolution, View};
 use super::bus::Bus;
 use super::calls::{Calls, Outcome};
 use super::views;
+use super::webhook::Webhook;
 use crate::broker::{Broker, Message};
 use crate::clock::Clock;
 use crate::http::{Answer, INCARNATION, STORE, stopped};
@@ -21,6 +22,7 @@ pub(super) struct Site {
     /// The embedded broker, to see which nodes are connected.
     pub(super) broker: Option<Broker>,
     calls: Calls,
+    webhook: Webhook,
     store: Store,
     waiter: Waiter,
     pub(super) clock: Clock,
@@ -52,9 +54,8 @@ impl Site {
     pub(super) fn new(
         answerer: Answerer,
         clock: Clock,
-        bus: Bus,
-        broker: Option<Broker>,
-        calls: Calls,
+        (bus, broker): (Bus, Option<Broker>),
+        (calls, webhook): (Calls, Webhook),
         store: Store,
         ready: watch::Sender<bool>,
     ) -> Self {
@@ -63,6 +64,7 @@ impl Site {
             bus,
             broker,
             calls,
+            webhook,
             waiter: store.waiter(),
             awaited: store.written(),
             store,
@@ -85,10 +87,18 @@ impl Site {
     ) -> Result<(), StoreError> {
         loop {
             let gate = self.outgoing.front().map(|(ticket, _)| *ticket);
+            let retry_at = self.webhook.poll_timeout();
             let cause = tokio::select! {
                 message = self.bus.receive() => self.take_message(&message),
                 (id, outcome) = self.calls.finished() => self.take_outcome(id, &outcome),
                 Some(ask) = asks.recv() => self.take_ask(ask),
+                (vacancy, answer) = self.webhook.finished() => {
+                    if self.webhook.is_told(&answer, self.clock.now()) {
+                        self.answerer.handle_told(&vacancy);
+                    }
+                    Cause::Change
+                }
+                () = self.clock.reaches(retry_at) => Cause::Query,
                 () = self.clock.reaches(self.answerer.poll_timeout()) => {
                     self.answerer.handle_timeout(self.clock.now());
                     Cause::Query
@@ -100,6 +110,7 @@ impl Site {
                 () = stopped(stop.clone()) => return Ok(()),
             };
             self.flush(cause);
+            self.tell_webhook();
             self.ready.send_if_modified(|ready| {
                 let is = self.root_seen && self.bus.is_connected();
                 std::mem::replace(ready, is) != is
@@ -252,7 +263,23 @@ impl Site {
                         });
                     }
                 }
+                Event::NoInstanceLeft(vacancy) => {
+                    tracing::warn!(service = %vacancy.service, "a service has no instance left");
+                    if !self.webhook.is_wanted() {
+                        self.answerer.handle_told(&vacancy);
+                    }
+                }
             }
+        }
+    }
+
+    /// Tells the webhook the next event that it has not taken.
+    fn tell_webhook(&mut self) {
+        if self.webhook.is_free(self.clock.now())
+            && let Some(vacancy) = self.answerer.untold()
+        {
+            let body = self.answerer.vacancy_body(&vacancy);
+            self.webhook.send(vacancy, body);
         }
     }
 

@@ -4,10 +4,18 @@ use crate::testing::{
     Caller, Directory, Node, PATIENCE, RunningCluster, RunningRoot, cluster_config, root_config,
     start_cluster, start_root,
 };
-use crate::{BrokerConfig, ClusterConfig, Token};
+use crate::{BrokerConfig, ClusterConfig, Token, WebhookConfig};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use axum::{Json, Router};
 use hyper::Method;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 const FIRST: &str = "64b8f0c9d2a1e3f405162738";
 const SECOND: &str = "75b8f0c9d2a1e3f405162738";
@@ -449,5 +457,115 @@ async fn mosquitto_may_be_the_broker_and_may_be_killed() {
     let answer = client.query("", "10.30.50.2").await;
     assert_eq!(answer["instance_list"][0]["host_port"], 50103);
     running.end().await;
+    root.end().await;
+}
+
+/// An orchestrator's webhook on a real socket; it refuses the first `refusals` events.
+async fn receiver(refusals: usize) -> (SocketAddr, mpsc::UnboundedReceiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, events) = mpsc::unbounded_channel();
+    let left = Arc::new(AtomicUsize::new(refusals));
+    let take = move |headers: HeaderMap, Json(event): Json<Value>| {
+        let (sender, left) = (sender.clone(), Arc::clone(&left));
+        async move {
+            assert_eq!(
+                headers["authorization"],
+                "Bearer secret-of-sixteen-characters"
+            );
+            let refuse = |count: usize| count.checked_sub(1);
+            let refused = left.fetch_update(Relaxed, Relaxed, refuse).is_ok();
+            sender.send(event).unwrap();
+            if refused {
+                StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                StatusCode::OK
+            }
+        }
+    };
+    let routes = Router::new().route("/events", post(take));
+    tokio::spawn(async { axum::serve(listener, routes).await });
+    (address, events)
+}
+
+async fn told(events: &mut mpsc::UnboundedReceiver<Value>) -> Value {
+    let event = tokio::time::timeout(PATIENCE, events.recv()).await;
+    event.expect("the event comes").unwrap()
+}
+
+fn with_webhook(mut config: ClusterConfig, address: SocketAddr) -> ClusterConfig {
+    config.webhook = Some(WebhookConfig {
+        authority: address.to_string(),
+        path: "/events".to_owned(),
+        token: Some(Token::new("secret-of-sixteen-characters").unwrap()),
+    });
+    config
+}
+
+/// Each loss of the last instance is told until it is taken, and once; also by MQTT.
+#[tokio::test]
+async fn an_orchestrator_hears_that_no_instance_is_left() {
+    let (address, mut events) = receiver(1).await;
+    let root_files = Directory::new();
+    let root = start_root(root_config(root_files.path())).await;
+    let files = Directory::new();
+    let config = with_webhook(cluster_config(files.path(), "site", root.address), address);
+    let cluster = start_cluster(config).await;
+    apply(&Caller::new(root.address)).await;
+    let mut node = Node::join(cluster.broker.unwrap(), FIRST, JOB).await;
+    let mut orchestrator = Node::join(cluster.broker.unwrap(), SECOND, JOB).await;
+    let topic = format!("jobs/{JOB}/no_instance_left");
+    orchestrator.subscribe(&topic).await;
+    let (first, _) = attach(&mut node, "10.18.0.2", "fc00::2").await;
+    let (second, _) = attach(&mut node, "10.18.0.3", "fc00::3").await;
+    let undeployed = |number: u64| json!({"appname": JOB, "instance_number": number}).to_string();
+    node.say("service/undeployed", undeployed(first)).await;
+    node.say("service/undeployed", undeployed(second)).await;
+    let (refused, event) = (told(&mut events).await, told(&mut events).await);
+    assert_eq!(refused, event, "told again");
+    assert_eq!(event["version"], 1);
+    assert_eq!(event["event"], "no_instance_left");
+    assert_eq!(
+        (&event["service"], &event["cluster_id"]),
+        (&json!(JOB), &json!("site"))
+    );
+    assert_eq!(event["service_ip_list"][0]["Address"], "10.30.50.2");
+    assert_eq!(orchestrator.hear(&topic).await, event);
+    // It runs again, and is lost again: the next event, and nothing was said in between.
+    let (third, _) = attach(&mut node, "10.18.0.4", "fc00::4").await;
+    node.say("service/undeployed", undeployed(third)).await;
+    let next = told(&mut events).await;
+    assert_ne!(next["id"], event["id"]);
+    assert_eq!(next["service"], JOB);
+    assert!(events.try_recv().is_err());
+    cluster.end().await;
+    root.end().await;
+}
+
+/// Nobody took the event in the manager's first life; its second tells it.
+#[tokio::test]
+async fn an_event_that_nobody_took_outlives_the_manager() {
+    let root_files = Directory::new();
+    let root = start_root(root_config(root_files.path())).await;
+    let files = Directory::new();
+    let config = cluster_config(files.path(), "site", root.address);
+    // Bound and closed: nobody listens there.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = nobody.local_addr().unwrap();
+    drop(nobody);
+    let cluster = start_cluster(with_webhook(config.clone(), closed)).await;
+    apply(&Caller::new(root.address)).await;
+    let mut node = Node::join(cluster.broker.unwrap(), FIRST, JOB).await;
+    let topic = format!("jobs/{JOB}/no_instance_left");
+    node.subscribe(&topic).await;
+    let (number, _) = attach(&mut node, "10.18.0.2", "fc00::2").await;
+    let undeployed = json!({"appname": JOB, "instance_number": number}).to_string();
+    node.say("service/undeployed", undeployed).await;
+    let by_mqtt = node.hear(&topic).await;
+    cluster.end().await;
+    let (address, mut events) = receiver(0).await;
+    let cluster = start_cluster(with_webhook(config, address)).await;
+    assert_eq!(told(&mut events).await, by_mqtt);
+    cluster.end().await;
     root.end().await;
 }

@@ -8,8 +8,10 @@ pub mod topic;
 pub mod table_query;
 pub mod node;
 pub mod job;
+pub mod event;
 pub(crate) mod text;
 
+pub use event::NoInstanceLeft;
 pub use job::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceStatus, Job, JobUpdate,
     NetDeployStatus, NetDeployment, ServiceDeploy, SubnetGrant, UpdateKind,

@@ -17,10 +17,12 @@ mod migration;
 mod store;
 mod tell;
 mod upward;
+mod vacancy;
 
 pub use answer::INSTANCES_MAX_DEFAULT;
 pub use interface::{Event, PublishError, Settings, Transmit};
 pub use upward::{Method, RootRequest};
+pub use vacancy::Vacancy;
 
 use super::Key;
 use super::backoff::{Backoff, Random};
@@ -83,6 +85,7 @@ struct Known {
     scheduled: bool,
     /// Nodes that an instance moved away from and that have not ended it yet.
     left: migration::Left,
+    tenancy: vacancy::Tenancy,
 }
 
 /// Who waits for a job.
@@ -183,6 +186,8 @@ pub struct Answerer {
     root_lost: bool,
     /// The root's store that this manager's jobs and subnets are from, once it has said so.
     root_store: Option<String>,
+    /// Services without an instance, of which nobody has taken the event yet.
+    owing: BTreeSet<ServiceName>,
     dirty: store::Dirty,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
@@ -213,6 +218,7 @@ impl Answerer {
             requests: 0,
             root_lost: false,
             root_store: None,
+            owing: BTreeSet::new(),
             dirty: store::Dirty::default(),
             timers: Timers::default(),
             transmits: VecDeque::new(),

@@ -27,6 +27,7 @@ impl Known {
             removed: BTreeMap::new(),
             scheduled: false,
             left: super::migration::Left::default(),
+            tenancy: super::vacancy::Tenancy::default(),
         }
     }
 

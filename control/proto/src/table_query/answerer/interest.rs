@@ -87,6 +87,7 @@ impl Answerer {
             known.interests.is_empty()
                 && known.placements.is_empty()
                 && !known.scheduled
+                && !known.tenancy.owes()
                 && !known
                     .job
                     .instance_list
@@ -118,6 +119,7 @@ impl Answerer {
             self.timers
                 .cancel(&Timer::Interest(name.clone(), node.clone()));
         }
+        self.owing.remove(name);
         self.dirty.job(name);
         self.note_residents(name);
     }

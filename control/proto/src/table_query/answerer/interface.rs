@@ -2,6 +2,7 @@
 
 use super::answer::INSTANCES_MAX_DEFAULT;
 use super::upward::RootRequest;
+use super::vacancy::Vacancy;
 use crate::isolation::Isolation;
 use crate::message::{MessageError, NodeId, TopicError};
 use crate::names::{NameError, ServiceName};
@@ -73,6 +74,9 @@ pub enum Transmit {
 pub enum Event {
     /// A POST `/api/net/deployment` can be answered: 200 when `stored`, else 500.
     Deployment { ticket: u64, stored: bool },
+    /// A service that ran here has no instance left anywhere. Also to be had from
+    /// [`untold`](super::Answerer::untold) until [`handle_told`](super::Answerer::handle_told).
+    NoInstanceLeft(Vacancy),
 }
 
 /// Why a message of a node was refused. Nothing changed.

@@ -1,5 +1,6 @@
 //! What a cluster manager keeps across restarts: jobs with their interests and placements, subnets, unsent reports.
 
+use super::vacancy::Tenancy;
 use super::{
     Answerer, Attached, INTEREST_DEFAULT, Interest, Known, Outgoing, Placement, Report, Settings,
     Timer,
@@ -28,6 +29,8 @@ struct StoredJob {
     scheduled: bool,
     #[serde(default)]
     left: super::migration::Left,
+    #[serde(default)]
+    tenancy: Tenancy,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -189,6 +192,10 @@ impl Answerer {
             .collect();
         known.scheduled = stored.scheduled;
         known.left = stored.left;
+        known.tenancy = stored.tenancy;
+        if known.tenancy.owes() {
+            self.owing.insert(name.clone());
+        }
         known.removed = stored
             .removed
             .into_iter()
@@ -260,5 +267,6 @@ fn stored(known: &Known) -> StoredJob {
             .collect(),
         scheduled: known.scheduled,
         left: known.left.clone(),
+        tenancy: known.tenancy,
     }
 }

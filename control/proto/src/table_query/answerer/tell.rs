@@ -17,6 +17,7 @@ impl Answerer {
         known.revision += 1;
         self.dirty.job(name);
         self.note_residents(name);
+        self.note_vacancy(name);
         self.push(name, kind);
     }
 

@@ -376,6 +376,7 @@ impl Answerer {
             );
         }
         self.note_residents(&name);
+        self.note_vacancy(&name);
         self.tell_standings(standings);
     }
 
