@@ -131,6 +131,10 @@ fn describe() {
         "sluice_cluster_connected",
         "1 while the cluster's broker is connected"
     );
+    describe_gauge!(
+        "sluice_routes_age_seconds",
+        "For how long no manager has stood by the known routes; 0 while they answer"
+    );
     describe_gauge!("sluice_ready", "1 when the gateway can serve");
 }
 
@@ -177,5 +181,6 @@ fn refresh(view: &GatewayView) {
     gauge!("sluice_tunnels").set(state.tunnels as f64);
     gauge!("sluice_questions_open").set(state.questions_open as f64);
     gauge!("sluice_cluster_connected").set(u8::from(state.cluster_connected));
+    gauge!("sluice_routes_age_seconds").set(state.routes_age.as_secs_f64());
     gauge!("sluice_ready").set(u8::from(state.not_ready.is_empty()));
 }

@@ -35,6 +35,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "gateway_v6": optional(tables.gateway.v6),
         "cluster": state.cluster,
         "cluster_connected": state.cluster_connected,
+        "routes_age_s": state.routes_age.as_secs(),
         "questions_open": state.questions_open,
         "tables_generation": tables.generation,
         "services": tables.services().filter(|(_, row)| !row.name.is_empty()).count(),

@@ -8,6 +8,7 @@ use sluice_memory::Accounts;
 use sluice_tables::Publisher;
 use sluice_wire::{Dual, Ip, Subnet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Everything the admin interface reads and calls. The core makes one and keeps `state` current.
@@ -63,6 +64,8 @@ pub struct GatewayState {
     /// `host:port` of the cluster's broker; empty before it is known.
     pub cluster: String,
     pub cluster_connected: bool,
+    /// For how long no manager has stood by the known routes; zero while they answer.
+    pub routes_age: Duration,
     /// Questions to the managers that have no answer yet.
     pub questions_open: usize,
     /// Tunnels that are active now.

@@ -15,6 +15,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 const FILE: &str = "gateway.json";
+/// A file that cannot be understood is kept under this name.
+const DAMAGED: &str = "gateway.json.damaged";
+/// Raised when an older gateway would misunderstand the file.
+const VERSION: u32 = 1;
 
 /// Who this node is to its cluster.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -71,9 +75,12 @@ pub(crate) struct EndedState {
 }
 
 /// Everything in the file.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
+    /// Of the format. Files of before there were versions have none.
+    #[serde(default = "first_version")]
+    pub(crate) version: u32,
     pub registration: Option<Registration>,
     #[serde(default)]
     pub local: Vec<LocalState>,
@@ -83,6 +90,42 @@ pub(crate) struct State {
     /// The table query's snapshot.
     #[serde(default)]
     pub routes: Vec<TableQueryResult>,
+    /// When the managers last stood by these routes, in seconds since 1970.
+    #[serde(default)]
+    pub(crate) confirmed_unix_s: Option<u64>,
+}
+
+const fn first_version() -> u32 {
+    VERSION
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            registration: None,
+            local: Vec::new(),
+            ended: Vec::new(),
+            routes: Vec::new(),
+            confirmed_unix_s: None,
+        }
+    }
+}
+
+fn understood(bytes: &[u8]) -> Result<State, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        #[serde(default = "first_version")]
+        version: u32,
+    }
+    let text = |error: serde_json::Error| error.to_string();
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(text)?;
+    if version != VERSION {
+        return Err(format!(
+            "its format is {version}, this gateway's is {VERSION}"
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(text)
 }
 
 /// What a stopped gateway remembers about others.
@@ -122,11 +165,6 @@ pub(crate) fn remembered(dir: &Path) -> Remembered {
 pub enum StateError {
     #[error("{path}: {source}; check `gateway.state_dir` and its permissions")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is not a state file of this version: {source}; move it away to start afresh")]
-    Syntax {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
 }
 
 /// A failed write is tried again after so long, unless a newer state comes first.
@@ -140,10 +178,11 @@ pub(crate) struct StateFile {
 }
 
 impl StateFile {
-    /// Reads `gateway.json` in `dir` (made when missing, mode 0700 as it names tenants and addresses).
+    /// Reads `gateway.json` in `dir` (made when missing, mode 0700 as it names tenants and addresses). What cannot be
+    /// understood is put aside, and the gateway starts without it: it asks the managers for everything.
     ///
     /// # Errors
-    /// When the directory or file cannot be used, or the file is not ours.
+    /// When the directory or file cannot be used.
     pub(crate) fn open(dir: &Path) -> Result<(Self, State), StateError> {
         let path = dir.join(FILE);
         let io = |source| StateError::Io {
@@ -154,10 +193,18 @@ impl StateFile {
         fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .map_err(io)?;
         let state = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StateError::Syntax {
-                path: path.clone(),
-                source,
-            })?,
+            Ok(bytes) => match understood(&bytes) {
+                Ok(state) => state,
+                Err(why) => {
+                    let kept = dir.join(DAMAGED);
+                    fs::rename(&path, &kept).map_err(io)?;
+                    tracing::error!(
+                        path = %path.display(), kept = %kept.display(), why,
+                        "the state file cannot be understood; starting without known routes"
+                    );
+                    State::default()
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(error) => return Err(io(error)),
         };
@@ -274,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_survives_and_a_foreign_file_is_refused() {
+    fn a_state_survives_and_a_foreign_file_is_put_aside() {
         let dir = std::env::temp_dir().join(format!("sluice-state-{}", std::process::id()));
         let (mut file, state) = StateFile::open(&dir).unwrap();
         assert_eq!(state, State::default());
@@ -290,7 +337,7 @@ mod tests {
             instance_ip_v6: None,
         };
         let state = State {
-            registration: None,
+            confirmed_unix_s: Some(1_000_000),
             local: vec![local],
             ended: vec![EndedState {
                 service: "a.b.c.d".to_owned(),
@@ -298,6 +345,7 @@ mod tests {
                 epoch: 3,
             }],
             routes,
+            ..State::default()
         };
         file.write(&state).unwrap();
         assert_eq!(StateFile::open(&dir).unwrap().1, state);
@@ -306,13 +354,17 @@ mod tests {
         writer.remember(state.clone());
         drop(writer);
         assert_eq!(StateFile::open(&dir).unwrap().1, state);
-        fs::write(dir.join(FILE), "{\"x\":1}").unwrap();
-        assert!(
-            StateFile::open(&dir)
-                .unwrap_err()
-                .to_string()
-                .contains("gateway.json")
-        );
+        let whole = fs::read(dir.join(FILE)).unwrap();
+        let half = &whole[..whole.len() / 2];
+        for damaged in [b"{\"x\":1}".as_slice(), b"{\"version\":2}", b"", half] {
+            fs::write(dir.join(FILE), damaged).unwrap();
+            assert_eq!(StateFile::open(&dir).unwrap().1, State::default());
+            assert_eq!(fs::read(dir.join(DAMAGED)).unwrap(), damaged);
+            assert!(!dir.join(FILE).exists());
+        }
+        let text = String::from_utf8(whole).unwrap();
+        fs::write(dir.join(FILE), text.replace("\"version\": 1,", "")).unwrap();
+        assert_eq!(StateFile::open(&dir).unwrap().1, state, "before versions");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,13 +1,16 @@
-//! Delivery failures: nodes that die, fall silent or are busy, instances that go while nobody can say so.
+//! Delivery failures: nodes that die, fall silent or are busy, instances that go while nobody can say so; and what a
+//! gateway still knows when it is killed then.
 //!
 //! ```text
 //!  caller ── gateway 1 ──┬── gateway 2 ── echo b
 //!                        └── gateway 3 ── echo c
 //! ```
 
-use crate::world::{World, again, connect, one_site, service_ip, tcp, tcp_impatient};
+use crate::world::{
+    Instance, World, again, connect, one_site, serve, service_ip, tcp, tcp_impatient,
+};
 use sluice_perf::lab::clock::{now, pause, wait_for};
-use sluice_perf::lab::sites::Layout;
+use sluice_perf::lab::sites::{Layout, Microservice, descriptor};
 use sluice_perf::lab::{NetNs, Program};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -173,5 +176,93 @@ fn a_busy_machine_loses_no_node() {
         let said = gateway.role.said();
         assert!(!said.contains("a node is lost"), "{said}");
     }
+    world.check();
+}
+
+const MANY: usize = 30;
+
+/// What [`MANY`] services are called by.
+fn address(number: usize) -> String {
+    format!("10.30.71.{}", number + 1)
+}
+
+/// Its snapshot is all it has: managers away, gateway killed. Within a second of its start it forwards to every service
+/// that it knew, by ServiceIP, and says how old that knowledge is.
+#[test]
+#[ignore = "needs root"]
+fn a_killed_gateway_forwards_its_former_routes_without_managers() {
+    let mut world = World::new("snapshot");
+    let names: Vec<String> = (0..MANY).map(|number| format!("s{number}")).collect();
+    let addresses: Vec<[String; 2]> = (0..MANY)
+        .map(|number| [address(number), format!("fdff:2000::71:{:x}", number + 1)])
+        .collect();
+    let services: Vec<Microservice<'_>> = names
+        .iter()
+        .zip(&addresses)
+        .map(|(name, [v4, v6])| Microservice {
+            name,
+            namespace: "prod",
+            rr_ip: Some([v4, v6]),
+        })
+        .collect();
+    world
+        .sites
+        .apply(&descriptor("many", "sluice", &services))
+        .unwrap();
+    let caller = world.caller(0);
+    let instances: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let instance = world.attach(1, &format!("many.sluice.{name}.prod"), name);
+            serve(&instance.namespace, name);
+            instance
+        })
+        .collect();
+    for number in 0..MANY {
+        let to = address(number).parse().unwrap();
+        assert_eq!(tcp(&caller.namespace, to).unwrap().name, names[number]);
+    }
+    let file = world.sites.gateways[0].state_dir.join("gateway.json");
+    wait_for("the routes on disk", Duration::from_secs(5), || {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        let known = |instance: &Instance| text.contains(&format!("\"{}\"", instance.ns_ip(0)));
+        if instances.iter().all(known) {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    })
+    .unwrap();
+    world.sites.stop_managers();
+    world.sites.gateways[0].role.kill();
+    let begin = now();
+    world.sites.gateways[0].role.start().unwrap();
+    world.sites.gateways[0].role.ready().unwrap();
+    let ready = begin.elapsed();
+    let mut left: BTreeSet<usize> = (0..MANY).collect();
+    while !left.is_empty() && begin.elapsed() < ready + Duration::from_secs(1) {
+        left.retain(|number| {
+            let to = address(*number).parse().unwrap();
+            tcp_impatient(&caller.namespace, to).is_err()
+        });
+    }
+    println!(
+        "{} of {MANY} routes {} ms after ready",
+        MANY - left.len(),
+        (begin.elapsed() - ready).as_millis()
+    );
+    assert!(left.is_empty(), "{left:?} of {MANY} are lost");
+    pause(Duration::from_secs(2));
+    let status = world.sites.gateways[0].role.ask("/v1/status").unwrap();
+    assert!(status["routes_age_s"].as_u64().unwrap() >= 2, "{status}");
+    world.sites.start_managers().unwrap();
+    wait_for("the routes to be young", Duration::from_secs(20), || {
+        let status = world.sites.gateways[0].role.ask("/v1/status").unwrap();
+        match status["routes_age_s"].as_u64() {
+            Some(0) => Ok(()),
+            age => Err(format!("{age:?}")),
+        }
+    })
+    .unwrap();
     world.check();
 }

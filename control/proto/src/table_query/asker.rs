@@ -402,6 +402,12 @@ impl Asker {
         self.heard_at
     }
 
+    /// When the oldest question was asked that nobody has answered yet.
+    #[must_use]
+    pub fn unanswered_since(&self) -> Option<Duration> {
+        self.queries.values().map(|query| query.asked_at).min()
+    }
+
     /// Queries without an answer yet.
     #[must_use]
     pub fn queries(&self) -> usize {

@@ -25,7 +25,7 @@ use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, R
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::metrics::MALFORMED;
-use crate::node::thread::Node;
+use crate::node::thread::{Node, since_1970};
 use crate::node::watch::Watch;
 use failover::Suspects;
 use hosts::Hosts;
@@ -33,7 +33,7 @@ use instances::{Attaching, Nameless, Place, find, parse_name};
 use isolation::Forbidden;
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
-use remember::WRITE_PAUSE;
+use remember::{ROUTES_PAUSE, WRITE_PAUSE};
 use sluice_proto::ServiceName;
 use sluice_proto::dns::Names;
 use sluice_proto::liveness::{self, Prober};
@@ -106,6 +106,13 @@ pub(crate) struct Core {
     ways_changed: bool,
     followed_at: Duration,
     state_changed: bool,
+    /// The same, but nothing else than routes.
+    routes_to_write: bool,
+    started_at: Duration,
+    /// How old the remembered routes were at the start.
+    age_at_start: Duration,
+    /// When the connection to the cluster's broker was last lost.
+    connected_until: Option<Duration>,
     written_at: Duration,
     tick_at: Duration,
     view: watch::Sender<GatewayState>,
@@ -132,6 +139,9 @@ impl Core {
         let [.., high, low] = plane.seed().to_be_bytes();
         let probes = Probes::new(probe_results, u16::from_be_bytes([high, low]));
         asker.restore(&state.routes, now);
+        let age_at_start = state.confirmed_unix_s.map_or(Duration::ZERO, |at_s| {
+            since_1970().saturating_sub(Duration::from_secs(at_s))
+        });
         let ended = state
             .ended
             .into_iter()
@@ -183,6 +193,10 @@ impl Core {
             ways_changed: false,
             followed_at: Duration::ZERO,
             state_changed: false,
+            routes_to_write: false,
+            started_at: now,
+            age_at_start,
+            connected_until: None,
             written_at: Duration::ZERO,
             tick_at: now,
             view,
@@ -230,6 +244,7 @@ impl Core {
         sooner(self.forbidden.poll_timeout());
         sooner(self.ways_changed.then(|| self.followed_at + FOLLOW_PAUSE));
         sooner(self.state_changed.then(|| self.written_at + WRITE_PAUSE));
+        sooner(self.routes_to_write.then(|| self.written_at + ROUTES_PAUSE));
         due
     }
 
@@ -324,6 +339,7 @@ impl Core {
             MqttEvent::Connected => self.handle_connected(now),
             MqttEvent::Disconnected(why) => {
                 if std::mem::take(&mut self.connected) {
+                    self.connected_until = Some(now);
                     tracing::warn!(why, "lost the cluster's broker; known routes go on working");
                 } else if self.broker_away != why {
                     tracing::warn!(why, "the cluster's broker cannot be reached");
@@ -406,10 +422,11 @@ impl Core {
             self.followed_at = now;
             self.plane.follow(&self.routes.nodes());
         }
-        if self.state_changed && self.written_at + WRITE_PAUSE <= now {
+        let write_routes = self.routes_to_write && self.written_at + ROUTES_PAUSE <= now;
+        if write_routes || self.state_changed && self.written_at + WRITE_PAUSE <= now {
             self.remember(now);
         }
-        self.show();
+        self.show(now);
     }
 
     /// Makes all edits of the routes visible to the workers. The kernel stops believing in what they replace first.
@@ -448,7 +465,7 @@ impl Core {
             event,
             Event::Absent { .. } | Event::Unresolved { .. } | Event::Unknown { .. }
         );
-        self.state_changed |= !negative;
+        self.routes_to_write |= !negative;
         self.withdrawn.extend(self.routes.handle_event(&event));
         if let Event::Routes(routes) | Event::Unavailable(routes) = event {
             for row in &routes.instances {

@@ -3,12 +3,17 @@
 use super::Core;
 use crate::admin_api::GatewayState;
 use crate::gateway::state::{EndedState, LocalState, State};
+use crate::node::thread::since_1970;
 use sluice_wire::{Dual, Subnet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// The state file is written at most so often.
 pub(super) const WRITE_PAUSE: Duration = Duration::from_millis(50);
+/// At most so often when nothing but routes changed: there may be many, and they change often.
+pub(super) const ROUTES_PAUSE: Duration = Duration::from_secs(1);
+/// A question that is open for so long shows that the managers do not answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Core {
     pub(super) fn remember(&mut self, now: Duration) {
@@ -38,13 +43,30 @@ impl Core {
             local,
             ended,
             routes: self.asker.snapshot(),
+            confirmed_unix_s: Some(since_1970().saturating_sub(self.routes_age(now)).as_secs()),
+            ..State::default()
         };
         self.written_at = now;
         self.state_changed = false;
+        self.routes_to_write = false;
         self.file.remember(state);
     }
 
-    pub(super) fn show(&self) {
+    /// For how long nobody has stood by the routes; zero while the managers are there. A restart does not make them
+    /// younger.
+    fn routes_age(&self, now: Duration) -> Duration {
+        let waits = self.asker.unanswered_since();
+        let answers = waits.is_none_or(|since| now < since + ANSWER_PATIENCE);
+        if self.connected && answers {
+            return Duration::ZERO;
+        }
+        match self.asker.heard_at().max(self.connected_until) {
+            Some(at) => now.saturating_sub(at),
+            None => self.age_at_start + now.saturating_sub(self.started_at),
+        }
+    }
+
+    pub(super) fn show(&self, now: Duration) {
         let registration = self.registration.as_ref();
         let not_ready = match (registration, &self.node) {
             (None, _) => "not registered: POST /register, or set gateway.cluster",
@@ -69,6 +91,7 @@ impl Core {
                 .map(|known| format!("{}:{}", known.host, known.port))
                 .unwrap_or_default(),
             cluster_connected: self.connected,
+            routes_age: self.routes_age(now),
             questions_open: self.asker.queries(),
             tunnels: self.plane.tunnels(),
             workers: self.plane.workers(),
