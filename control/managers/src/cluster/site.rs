@@ -265,6 +265,8 @@ impl Site {
                 }
                 Event::NoInstanceLeft(vacancy) => {
                     tracing::warn!(service = %vacancy.service, "a service has no instance left");
+                    let body = self.answerer.vacancy_body(&vacancy);
+                    self.bus.publish(&vacancy.topic(), body);
                     if !self.webhook.is_wanted() {
                         self.answerer.handle_told(&vacancy);
                     }

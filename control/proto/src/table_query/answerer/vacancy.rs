@@ -1,7 +1,7 @@
 //! "No instance left": a service that ran in this cluster runs nowhere any more. Told to an orchestrator at least once,
 //! and not again while it stays so.
 
-use super::{Answerer, Event, Known, Settings, Transmit};
+use super::{Answerer, Event, Known, Settings};
 use crate::message::{InstanceEntry, NoInstanceLeft, Revision, write};
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,14 @@ pub struct Vacancy {
     pub service: ServiceName,
     /// Tells it apart from earlier and later ones of the service.
     pub revision: Revision,
+}
+
+impl Vacancy {
+    /// The MQTT topic of the event.
+    #[must_use]
+    pub fn topic(&self) -> String {
+        format!("jobs/{}/no_instance_left", self.service)
+    }
 }
 
 /// What a job remembers about it.
@@ -75,10 +83,6 @@ impl Answerer {
             service: name.clone(),
             revision: known.revision_on_wire(settings),
         };
-        self.transmits.push_back(Transmit::Publish {
-            topic: format!("jobs/{name}/no_instance_left"),
-            payload: self.vacancy_body(&vacancy),
-        });
         self.owing.insert(name.clone());
         self.events.push_back(Event::NoInstanceLeft(vacancy));
     }
