@@ -110,10 +110,10 @@ impl Service {
 
 /// The rows of a list of the root's.
 pub(crate) fn rows(root: SocketAddr, path: &str) -> Vec<Value> {
-    match until_done(root, "GET", path, "") {
-        Value::Array(rows) => rows,
-        other => panic!("GET {path}: {other}"),
-    }
+    let Value::Array(rows) = until_done(root, "GET", path, "") else {
+        panic!("GET {path} is no list");
+    };
+    rows
 }
 
 /// Repeats a request until it is answered with 200; the body, if it is JSON.
