@@ -2,7 +2,7 @@
 //! on another machine, which says what it saw as JSON.
 
 use crate::lab::clock::{now, pause};
-use crate::lab::{Host, LabError, Program, host, napi};
+use crate::lab::{Host, LabError, Program, cores, host, napi};
 use crate::suites::fastpath::forward::{self, Forward};
 use crate::traffic::frames::Generator;
 use crate::traffic::sink::{Expected, Sink, Sunk};
@@ -87,7 +87,7 @@ impl Generate {
     fn run(&self) -> Result<Generated, LabError> {
         let device = Host::Here.device(&self.interface)?;
         if let Some(core) = self.core {
-            napi::pin(0, core)?;
+            cores::pin(0, core)?;
         }
         let stream = Stream {
             source_mac: self.source_mac.0,

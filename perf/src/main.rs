@@ -6,7 +6,7 @@ use sluice_perf::lab::scratch::on_interrupt;
 use sluice_perf::lab::{LabError, privilege};
 use sluice_perf::report::{Report, ReportError};
 use sluice_perf::suites::places::{Call, Gateway, Place, Places};
-use sluice_perf::suites::{Settings, engine, fastpath, footprint, tun};
+use sluice_perf::suites::{Settings, control, engine, fastpath, footprint, tun};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +38,8 @@ enum Suite {
     },
     /// Memory and CPU time of an idle gateway, and the first packet to an unknown service
     Footprint(Options),
+    /// The control plane: table queries, a change for a thousand nodes, a gateway that comes back
+    Control(Options),
     #[command(flatten)]
     Instrument(Instrument),
     /// What callgrind counts for `engine`
@@ -71,6 +73,10 @@ impl Suite {
             Self::Tun(_) => Some(
                 "this suite compares both gateways and the kernel over one cable between two namespaces, and has no frames \
                  of its own; `sluice-perf fastpath` goes over hosts",
+            ),
+            Self::Control(_) => Some(
+                "this suite measures managers that it starts itself, with nodes that are connections of its own; run it on \
+                 the host that is to be measured, without --generator, --dut and --sink",
             ),
             Self::Instrument(_) => Some("an instrument runs where it is started"),
         }
@@ -189,6 +195,7 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
             (options, fastpath::run)
         }
         Suite::Footprint(options) => (options, footprint::run),
+        Suite::Control(options) => (options, control::run),
         Suite::Instrument(instrument) => {
             let said = instrument.run()?;
             // As below.

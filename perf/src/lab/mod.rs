@@ -11,6 +11,7 @@ pub mod priority;
 pub mod netns;
 pub mod process;
 pub mod host;
+pub mod cores;
 pub mod napi;
 pub mod wire;
 pub mod tap;

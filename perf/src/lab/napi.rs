@@ -1,10 +1,9 @@
 //! Who looks into a device's receive queues: interrupts, which take the core that sends, or kernel threads on a core of ours.
 
+use super::cores::pin;
 use super::error::LabError;
 use super::host::Host;
 use super::process::Program;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -39,18 +38,6 @@ pub fn poll_on(device: &str, core: Option<usize>) -> Result<(), LabError> {
         });
     }
     ours.into_iter().try_for_each(|pid| pin(pid, core))
-}
-
-/// Keeps a thread on a core; 0 is the calling thread.
-///
-/// # Errors
-/// When there is no such core.
-pub fn pin(pid: i32, core: usize) -> Result<(), LabError> {
-    let mut cores = CpuSet::new();
-    cores
-        .set(core)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(pid), &cores))
-        .map_err(|errno| LabError::Privilege(format!("core {core} cannot be used: {errno}")))
 }
 
 /// A mounted sysfs shows the devices of the namespace it was mounted in, so that another one is needed; `/run` is where

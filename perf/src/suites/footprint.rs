@@ -248,7 +248,7 @@ pub(super) fn resident_mib(pid: u32) -> Result<f64, LabError> {
 }
 
 /// User and system time of a process, in hundredths of a second: over a second, percent of a core.
-fn cpu_ticks(pid: u32) -> Result<f64, LabError> {
+pub(super) fn cpu_ticks(pid: u32) -> Result<f64, LabError> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).map_err(LabError::file(&path))?;
     let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);

@@ -3,6 +3,7 @@
 pub mod tun;
 pub mod engine;
 pub mod fastpath;
+pub mod control;
 pub mod footprint;
 pub mod places;
 

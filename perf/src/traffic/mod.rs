@@ -10,5 +10,7 @@ pub mod stream;
 pub mod frames;
 #[cfg(feature = "suites")]
 pub mod sink;
+#[cfg(feature = "suites")]
+pub mod mqtt;
 pub mod held;
 pub mod flood;

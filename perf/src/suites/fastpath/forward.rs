@@ -3,7 +3,7 @@
 
 use crate::instrument::{MacText, parse_mac, with};
 use crate::lab::clock::now;
-use crate::lab::{Host, LabError, Program, napi};
+use crate::lab::{Host, LabError, Program, cores};
 use clap::Args;
 use sluice_link::Link as _;
 use sluice_link::af_xdp::{self, Device, Hop, QueueSettings, XdpSettings};
@@ -65,7 +65,7 @@ pub(super) const PORT: u16 = 50103;
 /// Forwards as long as it is told to, or until the process is ended.
 pub(crate) fn run(forward: &Forward) -> Result<(), LabError> {
     let failed = |error: af_xdp::XskError| LabError::bpf("a bare forwarder")(error);
-    napi::pin(0, forward.core)?;
+    cores::pin(0, forward.core)?;
     let mut links = af_xdp::open(&XdpSettings {
         service: device(&forward.service)?,
         underlay: device(&forward.underlay)?,
