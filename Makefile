@@ -35,6 +35,7 @@ bench: build
 	target/release/sluice-perf engine --json target/bench/engine.json $(BENCH_ARGS)
 	target/release/sluice-perf fastpath --json target/bench/fastpath.json $(BENCH_ARGS)
 	target/release/sluice-perf footprint --json target/bench/footprint.json $(BENCH_ARGS)
+	target/release/sluice-perf control --json target/bench/control.json $(BENCH_ARGS)
 
 # As root, or with DESTDIR. Starts nothing: `systemctl enable --now sluice-gateway` does.
 install:

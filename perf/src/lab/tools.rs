@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 /// Programs and the Debian packages that have them.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("nginx", "nginx-light"),
     ("curl", "curl"),
     ("iperf3", "iperf3"),
@@ -19,6 +19,7 @@ const PACKAGES: [(&str, &str); 13] = [
     ("valgrind", "valgrind"),
     ("callgrind_annotate", "valgrind"),
     ("mosquitto", "mosquitto"),
+    ("dnsperf", "dnsperf"),
 ];
 
 /// Where the build unpacks packages that must not be installed, seen from a binary in `target/release` or

@@ -1,4 +1,4 @@
-//! The control plane: table queries in memory and over MQTT, a change for a thousand nodes, a node that comes back.
+//! The control plane: table queries in memory and over MQTT, a change for a thousand nodes, a node that comes back, names.
 //!
 //! ```text
 //!  core 0             core 1
@@ -13,6 +13,7 @@ mod site;
 mod queries;
 mod fanout;
 mod resync;
+mod dns;
 
 use super::{Settings, environment};
 use crate::lab::{LabError, cores};
@@ -66,7 +67,7 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
             resyncs: 5,
         }
     };
-    let mut report = Report::new("control", environment(&["ip"]));
+    let mut report = Report::new("control", environment(&["ip", "dnsperf"]));
     (settings.say)("table queries in memory");
     in_process::run(&pace, &mut report)?;
     (settings.say)("the managers, and 10,000 services");
@@ -77,6 +78,9 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
         thread.join()
     });
     over_mqtt.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    drop(site);
+    (settings.say)("names");
+    dns::run(settings, &pace, &mut report)?;
     Ok(report)
 }
 

@@ -70,7 +70,7 @@ impl Connection {
         Err(connection.broken(&format!("{packet:?}")))
     }
 
-    /// Subscribes, and waits until the broker has said that it will deliver.
+    /// Subscribes, and waits until the broker has said that it will deliver. Messages that come before are passed over.
     ///
     /// # Errors
     /// When it refuses, or says something else.
@@ -83,9 +83,6 @@ impl Connection {
                     return Err(self.broken(&format!("{filter} was refused")));
                 }
                 return Ok(());
-            }
-            if let v4::Packet::Publish(_) = packet {
-                return Err(self.broken(&"a message before the subscription"));
             }
         }
     }

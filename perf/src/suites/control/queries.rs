@@ -6,6 +6,7 @@ use crate::lab::LabError;
 use crate::lab::clock::now;
 use crate::report::{Goal, Report, Row, quantile};
 use crate::traffic::mqtt::Connection;
+use rumqttc::mqttbytes::v4::Publish;
 use serde::Deserialize;
 use sluice_proto::message::{Verb, write};
 use sluice_proto::table_query::Key;
@@ -19,7 +20,7 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 const IN_FLIGHT: usize = 4;
 /// Queries per second of all nodes when the time of each is measured.
 const RATE: f64 = 10_000.0;
-/// Answers that come late are waited for so long.
+/// Answers that come late are waited for so long; one that has not come then counts as if it came at that moment.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a node asks.
@@ -58,19 +59,10 @@ pub(super) async fn run(
         costs.push(cpu_s * 1e6 / answered);
         let each = RATE / NODES_ASKING as f64;
         let steady = all_ask(site, nodes, Manner::Steady(each), pace.seconds).await?;
-        if steady.unanswered > 0 {
-            return Err(LabError::Reply {
-                what: format!("{RATE} queries a second"),
-                text: format!(
-                    "{} of {} were not answered within {} s",
-                    steady.unanswered,
-                    steady.unanswered + steady.took_ms.len(),
-                    GRACE.as_secs()
-                ),
-            });
-        }
+        let late = std::iter::repeat_n(GRACE.as_secs_f64() * 1e3, steady.unanswered);
+        let took_ms: Vec<f64> = steady.took_ms.iter().copied().chain(late).collect();
         offered.push(steady.took_ms.len() as f64 / pace.seconds);
-        p99s.push(quantile(&steady.took_ms, 0.99));
+        p99s.push(quantile(&took_ms, 0.99));
     }
     for row in [
         Row::median("queries_mqtt", "queries/s", &rates).with_goal(Goal::ValueAtLeast(RATE)),
@@ -101,6 +93,7 @@ pub(super) async fn all_ask(
             keys: keys.collect(),
             sent: BTreeMap::new(),
             next: 0,
+            put_off: 0,
         };
         asking.spawn(within("a node's queries", node.ask(manner, seconds)));
     }
@@ -125,6 +118,7 @@ struct Node {
     /// When a key was asked for that is not answered yet.
     sent: BTreeMap<String, Instant>,
     next: usize,
+    put_off: usize,
 }
 
 /// What is read of an answer.
@@ -156,7 +150,7 @@ impl Node {
             let wake = due.map_or(end, |due| due.min(end));
             tokio::select! {
                 publish = self.connection.next() => {
-                    let took = self.take(&publish?.payload)?;
+                    let took = self.take(&publish?)?;
                     answered.took_ms.extend(took);
                     if took.is_some() && interval.is_none() {
                         self.query()?;
@@ -182,13 +176,13 @@ impl Node {
         while !self.sent.is_empty() {
             tokio::select! {
                 publish = self.connection.next() => {
-                    let took = self.take(&publish?.payload)?;
+                    let took = self.take(&publish?)?;
                     answered.took_ms.extend(took.filter(|_| counts));
                 }
                 () = sleep_until(limit) => break,
             }
         }
-        answered.unanswered = self.sent.len();
+        answered.unanswered = self.sent.len() + self.put_off;
         self.sent.clear();
         self.connection.flush().await
     }
@@ -204,15 +198,17 @@ impl Node {
                 return self.connection.publish(&self.topic, &write(&request));
             }
         }
-        Err(LabError::Reply {
-            what: format!("the manager, to node {}", self.index),
-            text: "none of its services was answered for a round".to_owned(),
-        })
+        // The manager is so slow that a question has to wait for an answer: it counts as one that was not answered.
+        self.put_off += 1;
+        Ok(())
     }
 
     /// Milliseconds from the question to this answer; `None` for what nobody asked for.
-    fn take(&mut self, payload: &[u8]) -> Result<Option<f64>, LabError> {
-        let reply: Reply = parse(payload)?;
+    fn take(&mut self, publish: &Publish) -> Result<Option<f64>, LabError> {
+        if publish.topic.starts_with("jobs/") {
+            return Ok(None);
+        }
+        let reply: Reply = parse(&publish.payload)?;
         let Some(sent) = self.sent.remove(&reply.query_key) else {
             return Ok(None);
         };

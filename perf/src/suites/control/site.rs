@@ -19,7 +19,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -29,6 +31,9 @@ const APPLIED_AT_ONCE: usize = 500;
 const SETTLED: Duration = Duration::from_secs(60);
 const BROKER_PORT: u16 = 10003;
 const TUNNEL_PORT: u16 = 50103;
+/// Instances that are asked for at a time: what the managers have at a time, too, so that no request waits for its turn
+/// longer than it may take.
+const ATTACHED_AT_ONCE: usize = 32;
 /// Before an instance that could not be had is asked for again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -96,9 +101,10 @@ impl Site {
     /// Connects all nodes, and has every service run: each node has its share of the instances.
     pub(super) async fn populate(&self) -> Result<Vec<Connection>, LabError> {
         let mut nodes = JoinSet::new();
+        let turns = Arc::new(Semaphore::new(ATTACHED_AT_ONCE));
         for node in 0..NODES {
             let connection = self.connect(node).await?;
-            nodes.spawn(within("a node's instances", attach_share(node, connection)));
+            nodes.spawn(attach_share(node, connection, Arc::clone(&turns)));
         }
         let mut connections = BTreeMap::new();
         while let Some(done) = nodes.join_next().await {
@@ -150,10 +156,13 @@ pub(super) const fn node_of(service: usize, number: usize) -> usize {
 async fn attach_share(
     node: usize,
     mut connection: Connection,
+    turns: Arc<Semaphore>,
 ) -> Result<(usize, Connection), LabError> {
+    let _turn = turns.acquire().await;
     let own = instances().filter(|(service, number)| node_of(*service, *number) == node);
     for (index, (service, number)) in own.enumerate() {
-        let result = attach(node, service, number, &mut connection).await?;
+        let attach = attach(node, service, number, &mut connection);
+        let result = within("an instance", attach).await?;
         let deployed = deployed(
             service,
             result.instance_number,

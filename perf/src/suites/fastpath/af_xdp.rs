@@ -1,8 +1,9 @@
 //! AF_XDP beside the kernel's DNAT and VXLAN, and beside its own links without the path: frames per second on one core.
 //!
 //! What is measured has core 0: the worker and the kernel thread that polls its service device. Core 1 is for generator
-//! and sink. Only the peer *inline* runs where its frames are made, in the generator's softirqs on core 1, and its sink
-//! on core 0. Between hosts each has its cores for itself, and *inline* is by the interrupts of the device under test.
+//! and sink. Only *inline* is otherwise: what is measured runs where its frames are made, in the generator's softirqs on
+//! core 1, and the sink on core 0; the offload is measured both ways, and beside each peer as that runs. Between hosts each
+//! has its cores for itself, and *inline* is by the interrupts of the device under test.
 
 mod hosts;
 mod namespaces;
@@ -30,8 +31,10 @@ const MADE_AT_ONCE: u32 = 1 << 17;
 enum Contestant {
     /// A gateway over AF_XDP, whose worker carries every frame.
     Ours,
-    /// The same, with established flows offloaded.
+    /// The same, with established flows offloaded, in a thread on the core that the worker has.
     Offloaded,
+    /// The same, in softirqs.
+    OffloadedInline,
     /// The kernel, in a thread on the core that ours has.
     Threaded,
     /// The kernel, in softirqs.
@@ -47,11 +50,31 @@ const BY_WORKER: [Contestant; 4] = [
     Contestant::Inline,
     Contestant::Bare,
 ];
-const BY_OFFLOAD: [Contestant; 3] = [
+/// Each of ours before the peer that runs as it does.
+const BY_OFFLOAD: [Contestant; 4] = [
     Contestant::Offloaded,
     Contestant::Threaded,
+    Contestant::OffloadedInline,
     Contestant::Inline,
 ];
+
+impl Contestant {
+    /// Which of the contestants keeps the flows that this one needs.
+    const fn keeper(self) -> Self {
+        match self {
+            Self::OffloadedInline => Self::Offloaded,
+            Self::Inline => Self::Threaded,
+            Self::Ours | Self::Offloaded | Self::Threaded | Self::Bare => self,
+        }
+    }
+
+    const fn is_inline(self) -> bool {
+        match self {
+            Self::OffloadedInline | Self::Inline => true,
+            Self::Ours | Self::Offloaded | Self::Threaded | Self::Bare => false,
+        }
+    }
+}
 
 /// Where they compete: namespaces of this machine, or hosts.
 trait Ground {
@@ -64,8 +87,8 @@ trait Ground {
     /// The kernel has to follow so many flows.
     fn make_room(&mut self, flows: u32) -> Result<(), LabError>;
 
-    /// Waits until the gateway says that it has offloaded so many flows.
-    fn offloaded(&self, flows: u32) -> Result<(), LabError>;
+    /// Waits until the gateway has offloaded so many flows, or no more of them; how many it says there are.
+    fn offloaded(&self, flows: u32) -> Result<u32, LabError>;
 
     /// Whether [`Contestant::Offloaded`] is among them.
     fn has_offload(&self) -> bool;
@@ -91,7 +114,7 @@ struct Tracks {
 impl Tracks {
     const fn of(&self, contestant: Contestant) -> &Track {
         match contestant {
-            Contestant::Ours | Contestant::Offloaded => &self.ours,
+            Contestant::Ours | Contestant::Offloaded | Contestant::OffloadedInline => &self.ours,
             Contestant::Threaded | Contestant::Inline => &self.kernel,
             Contestant::Bare => &self.bare,
         }
@@ -129,17 +152,21 @@ const SHAPES: [Shape; 6] = [
     shape("af_xdp_1400b_1m", 1400, 1 << 20),
 ];
 
-/// Few flows: a worker asks for offloads through a bounded queue, and one that found it full stays with the worker.
-const OFFLOAD_SHAPES: [Shape; 2] = [
+/// Of many flows not all are offloaded: a worker asks through a bounded queue. Their part is a row of its own.
+const OFFLOAD_SHAPES: [Shape; 6] = [
     shape("af_xdp_64b_offload", 64, 1),
     shape("af_xdp_1400b_offload", 1400, 1),
+    shape("af_xdp_64b_64k_offload", 64, 1 << 16),
+    shape("af_xdp_1400b_64k_offload", 1400, 1 << 16),
+    shape("af_xdp_64b_1m_offload", 64, 1 << 20),
+    shape("af_xdp_1400b_1m_offload", 1400, 1 << 20),
 ];
 
 /// `af_xdp_*` beside both peers, and `path_cost_percent`.
 pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
     let pace = if settings.quick {
         Pace {
-            rounds: 2,
+            rounds: 1,
             seconds: 0.4,
             shapes: &SHAPES[..1],
             offload_shapes: &OFFLOAD_SHAPES[..1],
@@ -161,6 +188,7 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
         ground,
         sluice_perf,
         made: BTreeMap::new(),
+        offloaded: Vec::new(),
     };
     let say = |how: &str, shape: &Shape| {
         let Shape { flows, bytes, .. } = shape;
@@ -178,7 +206,10 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
         if bench.ground.has_offload() {
             say("AF_XDP with offload", shape);
             let rounds = bench.rounds(&BY_OFFLOAD, shape, &pace)?;
-            rows(&rounds, shape, [6.0, 6.0], report);
+            offload_rows(&rounds, shape, report);
+            if shape.flows > 1 {
+                report.push(bench.part_offloaded(shape));
+            }
         }
     }
     Ok(())
@@ -197,6 +228,18 @@ fn rows(rounds: &[Rates], shape: &Shape, goals: [f64; 2], report: &mut Report) {
     for (peer, (name, goal)) in (1..).zip(peers.into_iter().zip(goals)) {
         let row = Row::beside(shape.name, "packets/s", name, &pairs(rounds, peer));
         report.push(row.with_goal(Goal::RatioAtLeast(goal)));
+    }
+}
+
+/// Each peer beside ours in the same place: a thread on core 0, or the softirqs of who sends.
+fn offload_rows(rounds: &[Rates], shape: &Shape, report: &mut Report) {
+    for (ours, peer) in [(0, "vxlan_dnat_threaded"), (2, "vxlan_dnat_inline")] {
+        let pairs: Vec<(f64, f64)> = rounds
+            .iter()
+            .map(|rates| (rates[ours], rates[ours + 1]))
+            .collect();
+        let row = Row::beside(shape.name, "packets/s", peer, &pairs);
+        report.push(row.with_goal(Goal::RatioAtLeast(6.0)));
     }
 }
 
@@ -222,6 +265,8 @@ struct Bench {
     sluice_perf: PathBuf,
     /// Flows that each contestant knows.
     made: BTreeMap<Contestant, u32>,
+    /// Flows that were offloaded in each run of the last rounds.
+    offloaded: Vec<f64>,
 }
 
 impl Bench {
@@ -233,27 +278,37 @@ impl Bench {
         pace: &Pace,
     ) -> Result<Vec<Rates>, LabError> {
         self.ground.make_room(shape.flows)?;
+        self.offloaded.clear();
         let mut rounds = Vec::new();
         for round in 0..pace.rounds {
             let mut rates = vec![0.0; contestants.len()];
             for step in 0..contestants.len() {
                 let index = (round + step) % contestants.len();
                 let contestant = contestants[index];
+                let keeper = contestant.keeper();
                 if self.ground.stage(contestant)? {
-                    self.made.remove(&contestant);
+                    self.made.remove(&keeper);
                 }
-                if self.made.get(&contestant) < Some(&shape.flows) {
-                    self.make_flows(contestant, shape)?;
-                    self.made.insert(contestant, shape.flows);
+                if self.made.get(&keeper) < Some(&shape.flows) {
+                    self.make_flows(keeper, shape)?;
+                    self.made.insert(keeper, shape.flows);
                 }
-                if contestant == Contestant::Offloaded {
-                    self.ground.offloaded(shape.flows)?;
+                if keeper == Contestant::Offloaded {
+                    let count = self.ground.offloaded(shape.flows)?;
+                    self.offloaded.push(f64::from(count));
                 }
                 rates[index] = self.rate(contestant, shape, pace)?;
             }
             rounds.push(rates);
         }
         Ok(rounds)
+    }
+
+    /// Of the flows, those that the kernel forwarded by itself.
+    fn part_offloaded(&self, shape: &Shape) -> Row {
+        let percent = |count: &f64| (100.0 * count / f64::from(shape.flows)).min(100.0);
+        let percents: Vec<f64> = self.offloaded.iter().map(percent).collect();
+        Row::median(&format!("{}_flows", shape.name), "% offloaded", &percents)
     }
 
     /// Sends so few frames of every flow that each arrives, for longer than a second: then the flow is established.
@@ -288,11 +343,10 @@ impl Bench {
     /// Frames per second that arrive at the sink.
     fn rate(&self, contestant: Contestant, shape: &Shape, pace: &Pace) -> Result<f64, LabError> {
         let track = self.ground.tracks().of(contestant);
-        let sink = match contestant {
-            Contestant::Inline => MEASURED,
-            Contestant::Ours | Contestant::Offloaded | Contestant::Threaded | Contestant::Bare => {
-                BESIDE
-            }
+        let sink = if contestant.is_inline() {
+            MEASURED
+        } else {
+            BESIDE
         };
         let generate = Generate {
             bytes: shape.bytes,

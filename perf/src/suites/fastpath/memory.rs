@@ -14,7 +14,7 @@ const SCALING_MS: u64 = 400;
 
 /// `engine_*_ns`: headers of Ethernet, IP and UDP are put on, or taken off, within the time.
 pub(super) fn engine(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
-    let runs = if settings.quick { 3 } else { 9 };
+    let runs = if settings.quick { 2 } else { 9 };
     for (flows, name, bound) in [
         (SMALL, "64k", 35.0),
         (LARGE, "1m", 60.0),
@@ -38,7 +38,7 @@ pub(super) fn engine(settings: &Settings, report: &mut Report) -> Result<(), Lab
 /// `scaling_1_to_2`: two workers with one table between them, beside one alone.
 pub(super) fn scaling(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
     (settings.say)("two workers in memory beside one");
-    let runs = if settings.quick { 5 } else { 15 };
+    let runs = if settings.quick { 2 } else { 15 };
     let mut one = Path::new(LARGE, Underlay::Ethernet)?;
     let mut other = one.beside()?;
     let mut pairs = Vec::new();

@@ -105,7 +105,9 @@ impl Hosts {
 
     fn end(&mut self) -> Result<(), LabError> {
         match self.on.take() {
-            Some(Contestant::Ours | Contestant::Offloaded) => self.command(&self.stop),
+            Some(Contestant::Ours | Contestant::Offloaded | Contestant::OffloadedInline) => {
+                self.command(&self.stop)
+            }
             Some(Contestant::Threaded | Contestant::Inline) => {
                 self.poll(None)?;
                 vxlan_path::remove(&self.dut, &self.service)
@@ -125,7 +127,7 @@ impl Ground for Hosts {
         self.end()?;
         self.on = Some(contestant);
         match contestant {
-            Contestant::Ours | Contestant::Offloaded => {
+            Contestant::Ours | Contestant::Offloaded | Contestant::OffloadedInline => {
                 self.command(&self.start)?;
                 pause(SETTLE);
             }
@@ -161,8 +163,8 @@ impl Ground for Hosts {
         )))
     }
 
-    fn offloaded(&self, _flows: u32) -> Result<(), LabError> {
-        Ok(())
+    fn offloaded(&self, flows: u32) -> Result<u32, LabError> {
+        Ok(flows)
     }
 
     /// Its gateway is configured by others, once.

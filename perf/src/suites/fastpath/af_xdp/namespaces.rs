@@ -11,7 +11,7 @@ use super::super::super::Settings;
 use super::super::forward::{self, Forward};
 use super::{Contestant, Ground, MEASURED, Track, Tracks, counting, stream};
 use crate::instrument::{MacText, Poll};
-use crate::lab::clock::wait_for;
+use crate::lab::clock::{now, wait_for};
 use crate::lab::scratch::Scratch;
 use crate::lab::sites::{Attached, Cable, Layout, Microservice, Sites, Target, descriptor};
 use crate::lab::wire::{offload, veth};
@@ -27,7 +27,9 @@ const SINK_IP: [&str; 2] = ["10.30.91.1", "fdff:2000::91"];
 /// `[fastpath]` of gateway 1. The flow table has room for three million flows beside the largest row's.
 const GATEWAY: &str = "link = \"af_xdp\"\noffload = false\nflows_max = 4194304";
 /// Control installs some thousand flows a second.
-const OFFLOADED: Duration = Duration::from_secs(20);
+const OFFLOADED: Duration = Duration::from_secs(120);
+/// When for so long none was added, the others stay with the worker.
+const NO_MORE: Duration = Duration::from_secs(3);
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 2);
 
@@ -75,8 +77,12 @@ impl Namespaces {
         role.stop();
         role.start()?;
         role.ready()?;
-        poll_uplink(&self.tracks.ours.generator, &self.sluice_perf)?;
+        self.poll_uplink(Some(MEASURED))?;
         Ok(true)
+    }
+
+    fn poll_uplink(&self, core: Option<usize>) -> Result<(), LabError> {
+        poll_uplink(&self.tracks.ours.generator, &self.sluice_perf, core)
     }
 
     fn poll_router(&self, core: Option<usize>) -> Result<(), LabError> {
@@ -93,7 +99,12 @@ impl Ground for Namespaces {
     fn stage(&mut self, contestant: Contestant) -> Result<bool, LabError> {
         match contestant {
             Contestant::Ours => return self.restart(false),
-            Contestant::Offloaded => return self.restart(true),
+            Contestant::Offloaded | Contestant::OffloadedInline => {
+                let is_new = self.restart(true)?;
+                let threaded = contestant == Contestant::Offloaded;
+                self.poll_uplink(threaded.then_some(MEASURED))?;
+                return Ok(is_new);
+            }
             Contestant::Threaded => self.poll_router(Some(MEASURED))?,
             Contestant::Inline => self.poll_router(None)?,
             Contestant::Bare => {}
@@ -112,15 +123,23 @@ impl Ground for Namespaces {
             .sysctl("net/netfilter/nf_conntrack_udp_timeout", "300")
     }
 
-    fn offloaded(&self, flows: u32) -> Result<(), LabError> {
-        wait_for("the flows to be offloaded", OFFLOADED, || {
+    fn offloaded(&self, flows: u32) -> Result<u32, LabError> {
+        let mut most = (0, now());
+        wait_for("flows to be offloaded", OFFLOADED, || {
             let status = self.sites.gateways[0].role.ask("/v1/status");
             let status = status.map_err(|error| error.to_string())?;
-            let (count, how) = (&status["flows_offloaded"], &status["offload"]);
-            match count.as_u64() {
-                Some(count) if count >= u64::from(flows) => Ok(()),
-                _ => Err(format!("{count} of {flows}; the gateway says {how}")),
+            let count = status["flows_offloaded"].as_u64().unwrap_or_default();
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            if count > most.0 {
+                most = (count, now());
             }
+            if count >= flows || (count > 0 && most.1.elapsed() >= NO_MORE) {
+                return Ok(count);
+            }
+            Err(format!(
+                "{count} of {flows}; the gateway says {}",
+                status["offload"]
+            ))
         })
     }
 
@@ -163,7 +182,7 @@ fn gateways(
     let called = sites.attach(1, SINK, Target::Namespace(&instances[1]))?;
     let [near, far] =
         [0, 1].map(|index| Host::Namespace(sites.gateways[index].namespace().clone()));
-    poll_uplink(&near, sluice_perf)?;
+    poll_uplink(&near, sluice_perf, Some(MEASURED))?;
     let track = Track {
         generate: stream(
             "sluice0p",
@@ -181,10 +200,10 @@ fn gateways(
 }
 
 /// The thread that polls the uplink is another one whenever the gateway's program comes.
-fn poll_uplink(node: &Host, sluice_perf: &Path) -> Result<(), LabError> {
+fn poll_uplink(node: &Host, sluice_perf: &Path, core: Option<usize>) -> Result<(), LabError> {
     let poll = Poll {
         interface: "sluice0".to_owned(),
-        core: Some(MEASURED),
+        core,
     };
     node.succeed(&poll.program(sluice_perf)).map(drop)
 }
