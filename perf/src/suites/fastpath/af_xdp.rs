@@ -370,7 +370,8 @@ impl Bench {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             generated.and(counted)
         })?;
-        if counted.expected == 0 || counted.other > 0 {
+        // Gateways look after each other meanwhile, with a few datagrams a second.
+        if counted.expected == 0 || counted.other > counted.expected / 100 {
             return Err(LabError::Reply {
                 what: format!("{contestant:?}, as seen at {}", track.sink.name()),
                 text: format!("frames that are not those expected: {counted:?}"),
