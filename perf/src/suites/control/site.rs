@@ -192,6 +192,7 @@ async fn attach(
             .parse()
             .map_err(|error: sluice_proto::NameError| wrong(error.to_string()))?,
         instance_number: None,
+        migrate: false,
     };
     let topic = topic(node, Verb::InstanceRequest)?;
     loop {
