@@ -218,9 +218,9 @@ fn a_killed_gateway_forwards_its_former_routes_without_managers() {
             instance
         })
         .collect();
-    for number in 0..MANY {
+    for (number, name) in names.iter().enumerate() {
         let to = address(number).parse().unwrap();
-        assert_eq!(tcp(&caller.namespace, to).unwrap().name, names[number]);
+        assert_eq!(tcp(&caller.namespace, to).unwrap().name, *name);
     }
     let file = world.sites.gateways[0].state_dir.join("gateway.json");
     wait_for("the routes on disk", Duration::from_secs(5), || {
