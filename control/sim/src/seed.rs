@@ -75,6 +75,7 @@ fn live(world: &mut World) {
         world.run_for(Duration::from_millis(pause));
         act(world);
     }
+    leave_a_change_half_told(world);
     world.heal(Duration::from_millis(1));
     let healed = world.now;
     world.run_until(healed + REVOKED);
@@ -88,6 +89,21 @@ fn live(world: &mut World) {
     check::every_flow_is_answered(world);
     check::nothing_went_astray_since(world, healed + REVOKED);
     check::everything_resolves(world, Duration::from_secs(5));
+}
+
+/// A cluster does not hear of an end, and the root dies before it can: chance alone brings that too seldom.
+fn leave_a_change_half_told(world: &mut World) {
+    let cluster = world.random.random_range(0..world.clusters.len());
+    world.cut_cluster(cluster);
+    for node in 0..world.nodes.len() {
+        if world.nodes[node].cluster != cluster {
+            let which = world.random.random_range(0..1000);
+            world.detach(node, which);
+        }
+    }
+    let pause = world.random.random_range(0..2000);
+    world.run_for(Duration::from_millis(pause));
+    world.restart_root();
 }
 
 /// A fault of the rarer kind.
