@@ -38,7 +38,8 @@ impl Default for Settings {
         Self {
             // A name that nobody can tell fails within a second.
             wait: Duration::from_millis(900),
-            open_max: 1024,
+            // Each may have a socket of its own, and a process may have 1,024 files unless it is told otherwise.
+            open_max: 512,
             open_per_source_max: 128,
         }
     }
@@ -223,9 +224,14 @@ impl<T> Server<T> {
     /// Ends what has waited long enough.
     pub fn handle_timeout(&mut self, now: Duration) {
         let mut late = Vec::new();
-        self.waiting.retain(|_, group| {
+        let questions = &mut self.questions;
+        self.waiting.retain(|service, group| {
             let due = group.partition_point(|held| held.until <= now);
             late.extend(group.drain(..due));
+            // The question may have been lost, and the next query asks only when nobody waits.
+            if due > 0 && !group.is_empty() {
+                questions.push_back(service.clone());
+            }
             !group.is_empty()
         });
         for held in late {

@@ -522,3 +522,22 @@ fn any_bytes_end_in_one_way() {
         }
     });
 }
+
+/// The question, or its answer, was lost: whoever came later is not made to wait for nothing.
+#[test]
+fn a_question_is_repeated_while_others_wait() {
+    let mut server = server(names());
+    let unknown = query("shop.tum.shop.prod.any.rr.local.", RecordType::A);
+    give(&mut server, CALLER, &unknown);
+    let wait = Settings::default().wait;
+    let bytes = unknown.to_vec().unwrap();
+    server.handle_query(&bytes, ip(CALLER), Transport::Udp, 2, NOW + wait / 2);
+    let name = service("shop.tum.shop.prod");
+    assert_eq!(server.poll_question(), Some(name.clone()));
+    assert_eq!(server.poll_question(), None, "one question for both");
+    server.handle_timeout(NOW + wait);
+    assert_eq!(server.poll_question(), Some(name));
+    server.handle_timeout(NOW + wait * 2);
+    assert_eq!(server.poll_question(), None, "nobody waits");
+    assert_eq!(server.open(), 0);
+}
