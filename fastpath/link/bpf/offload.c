@@ -179,7 +179,9 @@ int sluice_decap(struct xdp_md *context)
 	} else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *v6;
 
-		if (!TAKE(&frame, v6) || v6->version != 6 || v6->nexthdr != IPPROTO_UDP)
+		/* A mapped address in an IPv6 header would pass for that of an IPv4 peer. */
+		if (!TAKE(&frame, v6) || v6->version != 6 || v6->nexthdr != IPPROTO_UDP || is_mapped(&v6->saddr) ||
+		    is_mapped(&v6->daddr))
 			return XDP_PASS;
 		outer = sizeof(*v6) + sizeof(*udp);
 		payload = bpf_ntohs(v6->payload_len);
