@@ -44,6 +44,8 @@ impl Tenancy {
                 return;
             }
             known.rules = rules.to_vec();
+            let fewer = self.compile(name, writer);
+            self.revoked |= fewer;
         } else {
             let service = Service {
                 slot,
@@ -57,8 +59,8 @@ impl Tenancy {
             });
             *services += 1;
             writer.set_tenant(slot, *number);
+            self.compile(name, writer);
         }
-        self.compile(name, writer);
     }
 
     /// Whether an instance of the service runs on this node.
@@ -73,6 +75,7 @@ impl Tenancy {
             } else {
                 self.locals.remove(name);
             }
+            // Pairs come and go with what concerns this node; nobody loses a permission by that.
             self.compile(name, writer);
         }
     }
@@ -108,10 +111,10 @@ impl Tenancy {
         std::mem::replace(&mut self.revoked, false)
     }
 
-    /// Writes the pairs with this service anew.
-    fn compile(&mut self, name: &ServiceName, writer: &mut Writer) {
+    /// Writes the pairs with this service anew. True when there are fewer.
+    fn compile(&mut self, name: &ServiceName, writer: &mut Writer) -> bool {
         let Some(service) = self.services.get(name) else {
-            return;
+            return false;
         };
         let mut pairs = BTreeSet::new();
         let mut judge = |other_name: &ServiceName, other: &Service| {
@@ -140,12 +143,13 @@ impl Tenancy {
             .copied()
             .collect();
         if old == pairs {
-            return;
+            return false;
         }
-        self.revoked |= !old.is_subset(&pairs);
+        let fewer = !old.is_subset(&pairs);
         self.pairs.retain(|pair| !old.contains(pair));
         self.pairs.extend(pairs);
         writer.set_permits(self.pairs.iter().copied());
+        fewer
     }
 }
 

@@ -303,6 +303,8 @@ impl Routes {
             return self.remove_local(name, row.number);
         }
         let local = self.local.remove(&key)?;
+        let others = !self.locals_of(name).is_empty();
+        self.tenancy.set_local(name, others, &mut self.writer);
         if let Some(mut job) = self.jobs.remove(name) {
             job.listed.insert(row.number);
             let update = InstanceUpdate {
