@@ -93,7 +93,7 @@ impl Site {
                 (id, outcome) = self.calls.finished() => self.take_outcome(id, &outcome),
                 Some(ask) = asks.recv() => self.take_ask(ask),
                 (vacancy, answer) = self.webhook.finished() => {
-                    if self.webhook.is_told(&answer, self.clock.now()) {
+                    if self.webhook.is_told(&vacancy, &answer, self.clock.now()) {
                         self.answerer.handle_told(&vacancy);
                     }
                     Cause::Change
@@ -278,7 +278,7 @@ impl Site {
     /// Tells the webhook the next event that it has not taken.
     fn tell_webhook(&mut self) {
         if self.webhook.is_free(self.clock.now())
-            && let Some(vacancy) = self.answerer.untold()
+            && let Some(vacancy) = self.answerer.untold(self.webhook.refused())
         {
             let body = self.answerer.vacancy_body(&vacancy);
             self.webhook.send(vacancy, body);

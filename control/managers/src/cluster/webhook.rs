@@ -5,6 +5,7 @@ use crate::config::WebhookConfig;
 use crate::http::{Answer, CallError, Client};
 use crate::log_limit::warn_limited;
 use hyper::Method;
+use sluice_proto::ServiceName;
 use sluice_proto::table_query::answerer::Vacancy;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -21,6 +22,8 @@ pub(super) struct Webhook {
     running: JoinSet<(Vacancy, Result<Answer, CallError>)>,
     failures: u32,
     retry_at: Duration,
+    /// Whose event was not taken at the last attempt: the others are tried before it is again.
+    refused: Option<ServiceName>,
 }
 
 impl Webhook {
@@ -30,6 +33,7 @@ impl Webhook {
             running: JoinSet::new(),
             failures: 0,
             retry_at: Duration::ZERO,
+            refused: None,
         }
     }
 
@@ -45,6 +49,10 @@ impl Webhook {
     /// When, after a failure, the next event may be sent.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         (self.failures > 0 && self.running.is_empty()).then_some(self.retry_at)
+    }
+
+    pub(super) const fn refused(&self) -> Option<&ServiceName> {
+        self.refused.as_ref()
     }
 
     /// Sends an event; what came of it is [`Webhook::finished`].
@@ -81,7 +89,12 @@ impl Webhook {
 
     /// Whether the receiver has taken the event. A refusal (4xx) is no success either: a receiver that is not configured
     /// yet must not lose events.
-    pub(super) fn is_told(&mut self, answer: &Result<Answer, CallError>, now: Duration) -> bool {
+    pub(super) fn is_told(
+        &mut self,
+        vacancy: &Vacancy,
+        answer: &Result<Answer, CallError>,
+        now: Duration,
+    ) -> bool {
         let told = match answer {
             Ok(answer) if answer.status.is_success() => true,
             Ok(answer) => {
@@ -97,7 +110,9 @@ impl Webhook {
         metrics::counter!("sluice_cluster_events_total", "outcome" => outcome).increment(1);
         if told {
             self.failures = 0;
+            self.refused = None;
         } else {
+            self.refused = Some(vacancy.service.clone());
             let wait = RETRY_FIRST * (1 << self.failures.min(7));
             self.failures = self.failures.saturating_add(1);
             self.retry_at = now + wait.min(RETRY_LAST);

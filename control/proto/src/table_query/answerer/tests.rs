@@ -494,3 +494,4 @@ fn more_questions_than_are_asked_at_a_time_are_answered_too() {
 
 mod exceptions;
 mod spread;
+mod vacancy;

@@ -5,6 +5,7 @@ use super::{Answerer, Event, Known, Settings};
 use crate::message::{InstanceEntry, NoInstanceLeft, Revision, write};
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
+use std::ops::Bound::{Excluded, Unbounded};
 
 /// One event.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -105,10 +106,13 @@ impl Answerer {
         })
     }
 
-    /// The next event that nobody has taken yet, for a webhook; also those of earlier lives.
+    /// The next event after that of service `after`, in turn, that nobody has taken yet, for a webhook; also those of
+    /// earlier lives.
     #[must_use]
-    pub fn untold(&self) -> Option<Vacancy> {
-        self.owing.iter().find_map(|service| {
+    pub fn untold(&self, after: Option<&ServiceName>) -> Option<Vacancy> {
+        let later = after.map_or(Unbounded, Excluded);
+        let turn = self.owing.range((later, Unbounded)).chain(&self.owing);
+        turn.into_iter().find_map(|service| {
             let left = self.jobs.get(service)?.tenancy.left?;
             Some(Vacancy {
                 service: service.clone(),
