@@ -5,5 +5,7 @@
 
 mod isolation;
 mod routes;
+mod suspects;
 
 pub use routes::{LocalInstance, NodeInUse, Routes, Veth};
+pub use suspects::Suspects;

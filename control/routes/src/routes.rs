@@ -177,20 +177,8 @@ impl Routes {
             if row.reply_only && before.is_some_and(|row| row.reach == Reach::Any) {
                 self.tenancy.revoke();
             }
-            let (placement, ns_ip) = self.placement(row);
-            let update = InstanceUpdate {
-                service: slot,
-                number: row.number,
-                instance_ip: row.instance_ip,
-                ns_ip,
-                placement,
-                reach: if row.reply_only {
-                    Reach::ReplyOnly
-                } else {
-                    Reach::Any
-                },
-            };
-            self.write_instance(&mut job, update);
+            let place = self.placement(row);
+            self.write_instance(&mut job, remote(slot, row, place));
         }
         self.jobs.insert(name.clone(), job);
         for local in self.locals_of(name) {
@@ -298,8 +286,8 @@ impl Routes {
         let same = self.local.get(&key).is_some_and(|local| {
             local.epoch == row.epoch && row.epoch != 0 && local.instance_ip == row.instance_ip
         });
-        let (placement, ns_ip) = self.placement(row);
-        if !same || !matches!(placement, Placement::Peer(_)) {
+        let place = self.placement(row);
+        if !same || !matches!(place.0, Placement::Peer(_)) {
             return self.remove_local(name, row.number);
         }
         let local = self.local.remove(&key)?;
@@ -307,18 +295,7 @@ impl Routes {
         self.tenancy.set_local(name, others, &mut self.writer);
         if let Some(mut job) = self.jobs.remove(name) {
             job.listed.insert(row.number);
-            let update = InstanceUpdate {
-                service: job.slot,
-                number: row.number,
-                instance_ip: row.instance_ip,
-                ns_ip,
-                placement,
-                reach: if row.reply_only {
-                    Reach::ReplyOnly
-                } else {
-                    Reach::Any
-                },
-            };
+            let update = remote(job.slot, row, place);
             self.write_instance(&mut job, update);
             self.jobs.insert(name.clone(), job);
         }
@@ -537,6 +514,26 @@ impl Routes {
         let candidates = if trusted.is_empty() { all } else { trusted };
         let slot = job.slot;
         self.writer.set_candidates(slot, &candidates);
+    }
+}
+
+/// An instance as the managers told it.
+fn remote(
+    service: ServiceSlot,
+    row: &Row,
+    (placement, ns_ip): (Placement, Dual<NsIp>),
+) -> InstanceUpdate {
+    InstanceUpdate {
+        service,
+        number: row.number,
+        instance_ip: row.instance_ip,
+        ns_ip,
+        placement,
+        reach: if row.reply_only {
+            Reach::ReplyOnly
+        } else {
+            Reach::Any
+        },
     }
 }
 

@@ -10,8 +10,8 @@ use sluice_proto::message::{
 };
 use sluice_proto::table_query::asker::{Asker, Event, Mqtt, Routes, Settings};
 use sluice_proto::table_query::{Key, Row};
-use sluice_routes::LocalInstance;
-use sluice_tables::{InstanceSlot, Question, Suspicion, Upcall};
+use sluice_routes::{LocalInstance, Suspects};
+use sluice_tables::{Question, Suspicion, Upcall};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,8 +20,6 @@ use std::time::Duration;
 const REPEAT: Duration = Duration::from_secs(2);
 /// Uses and timers of the engine are looked at so often.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a suspect takes no new flow.
-const SUSPECT: Duration = Duration::from_secs(5);
 /// How long an NsIP rests before another instance has it.
 const REST: Duration = Duration::from_secs(600);
 
@@ -55,7 +53,7 @@ pub struct Node {
     requests: u64,
     /// NsIPs by their position in the subnet, and from when on they can be given.
     resting: BTreeMap<u128, Duration>,
-    suspects: BTreeMap<InstanceSlot, Duration>,
+    suspects: Suspects,
     routes_changed: bool,
     pub tick_at: Duration,
     pub bug: Option<Bug>,
@@ -85,7 +83,7 @@ impl Node {
             ended: BTreeMap::new(),
             requests: 0,
             resting: BTreeMap::new(),
-            suspects: BTreeMap::new(),
+            suspects: Suspects::default(),
             routes_changed: false,
             tick_at: TICK,
             bug: None,
@@ -312,7 +310,7 @@ impl Node {
         self.rows.clear();
         self.absent.clear();
         self.plane = Plane::new(self.own_ip(), seed);
-        self.suspects.clear();
+        self.suspects = Suspects::default();
         self.set_gateway();
         self.asker.restore(&snapshot, now);
         for ((job, number), local) in &self.locals {
@@ -411,14 +409,14 @@ impl Node {
                     };
                     let Some(job) = job else { continue };
                     if why == Suspicion::Unreachable {
-                        self.suspects.insert(instance, now + SUSPECT);
+                        self.suspects.add(instance, now);
                     }
                     self.routes_changed = true;
                     self.asker
                         .handle_update_available(&job, &UpdatesAvailable::default(), now);
                 }
                 Upcall::Heard { instance } => {
-                    if self.suspects.remove(&instance).is_some() {
+                    if self.suspects.clear(instance) {
                         self.plane.routes.trust(instance);
                         self.routes_changed = true;
                     }
@@ -447,14 +445,10 @@ impl Node {
         for job in used.into_iter().filter(|_| !forgets) {
             self.asker.handle_used(&job, now);
         }
-        self.suspects.retain(|slot, until| {
-            let keep = *until > now;
-            if !keep {
-                self.plane.routes.trust(*slot);
-                self.routes_changed = true;
-            }
-            keep
-        });
+        for slot in self.suspects.due(now) {
+            self.plane.routes.trust(slot);
+            self.routes_changed = true;
+        }
         self.plane.handle_timeout(now)
     }
 }

@@ -301,8 +301,8 @@ fn a_lost_node_takes_no_new_flow_until_it_is_found() {
     assert_eq!(candidates(&routes), [0, 1, 2]);
 }
 
-#[test]
-fn suspicion_outlives_an_answer_that_says_the_same_and_ends_where_the_instance_moves() {
+/// Instance 0 on the first node is suspect, instance 1 on the second is not.
+fn with_a_suspect() -> (Routes, InstanceSlot) {
     let mut routes = routes();
     routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
     let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.10")) else {
@@ -310,6 +310,12 @@ fn suspicion_outlives_an_answer_that_says_the_same_and_ends_where_the_instance_m
     };
     let epoch = routes.tables().instance(slot).unwrap().epoch;
     routes.suspect(slot, epoch);
+    (routes, slot)
+}
+
+#[test]
+fn suspicion_outlives_an_answer_that_says_the_same_and_ends_where_the_instance_moves() {
+    let (mut routes, _) = with_a_suspect();
     routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
     assert_eq!(candidates(&routes), [1]);
     routes.set_job(&job(&[row(0, NODE_TWO), row(1, NODE_TWO)]));
@@ -318,13 +324,7 @@ fn suspicion_outlives_an_answer_that_says_the_same_and_ends_where_the_instance_m
 
 #[test]
 fn trust_in_an_instance_does_not_outweigh_that_its_node_is_lost() {
-    let mut routes = routes();
-    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
-    let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.10")) else {
-        panic!("instance 0")
-    };
-    let epoch = routes.tables().instance(slot).unwrap().epoch;
-    routes.suspect(slot, epoch);
+    let (mut routes, slot) = with_a_suspect();
     routes.set_lost(node(NODE_ONE), true);
     routes.trust(slot);
     assert_eq!(candidates(&routes), [1]);

@@ -27,7 +27,6 @@ use crate::dns::Dns;
 use crate::metrics::MALFORMED;
 use crate::node::thread::{Node, since_1970};
 use crate::node::watch::Watch;
-use failover::Suspects;
 use hosts::Hosts;
 use instances::{Attaching, Nameless, Place, find, parse_name};
 use isolation::Forbidden;
@@ -42,7 +41,7 @@ use sluice_proto::message::{
 };
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
-use sluice_routes::Routes;
+use sluice_routes::{Routes, Suspects};
 use sluice_tables::{Question, Upcall};
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
