@@ -42,11 +42,8 @@ fn run(arguments: &[&str]) -> Output {
 /// Two sites of which the first is a router for the host behind `lan0`, which is attached as an instance.
 fn sites(generator: &NetNs) -> (Sites, NetNs, [String; 3]) {
     let layout = Layout {
-        clusters: 1,
-        gateways: vec![0, 0],
-        cable: Cable::Pair,
         fastpath: "link = \"af_xdp\"\nservice = \"lan0\"".to_owned(),
-        ..Layout::two_sites()
+        ..Layout::measured(2, Cable::Pair)
     };
     let scratch = Scratch::new("sluice-perf-hosts-test").unwrap();
     let mut sites = Sites::built(&sluice(), scratch, &layout).unwrap();
@@ -66,16 +63,11 @@ fn sites(generator: &NetNs) -> (Sites, NetNs, [String; 3]) {
         .ip("address add 10.50.0.11/24 dev eth0\naddress add fd50::11/64 dev eth0 nodad")
         .unwrap();
     sites.start().unwrap();
-    let service = |name| Microservice {
-        name,
-        namespace: "perf",
-        rr_ip: None,
-    };
     sites
         .apply(&descriptor(
             "bench",
             "sluice",
-            &[service("sink"), service("caller")],
+            &["sink", "caller"].map(Microservice::measured),
         ))
         .unwrap();
     let host = ["10.50.0.11", "fd50::11"].map(|address| address.parse::<IpAddr>().unwrap());

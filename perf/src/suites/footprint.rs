@@ -10,9 +10,7 @@
 use super::{Settings, environment};
 use crate::lab::clock::{now, pause, wait_for};
 use crate::lab::scratch::Scratch;
-use crate::lab::sites::{
-    Attached, Cable, Layout, Microservice, Sites, Target, descriptor, ping_round_trip,
-};
+use crate::lab::sites::{Attached, Cable, Layout, Sites, Target, ping_round_trip};
 use crate::lab::{LabError, NetNs, http};
 use crate::report::{Goal, Report, Row};
 use std::fs;
@@ -105,18 +103,10 @@ fn apply(sites: &Sites, trials: u32) -> Result<(), LabError> {
     let names: Vec<(String, String)> = (0..=4 * trials)
         .map(|number| (format!("client{number}"), format!("server{number}")))
         .collect();
-    let services: Vec<Microservice<'_>> = names
-        .iter()
-        .flat_map(|(client, server)| [client, server])
-        .map(|name| Microservice {
-            name,
-            namespace: "perf",
-            rr_ip: None,
-        })
-        .collect();
-    sites
-        .apply(&descriptor("bench", "sluice", &services))
-        .map(drop)
+    sites.apply_measured(
+        "sluice",
+        names.iter().flat_map(|(client, server)| [client, server]),
+    )
 }
 
 /// A client at the first gateway and a server at another one; neither was heard of before.

@@ -123,13 +123,7 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     };
     let mut report = Report::new("tun", environment(&["iperf3", "ip", "nft", "ethtool"]));
     let scratch = Scratch::new("sluice-perf-tun")?;
-    let layout = Layout {
-        clusters: 1,
-        gateways: vec![0, 0],
-        cable: Cable::Pair,
-        log_level: "warn".to_owned(),
-        ..Layout::two_sites()
-    };
+    let layout = Layout::measured(2, Cable::Pair);
     let mut sites = Sites::new(&settings.sluice, scratch, &layout)?;
     let [ours, peer] = tracks(&sites)?;
     let mut rounds = Rounds::default();
@@ -209,9 +203,8 @@ impl Rounds {
 /// Both contestants between the same two namespaces.
 fn tracks(sites: &Sites) -> Result<[Track; 2], LabError> {
     let service = |name, rr_ip| Microservice {
-        name,
-        namespace: "perf",
         rr_ip,
+        ..Microservice::measured(name)
     };
     sites.apply(&descriptor(
         "bench",

@@ -7,7 +7,7 @@
 
 use super::{LOAD, MANAGER, Pace};
 use crate::lab::scratch::Scratch;
-use crate::lab::sites::{Attached, Cable, Layout, Microservice, Sites, Target, descriptor};
+use crate::lab::sites::{Attached, Cable, Layout, Sites, Target};
 use crate::lab::{LabError, NetNs, Program, cores, tools};
 use crate::report::{Goal, Report, Row};
 use crate::suites::Settings;
@@ -21,25 +21,11 @@ const OUTSTANDING: &str = "100";
 
 /// `dns_qps`.
 pub(super) fn run(settings: &Settings, pace: &Pace, report: &mut Report) -> Result<(), LabError> {
-    let layout = Layout {
-        clusters: 1,
-        gateways: vec![0],
-        cable: Cable::Switch,
-        log_level: "warn".to_owned(),
-        ..Layout::two_sites()
-    };
+    let layout = Layout::measured(1, Cable::Switch);
     let scratch = Scratch::new("sluice-perf-dns")?;
     let sites = Sites::new(&settings.sluice, scratch, &layout)?;
     let names: Vec<String> = (0..=SERVICES).map(|number| format!("s{number}")).collect();
-    let services: Vec<Microservice<'_>> = names
-        .iter()
-        .map(|name| Microservice {
-            name,
-            namespace: "perf",
-            rr_ip: None,
-        })
-        .collect();
-    sites.apply(&descriptor("bench", "names", &services))?;
+    sites.apply_measured("names", &names)?;
     // The last one is the caller.
     let mut instances = names
         .iter()

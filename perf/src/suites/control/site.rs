@@ -5,7 +5,7 @@ use super::{
 };
 use crate::lab::clock::wait_for;
 use crate::lab::scratch::Scratch;
-use crate::lab::sites::{Cable, Layout, Microservice, Sites, descriptor};
+use crate::lab::sites::{Cable, Layout, Sites};
 use crate::lab::{LabError, cores};
 use crate::suites::Settings;
 use crate::suites::footprint::cpu_ticks;
@@ -50,14 +50,8 @@ impl Site {
     /// Starts both managers, the cluster's on a core of its own, and describes the services to the root.
     pub(super) fn new(settings: &Settings) -> Result<Self, LabError> {
         let scratch = Scratch::new("sluice-perf-control")?;
-        let layout = Layout {
-            clusters: 1,
-            // Its namespace is where the nodes are; it is never started.
-            gateways: vec![0],
-            cable: Cable::Switch,
-            log_level: "warn".to_owned(),
-            ..Layout::two_sites()
-        };
+        // Its namespace is where the nodes are; it is never started.
+        let layout = Layout::measured(1, Cable::Switch);
         let mut sites = Sites::built(&settings.sluice, scratch, &layout)?;
         sites.start_managers()?;
         for (role, core) in [(&sites.clusters[0], MANAGER), (&sites.root, LOAD)] {
@@ -65,15 +59,7 @@ impl Site {
         }
         let names: Vec<String> = (0..SERVICES).map(microservice_name).collect();
         for part in names.chunks(APPLIED_AT_ONCE) {
-            let services: Vec<Microservice<'_>> = part
-                .iter()
-                .map(|name| Microservice {
-                    name,
-                    namespace: "perf",
-                    rr_ip: None,
-                })
-                .collect();
-            sites.apply(&descriptor("bench", "control", &services))?;
+            sites.apply_measured("control", part)?;
         }
         let token = sites.scratch.path().join("token");
         Ok(Self {

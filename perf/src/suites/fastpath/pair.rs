@@ -32,19 +32,12 @@ impl Pair {
         clients: &[&str],
         servers: &[&str],
     ) -> Result<Self, LabError> {
-        let layout = Layout {
-            clusters: 1,
-            gateways: vec![0, 0],
-            cable: Cable::Pair,
-            log_level: "warn".to_owned(),
-            ..Layout::two_sites()
-        };
+        let layout = Layout::measured(2, Cable::Pair);
         let scratch = Scratch::new("sluice-perf-fastpath")?;
         let sites = Sites::new(&settings.sluice, scratch, &layout)?;
         let microservice = |name, rr_ip| Microservice {
-            name,
-            namespace: "perf",
             rr_ip,
+            ..Microservice::measured(name)
         };
         let services: Vec<Microservice<'_>> =
             std::iter::once(microservice("sink", Some(SERVICE_IP)))

@@ -154,12 +154,8 @@ fn gateways(
     sluice_perf: &Path,
 ) -> Result<(Sites, [NetNs; 2], Track), LabError> {
     let layout = Layout {
-        clusters: 1,
-        gateways: vec![0, 0],
-        cable: Cable::Pair,
         fastpath: GATEWAY.to_owned(),
-        log_level: "warn".to_owned(),
-        ..Layout::two_sites()
+        ..Layout::measured(2, Cable::Pair)
     };
     let mut sites = Sites::built(&settings.sluice, Scratch::new("sluice-perf-xdp")?, &layout)?;
     // Its device belongs to the sink.
@@ -168,9 +164,8 @@ fn gateways(
         .configure(|text| text.replace("link = \"af_xdp\"", "link = \"tun\""))?;
     sites.start()?;
     let service = |name, rr_ip| Microservice {
-        name,
-        namespace: "perf",
         rr_ip,
+        ..Microservice::measured(name)
     };
     sites.apply(&descriptor(
         "bench",
