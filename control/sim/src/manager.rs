@@ -274,6 +274,7 @@ pub fn command_of(request: &RootRequest) -> Command {
             id: (*id).to_owned(),
             number: number.parse().expect("a number"),
             epoch: parameter("epoch").and_then(|epoch| epoch.parse().ok()),
+            cluster_id: parameter("cluster_id"),
         },
         other => panic!("the answerer asked for {other:?}"),
     }

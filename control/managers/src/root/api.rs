@@ -102,9 +102,14 @@ async fn remove_instance(
     let Ok(number) = instance.parse() else {
         return Reply::bad_request("Invalid instance number");
     };
-    let epoch = named.epoch;
-    root.answer(|_| Command::InstanceDelete { id, number, epoch })
-        .await
+    let Query(named) = named;
+    root.answer(|_| Command::InstanceDelete {
+        id,
+        number,
+        epoch: named.epoch,
+        cluster_id: named.cluster_id,
+    })
+    .await
 }
 
 /// In paths of Oakestra the dots of names are underscores, which no name contains.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 /// and `cluster_name`; its release says nothing and is known by its source address.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Named {
-    cluster_id: Option<String>,
+    pub(crate) cluster_id: Option<String>,
     cluster_ip: Option<String>,
     cluster_address: Option<String>,
     cluster_name: Option<String>,

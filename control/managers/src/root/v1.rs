@@ -81,6 +81,7 @@ async fn remove(State(root): Root, Path(name): Path<String>) -> Reply {
             id: id.clone(),
             number: -1,
             epoch: None,
+            cluster_id: None,
         });
         let reply = state.apply(&Command::ServiceDelete { id });
         match reply.status {

@@ -52,11 +52,13 @@ pub enum Command {
     /// POST `/api/net/instance/deploy`
     InstanceDeploy(InstanceDeploy),
     /// DELETE `/api/net/<id>/<number>`; -1: all. Extension `?epoch=`: only that instance of the number, so that a repeated
-    /// request does not meet a later one.
+    /// request does not meet a later one. With `?cluster_id=` it is a cluster that says that its instance ended: one that
+    /// moved to another cluster meanwhile lives on.
     InstanceDelete {
         id: String,
         number: i64,
         epoch: Option<u64>,
+        cluster_id: Option<String>,
     },
     /// POST `/api/net/service/net_deploy_status`
     Status(NetDeployStatus),
@@ -242,9 +244,12 @@ impl Root {
             Command::ServiceDeploy(deploy) => self.service_deploy(deploy, now_s, work),
             Command::ServiceDelete { id } => self.service_delete(id, now_s, work),
             Command::InstanceDeploy(deploy) => self.instance_deploy(deploy, now_s, work),
-            Command::InstanceDelete { id, number, epoch } => {
-                self.instance_delete(id, *number, *epoch, now_s, work)
-            }
+            Command::InstanceDelete {
+                id,
+                number,
+                epoch,
+                cluster_id,
+            } => self.instance_delete(id, *number, *epoch, cluster_id.as_deref(), now_s, work),
             Command::Status(status) => self.status(status, work),
             Command::Query { key, caller } => self.query(key, caller, work),
             Command::InterestRemove { job, caller } => self.interest_remove(job, caller, work),

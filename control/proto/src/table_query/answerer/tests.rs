@@ -3,7 +3,9 @@
 mod migration;
 
 use super::*;
-use crate::message::{InstanceEntry, InstanceResult, IpType, JobUpdate, ServiceIpEntry};
+use crate::message::{
+    InstanceEntry, InstanceResult, IpType, JobUpdate, NetDeployStatus, ServiceIpEntry,
+};
 use sluice_wire::Dual;
 
 const JOB: &str = "a.b.c.d";

@@ -333,8 +333,11 @@ impl Answerer {
             |entry: &InstanceEntry| entry.cluster_id.as_ref().is_none_or(|id| *id == cluster_id);
         let entry_of = |number: u32| entries.iter().find(|entry| entry.instance_number == number);
         known.removed.retain(|number, (epoch, after)| {
-            entry_of(*number).map_or(request <= *after, |entry| {
-                entry.epoch <= *epoch && (*epoch != 0 || request <= *after)
+            let is_known = request <= *after;
+            // What ended here may have moved to another cluster before: there it lives on.
+            let hides = |entry: &InstanceEntry| *epoch != 0 && is_ours(entry);
+            entry_of(*number).map_or(is_known, |entry| {
+                entry.epoch <= *epoch && (is_known || hides(entry))
             })
         });
         known.placements.retain(|number, placement| {
@@ -345,10 +348,17 @@ impl Answerer {
                 placement.epoch = entry.epoch;
             }
             let is_known = request <= placement.after;
-            if entry.epoch == placement.epoch && !is_ours(entry) && !is_known {
+            if is_known {
+                return true;
+            }
+            // Given to another cluster, it runs with us until it runs there.
+            let status = &placement.status;
+            let is_here = is_ours(entry)
+                || entry.host_ip == status.host_ip && entry.host_port == Some(status.host_port);
+            if entry.epoch == placement.epoch && !is_here {
                 known.left.insert(*number, &placement.node);
             }
-            (is_ours(entry) && entry.epoch == placement.epoch) || is_known
+            entry.epoch == placement.epoch && is_here
         });
         // Where it ends now, it is deleted; here, it has only left.
         known

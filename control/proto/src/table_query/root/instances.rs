@@ -6,6 +6,7 @@ use crate::message::{
     InstanceDeploy, InstanceDeployed, InstanceEntry, InstanceStatus, Job, NetDeployStatus,
     UpdateKind,
 };
+use crate::names::ServiceName;
 
 impl Root {
     pub(super) fn instance_deploy(
@@ -115,6 +116,7 @@ impl Root {
         id: &str,
         number: i64,
         epoch: Option<u64>,
+        cluster_id: Option<&str>,
         now_s: u64,
         work: &mut Work,
     ) -> Result<Reply, Refusal> {
@@ -126,6 +128,13 @@ impl Root {
             (number == -1 || i64::from(entry.instance_number) == number)
                 && epoch.is_none_or(|epoch| entry.epoch == epoch)
         };
+        let moved = service.job.instance_list.iter().find(|entry| {
+            let cluster = cluster_id.zip(entry.cluster_id.as_deref());
+            goes(entry) && cluster.is_some_and(|(speaker, cluster)| speaker != cluster)
+        });
+        if let Some(moved) = moved {
+            return refuse_moved(moved.instance_number, &service.job.job_name);
+        }
         let list = std::mem::take(&mut service.job.instance_list);
         let (gone, kept): (Vec<_>, Vec<_>) = list.into_iter().partition(goes);
         service.job.instance_list = kept;
@@ -182,11 +191,7 @@ impl Root {
                 .is_some_and(|entry| is_elsewhere(entry, status.cluster_id.as_ref(), instance))
         });
         if let Some(moved) = moved {
-            let (number, name) = (moved.instance_number, &service.job.job_name);
-            return refuse(
-                409,
-                format!("instance {number} of {name} moved to another cluster"),
-            );
+            return refuse_moved(moved.instance_number, &service.job.job_name);
         }
         if let Some(unknown) = unknown {
             let (number, name) = (unknown.instance_number, &service.job.job_name);
@@ -227,6 +232,13 @@ impl Root {
         }
         Ok(Reply::text(200, "Status updated"))
     }
+}
+
+fn refuse_moved(number: u32, name: &ServiceName) -> Result<Reply, Refusal> {
+    refuse(
+        409,
+        format!("instance {number} of {name} moved to another cluster"),
+    )
 }
 
 fn entry_of(job: &Job, number: u32) -> Option<&InstanceEntry> {

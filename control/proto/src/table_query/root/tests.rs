@@ -137,6 +137,7 @@ fn a_services_life_in_oakestras_words() {
         id: ID.to_owned(),
         number: -1,
         epoch: None,
+        cluster_id: None,
     };
     let applied = said(&mut root, end, 200, "Instance info cleared");
     assert!(applied.effects.contains(&Effect::NoInstanceLeft {
@@ -297,6 +298,7 @@ fn every_collision_of_a_descriptor_is_named() {
         id: ID.to_owned(),
         number: -1,
         epoch: None,
+        cluster_id: None,
     };
     delete(&mut root, instances);
     delete(&mut root, Command::ServiceDelete { id: ID.to_owned() });
@@ -334,6 +336,7 @@ fn an_attached_instance_is_given_once_per_request() {
         id: ID.to_owned(),
         number: 1,
         epoch: Some(1),
+        cluster_id: None,
     };
     let applied = said(&mut root, late, 200, "Instance info cleared");
     assert!(
@@ -507,6 +510,7 @@ fn the_store_is_the_state() {
                         id,
                         number,
                         epoch: None,
+                        cluster_id: None,
                     },
                     5 => status(&id, u32::try_from(number).unwrap_or(0)),
                     6 => Command::Query {

@@ -29,6 +29,41 @@ fn undeployed(answerer: &mut Answerer, who: &str) {
         .unwrap();
 }
 
+/// Instance 0 is allotted to a node, and runs there.
+fn attached(answerer: &mut Answerer) {
+    let request = br#"{"request_id":"r","service":"a.b.c.d"}"#;
+    answerer
+        .handle_publish("nodes/n1/net/v1/instance/request", request, s(0))
+        .unwrap();
+    let allot = root_requests(answerer).pop().unwrap();
+    let given =
+        br#"{"instance_number":0,"instance_ip":"10.30.0.1","instance_ip_v6":"fdff::1","epoch":1}"#;
+    answerer.handle_root_reply(allot.id, Some((200, given)), s(0));
+    deployed(answerer, "n1", 1, 1);
+}
+
+/// Every question to the root is answered with this row; what else it is told, with `told`. Returns what that was.
+fn root_says(answerer: &mut Answerer, row: &InstanceEntry, told: (u16, &[u8])) -> Vec<RootRequest> {
+    let mut all = Vec::new();
+    loop {
+        let requests = root_requests(answerer);
+        if requests.is_empty() {
+            return all;
+        }
+        for request in requests {
+            let body = job(vec![row.clone()]);
+            let reply = match request.method {
+                Method::Get => (200, body.as_slice()),
+                Method::Post | Method::Delete => told,
+            };
+            answerer.handle_root_reply(request.id, Some(reply), s(2));
+            if request.method != Method::Get {
+                all.push(request);
+            }
+        }
+    }
+}
+
 /// The address of the node where instance 0 is said to run.
 fn runs_at(answerer: &mut Answerer) -> Option<Ip> {
     drained(answerer);
@@ -89,35 +124,56 @@ fn a_deployment_without_an_epoch_is_a_new_one() {
 #[test]
 fn an_instance_in_another_cluster_is_not_ended_by_the_node_it_left() {
     let mut answerer = knowing(vec![]);
-    let request = br#"{"request_id":"r","service":"a.b.c.d"}"#;
-    answerer
-        .handle_publish("nodes/n1/net/v1/instance/request", request, s(0))
-        .unwrap();
-    let allot = root_requests(&mut answerer).pop().unwrap();
-    let given =
-        br#"{"instance_number":0,"instance_ip":"10.30.0.1","instance_ip_v6":"fdff::1","epoch":1}"#;
-    answerer.handle_root_reply(allot.id, Some((200, given)), s(0));
-    deployed(&mut answerer, "n1", 1, 1);
+    attached(&mut answerer);
     // Everything that is asked is answered with where it runs by then.
-    loop {
-        let requests = root_requests(&mut answerer);
-        if requests.is_empty() {
-            break;
-        }
-        for request in requests {
-            let moved = job(vec![entry(0, "c2", true)]);
-            let body = if request.method == Method::Get {
-                moved
-            } else {
-                b"Status updated".to_vec()
-            };
-            answerer.handle_root_reply(request.id, Some((200, &body)), s(2));
-        }
-    }
+    let moved = entry(0, "c2", true);
+    root_says(&mut answerer, &moved, (200, b"Status updated"));
     assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.9")));
     deployed(&mut answerer, "n1", 1, 1);
     undeployed(&mut answerer, "n1");
     undeployed(&mut answerer, "n1");
     assert!(drained(&mut answerer).is_empty());
     assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.9")));
+}
+
+/// The node that it left is told to end it before this cluster has heard that it moved.
+#[test]
+fn an_end_that_overtakes_the_news_of_a_move_is_no_deletion() {
+    let mut answerer = knowing(vec![]);
+    attached(&mut answerer);
+    let here = InstanceEntry {
+        host_ip: Some(Ip::v4([192, 0, 2, 1])),
+        ..entry(0, "c1", true)
+    };
+    root_says(&mut answerer, &here, (200, b"Status updated"));
+    undeployed(&mut answerer, "n1");
+    let moved = entry(0, "c2", true);
+    let told = root_says(&mut answerer, &moved, (409, b"moved to another cluster"));
+    assert!(
+        matches!(told.as_slice(), [end] if end.method == Method::Delete),
+        "{told:?}"
+    );
+    assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.9")));
+}
+
+/// Until it runs in the other cluster the root is told when it ends here: nobody else would.
+#[test]
+fn an_instance_that_is_given_to_another_cluster_runs_here_until_it_runs_there() {
+    let mut answerer = knowing(vec![]);
+    attached(&mut answerer);
+    let given = InstanceEntry {
+        host_ip: Some(Ip::v4([192, 0, 2, 1])),
+        ..entry(0, "c2", true)
+    };
+    root_says(&mut answerer, &given, (200, b"Status updated"));
+    assert_eq!(runs_at(&mut answerer), Some(ip("192.0.2.1")));
+    undeployed(&mut answerer, "n1");
+    let nowhere = entry(0, "c2", false);
+    let told = root_says(&mut answerer, &nowhere, (200, b"Status updated"));
+    let [end] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    let end: NetDeployStatus = read("end", end.body.as_deref().unwrap()).unwrap();
+    assert_eq!(end.instances[0].namespace_ip, None);
+    assert_eq!(runs_at(&mut answerer), None);
 }

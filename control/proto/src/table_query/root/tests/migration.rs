@@ -59,6 +59,16 @@ fn an_instance_moves_to_another_cluster_make_before_break() {
         assert_eq!(root.apply(&says("c1", late), 1000).reply.status, 409);
         assert_eq!(placed(&root), after);
     }
+    // The cluster that it left had not heard of the move when its node ended it.
+    let end = |cluster: &str| Command::InstanceDelete {
+        id: ID.to_owned(),
+        number: 0,
+        epoch: Some(after.2),
+        cluster_id: Some(cluster.to_owned()),
+    };
+    assert_eq!(root.apply(&end("c1"), 1000).reply.status, 409);
+    assert_eq!(placed(&root), after);
+    said(&mut root, end("c2"), 200, "Instance info cleared");
 }
 
 /// An orchestrator may also end it first; then it is nowhere until it runs again.
