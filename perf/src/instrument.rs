@@ -1,6 +1,8 @@
 //! The parts of a measurement that run where its traffic does: each is a command of `sluice-perf`, started in a namespace or
 //! on another machine, which says what it saw as JSON.
 
+pub mod ends;
+
 use crate::lab::clock::{now, pause};
 use crate::lab::{Host, LabError, Program, cores, host, napi};
 use crate::suites::fastpath::forward::{self, Forward};
@@ -22,6 +24,14 @@ pub enum Instrument {
     Count(Count),
     /// Has a device's queues looked into by a kernel thread on one core
     Poll(Poll),
+    /// Answers requests, counts datagrams and takes part in iperf3's transfers, until its standard input ends
+    Serve(ends::Serve),
+    /// Measures a bulk TCP transfer to `serve`
+    Transfer(ends::Transfer),
+    /// Sends small datagrams to `serve`, as fast as one thread can
+    Blast(ends::Blast),
+    /// Measures requests to `serve`, one at a time
+    Request(ends::Request),
     /// The AF_XDP links without the path between them
     Forward(Forward),
 }
@@ -36,6 +46,10 @@ impl Instrument {
             Self::Generate(generate) => Ok(json(&generate.run()?)),
             Self::Count(count) => Ok(json(&count.run()?)),
             Self::Poll(poll) => napi::poll_on(&poll.interface, poll.core).map(|()| String::new()),
+            Self::Serve(serve) => serve.run().map(|()| String::new()),
+            Self::Transfer(transfer) => Ok(json(&transfer.run()?)),
+            Self::Blast(blast) => Ok(json(&blast.run()?)),
+            Self::Request(request) => Ok(json(&request.run()?)),
             Self::Forward(forward) => forward::run(forward).map(|()| String::new()),
         }
     }

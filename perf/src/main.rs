@@ -61,7 +61,7 @@ impl Suite {
     /// Why a suite does not go over hosts.
     const fn stays_here(&self) -> Option<&'static str> {
         match self {
-            Self::Fastpath { .. } => None,
+            Self::Fastpath { .. } | Self::Tun(_) => None,
             Self::Engine(_) | Self::Budget(_) | Self::Spin { .. } => Some(
                 "this suite runs in memory: no frame comes from a --generator or goes to a --sink; run it on the host that is \
                  to be measured, without them",
@@ -69,10 +69,6 @@ impl Suite {
             Self::Footprint(_) => Some(
                 "this suite measures memory, idle time and first packets of gateways it starts itself, with managers 1 ms \
                  away; run it on the host that is to be measured, without --generator, --dut and --sink",
-            ),
-            Self::Tun(_) => Some(
-                "this suite compares both gateways and the kernel over one cable between two namespaces, and has no frames \
-                 of its own; `sluice-perf fastpath` goes over hosts",
             ),
             Self::Control(_) => Some(
                 "this suite measures managers that it starts itself, with nodes that are connections of its own; run it on \
@@ -110,13 +106,14 @@ struct Options {
 /// Hosts in place of namespaces of this machine. The same `sluice-perf` must be at the same path on each.
 #[derive(Args, Debug)]
 struct Hosts {
-    /// Where frames are sent from: [USER@]HOST:INTERFACE, or an interface of this machine
+    /// Where traffic comes from: [USER@]HOST:INTERFACE, or an interface of this machine; for connections an instance at
+    /// the device under test, [USER@]HOST/NETNS:INTERFACE
     #[arg(long, value_name = "PLACE", requires_all = ["dut", "sink", "call"])]
     generator: Option<Place>,
     /// The device under test: [USER@]HOST:SERVICE,UNDERLAY
     #[arg(long, value_name = "PLACE", requires_all = ["generator", "sink", "call"])]
     dut: Option<Place>,
-    /// Where frames are counted: [USER@]HOST:INTERFACE
+    /// Where traffic goes: [USER@]HOST:INTERFACE; for connections HOST/NETNS:UNDERLAY with the instance that is called
     #[arg(long, value_name = "PLACE", requires_all = ["generator", "dut", "call"])]
     sink: Option<Place>,
     /// What the device under test carries to the sink: NsIP of the caller, address dialled, NsIP called
@@ -125,7 +122,7 @@ struct Hosts {
     /// Starts a command at a host, whose name and the command are appended
     #[arg(long, value_name = "COMMAND", default_value = "ssh -o BatchMode=yes")]
     remote_shell: String,
-    /// Starts the gateway at the device under test
+    /// Starts the gateway at the device under test, and for connections the sink's
     #[arg(
         long,
         value_name = "COMMAND",
@@ -139,6 +136,9 @@ struct Hosts {
         default_value = "systemctl stop sluice-gateway"
     )]
     gateway_stop: String,
+    /// Its configuration: `tun` and `fastpath --only tcp` change it for their runs, here and at the sink, and put it back
+    #[arg(long, value_name = "FILE", default_value = "/etc/sluice/sluice.toml")]
+    gateway_config: String,
 }
 
 impl Hosts {
@@ -157,6 +157,7 @@ impl Hosts {
             gateway: Gateway {
                 start: words(&self.gateway_start),
                 stop: words(&self.gateway_stop),
+                config: self.gateway_config.clone(),
                 call,
             },
         };

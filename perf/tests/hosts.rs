@@ -1,20 +1,23 @@
-//! `sluice-perf fastpath` between hosts: three namespaces that it reaches by a remote shell only.
+//! `sluice-perf` between hosts: namespaces that it reaches by a remote shell only.
 //!
 //! ```text
-//!  generator eth0 ── lan0 gateway 1 eth0 ── eth0 gateway 2, the sink
+//!  generator eth0 ── lan0 gateway 1 eth0 ── eth0 gateway 2, the sink              frames
+//!  instance ── gateway 1 eth0 ── eth0 gateway 2 ── instance                       connections
 //! ```
 #![cfg(feature = "suites")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::scratch::Scratch;
 use sluice_perf::lab::sites::{Cable, Layout, Microservice, Sites, Target, descriptor};
 use sluice_perf::lab::wire::{offload, veth};
-use sluice_perf::lab::{NetNs, Program};
+use sluice_perf::lab::{NetNs, Process, Program};
 use sluice_perf::report::Report;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 fn sluice_perf() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_sluice-perf"))
@@ -30,6 +33,19 @@ fn script(scratch: &Scratch, name: &str, text: &str) -> String {
     let path = scratch.file(name, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
     path.display().to_string()
+}
+
+/// A service manager for one gateway, whose process id is in the file `pid`.
+fn service_script(scratch: &Scratch, pid: &str, config: &str) -> String {
+    script(
+        scratch,
+        "service",
+        &format!(
+            "#!/bin/sh\nif [ $1 = stop ]; then\n  [ -f {pid} ] || exit 0\n  kill $(cat {pid}); tail -s 0.05 --pid=$(cat {pid}) -f /dev/null\n  \
+             rm {pid}\nelse\n  {} gateway --config {config} > {pid}.log 2>&1 < /dev/null &\n  echo $! > {pid}\nfi\n",
+            sluice().display(),
+        ),
+    )
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -111,16 +127,7 @@ fn the_suite_runs_between_hosts() {
              exec nsenter --net=$net \"$@\"\n"
         ),
     );
-    let service = script(
-        scratch,
-        "service",
-        &format!(
-            "#!/bin/sh\nif [ $1 = stop ]; then\n  [ -f {pid} ] || exit 0\n  kill $(cat {pid}); tail --pid=$(cat {pid}) -f /dev/null\n  \
-             rm {pid}\nelse\n  {} gateway --config {} > {pid}.log 2>&1 < /dev/null &\n  echo $! > {pid}\nfi\n",
-            sluice().display(),
-            config.display()
-        ),
-    );
+    let service = service_script(scratch, &pid, &config.display().to_string());
     let json = scratch.path().join("rows.json").display().to_string();
     let [start, stop] = ["start", "stop"].map(|verb| format!("{service} {verb}"));
     let output = run(&[
@@ -179,6 +186,163 @@ fn the_suite_runs_between_hosts() {
     );
 }
 
+/// A host with a file system of its own, as far as it matters: `/run/netns` knows one instance as `instance`, `etc` in the
+/// scratch directory has its configuration. It ends with the value.
+fn host(sites: &Sites, gateway: usize, instance: &NetNs) -> Process {
+    let root = sites.scratch.path().display().to_string();
+    let own = sites
+        .scratch
+        .directory(&format!("host{gateway}"))
+        .unwrap()
+        .join("sluice.toml");
+    let role = &sites.gateways[gateway].role;
+    std::fs::copy(&role.config, own).unwrap();
+    let setup = format!(
+        "mkdir -p /run/netns && mount -t tmpfs netns /run/netns && touch /run/netns/instance && \
+         mount --bind {} /run/netns/instance && mount --bind {root}/host{gateway} {root}/etc && \
+         mount -t bpf bpf /sys/fs/bpf && touch {root}/host{gateway}/up && exec sleep infinity",
+        instance.path().display()
+    );
+    let program = Program::new("unshare").args(["--mount", "sh", "-c", &setup]);
+    let log = sites.scratch.path().join(format!("host{gateway}.log"));
+    let mut host = role.namespace.start(&program, &log).unwrap();
+    let up = sites.scratch.path().join(format!("host{gateway}/up"));
+    wait_for("a host", Duration::from_secs(5), || {
+        if host.ended().is_some() || up.exists() {
+            return Ok(());
+        }
+        Err("not up".to_owned())
+    })
+    .unwrap();
+    host.alive().unwrap();
+    host
+}
+
+#[test]
+#[ignore = "needs root"]
+fn suites_with_connections_run_between_instances_on_two_hosts() {
+    let layout = Layout::measured(2, Cable::Pair);
+    let scratch = Scratch::new("sluice-perf-instances-test").unwrap();
+    let mut sites = Sites::new(&sluice(), scratch, &layout).unwrap();
+    sites
+        .apply(&descriptor(
+            "bench",
+            "sluice",
+            &["client", "server"].map(Microservice::measured),
+        ))
+        .unwrap();
+    let instances = ["client", "server"].map(|name| NetNs::new(name).unwrap());
+    let attached = [0, 1].map(|gateway| {
+        let service = format!("bench.sluice.{}.perf", instances[gateway].name());
+        let target = Target::Namespace(&instances[gateway]);
+        sites.attach(gateway, &service, target).unwrap()
+    });
+    for gateway in &mut sites.gateways {
+        gateway.role.stop();
+    }
+    let scratch = &sites.scratch;
+    let etc = scratch.directory("etc").unwrap().display().to_string();
+    let hosts = [0, 1].map(|gateway| host(&sites, gateway, &instances[gateway]));
+    let [a, b] = [0, 1].map(|gateway: usize| hosts[gateway].pid());
+    let shell = script(
+        scratch,
+        "shell",
+        &format!(
+            "#!/bin/sh\nhost=$1; shift\ncase $host in a) pid={a};; b) pid={b};; esac\n\
+             exec nsenter --target $pid --net --mount \"$@\"\n"
+        ),
+    );
+    let service = service_script(
+        scratch,
+        &format!("{etc}/gateway.pid"),
+        &format!("{etc}/sluice.toml"),
+    );
+    let [start, stop] = ["start", "stop"].map(|verb| format!("{service} {verb}"));
+    let call = [
+        &attached[0].ns_address,
+        &attached[1].instance_ip,
+        &attached[1].ns_address,
+    ]
+    .map(|addresses| addresses[0].to_string())
+    .join(",");
+    let json = scratch.path().join("rows.json").display().to_string();
+    let configurations =
+        [0, 1].map(|gateway| scratch.path().join(format!("host{gateway}/sluice.toml")));
+    let before = configurations
+        .each_ref()
+        .map(|path| std::fs::read(path).unwrap());
+    for (suite, expected) in [
+        (&["fastpath"][..], &["tun", "tun"][..]),
+        (
+            &["tun"],
+            &[
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "without_offload",
+                "without_offload",
+                "without_offload",
+                "one_packet_per_syscall",
+            ],
+        ),
+    ] {
+        let mut arguments = suite.to_vec();
+        arguments.extend(["--quick", "--json", &json, "--call", &call]);
+        arguments.extend(["--generator", "a/instance:eth0", "--dut", "a:eth0"]);
+        arguments.extend(["--sink", "b/instance:eth0", "--remote-shell", &shell]);
+        arguments.extend(["--gateway-start", &start, "--gateway-stop", &stop]);
+        let file = format!("{etc}/sluice.toml");
+        arguments.extend(["--gateway-config", &file]);
+        let output = run(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let logs = [0, 1].map(|gateway| {
+            let log = scratch
+                .path()
+                .join(format!("host{gateway}/gateway.pid.log"));
+            std::fs::read_to_string(log).unwrap_or_default()
+        });
+        assert!(
+            output.status.success(),
+            "{said}\nthe gateways said:\n{logs:?}"
+        );
+        let report: Report = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        let peers: Vec<&str> = report
+            .rows
+            .iter()
+            .filter_map(|row| row.peer.as_deref())
+            .collect();
+        assert_eq!(peers, expected);
+        assert!(
+            report.rows.iter().all(|row| row.value > 0.0),
+            "{:?}",
+            report.rows
+        );
+        // Nothing stays behind: no gateway, no device of the peer, no changed configuration.
+        for (gateway, host) in sites.gateways.iter().zip(&hosts) {
+            let left = |words: &[&str]| {
+                let pid = host.pid().to_string();
+                let enter = ["--target", &pid, "--mount", "--net"];
+                gateway
+                    .namespace()
+                    .succeed(&Program::new("nsenter").args(enter).args(words))
+                    .unwrap()
+            };
+            assert!(!left(&["ip", "link"]).contains("vx"));
+            assert_eq!(left(&["ip", "netns", "list"]).lines().count(), 1);
+        }
+        let pids = [0, 1].map(|gateway| scratch.path().join(format!("host{gateway}/gateway.pid")));
+        assert!(pids.iter().all(|pid| !pid.exists()), "both are stopped");
+        let after = configurations
+            .each_ref()
+            .map(|path| std::fs::read(path).unwrap());
+        assert!(before == after, "the configurations are what they were");
+    }
+}
+
 #[test]
 fn wrong_places_are_named_beside_the_right_form() {
     let call = "10.18.0.2,10.30.0.5,10.18.0.66";
@@ -223,7 +387,7 @@ fn wrong_places_are_named_beside_the_right_form() {
             "a:eth0",
             "b:lan0,eth0",
             "c:eth0",
-            "one cable between two namespaces",
+            "--generator must be one at the device under test",
         ),
         (
             "footprint",

@@ -48,7 +48,7 @@ fn two_namespaces_talk_over_a_cable_and_leave_nothing() {
     addresses(&b, "eth0", 2);
     assert_eq!(lost(&a, "192.0.2.2", 3), 0.0);
     assert_eq!(lost(&a, "fd00::2", 3), 0.0);
-    assert!(carried(&a, "eth0").unwrap().sent_frames >= 6);
+    assert!(carried(&(&a).into(), "eth0").unwrap().sent_frames >= 6);
 
     let mut sleeper = a
         .start(
@@ -66,7 +66,7 @@ fn two_namespaces_talk_over_a_cable_and_leave_nothing() {
     assert!(!path.exists());
     // The cable went with the namespace; the kernel does that work in the background.
     wait_for("the other end to go", Duration::from_secs(5), || {
-        carried(&b, "eth0").map_or(Ok(()), |_| Err("still there".to_owned()))
+        carried(&(&b).into(), "eth0").map_or(Ok(()), |_| Err("still there".to_owned()))
     })
     .unwrap();
 }

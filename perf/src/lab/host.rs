@@ -3,7 +3,10 @@
 use super::error::LabError;
 use super::netns::{NetNs, with_open_signals};
 use super::process::Program;
+use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
+use std::process::{Child, Command};
 
 /// A place for processes with a network of its own.
 #[derive(Clone, Debug)]
@@ -16,6 +19,17 @@ pub enum Host {
         shell: Vec<String>,
         name: String,
     },
+    /// A namespace of one of the others, by the name that `ip netns` knows.
+    Inside {
+        host: Box<Self>,
+        namespace: String,
+    },
+}
+
+impl From<&NetNs> for Host {
+    fn from(namespace: &NetNs) -> Self {
+        Self::Namespace(namespace.clone())
+    }
 }
 
 /// A network device.
@@ -32,6 +46,43 @@ impl Host {
             Self::Namespace(namespace) => namespace.name(),
             Self::Here => "this machine",
             Self::Remote { name, .. } => name,
+            Self::Inside { namespace, .. } => namespace,
+        }
+    }
+
+    /// The namespace of that name at this host.
+    #[must_use]
+    pub fn inside(&self, namespace: &str) -> Self {
+        Self::Inside {
+            host: Box::new(self.clone()),
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// The program by which this one is started from here.
+    pub(super) fn reached(&self, program: &Program) -> Program {
+        match self {
+            Self::Namespace(_) | Self::Here => program.clone(),
+            Self::Remote { shell, name } => {
+                let mut prefix = shell.clone();
+                prefix.push(name.clone());
+                program.through(&prefix)
+            }
+            Self::Inside { host, namespace } => {
+                let enter = ["ip", "netns", "exec", namespace].map(str::to_owned);
+                host.reached(&program.through(&enter))
+            }
+        }
+    }
+
+    /// Starts what [`Host::reached`] returned.
+    pub(super) fn spawn(&self, mut command: Command) -> io::Result<Child> {
+        match self {
+            Self::Namespace(namespace) => {
+                namespace.run(move || with_open_signals(|| command.spawn()))
+            }
+            Self::Here | Self::Remote { .. } => with_open_signals(|| command.spawn()),
+            Self::Inside { host, .. } => host.spawn(command),
         }
     }
 
@@ -40,16 +91,21 @@ impl Host {
     /// # Errors
     /// When it cannot be started or ends with another status than 0.
     pub fn succeed(&self, program: &Program) -> Result<String, LabError> {
-        let here =
-            |program: &Program| program.finish(|mut command| with_open_signals(|| command.spawn()));
+        let program = self.reached(program);
+        let output = program.finish(|command| self.spawn(command))?;
+        program.judge(&output, self.name())
+    }
+
+    /// Reads a file as a process there sees it (`/proc/net` is its network's).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, path: &str) -> Result<String, LabError> {
         match self {
-            Self::Namespace(namespace) => namespace.succeed(program),
-            Self::Here => program.judge(&here(program)?, self.name()),
-            Self::Remote { shell, name } => {
-                let mut prefix = shell.clone();
-                prefix.push(name.clone());
-                let program = program.through(&prefix);
-                program.judge(&here(&program)?, name)
+            Self::Namespace(namespace) => namespace.read(path),
+            Self::Here => fs::read_to_string(path).map_err(LabError::file(path)),
+            Self::Remote { .. } | Self::Inside { .. } => {
+                self.succeed(&Program::new("cat").arg(path))
             }
         }
     }

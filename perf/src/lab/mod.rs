@@ -11,6 +11,7 @@ pub mod priority;
 pub mod netns;
 pub mod process;
 pub mod host;
+pub mod conversation;
 pub mod cores;
 pub mod napi;
 pub mod wire;
@@ -22,6 +23,7 @@ pub mod scratch;
 pub mod sites;
 pub mod account;
 
+pub use conversation::Conversation;
 pub use error::LabError;
 pub use host::Host;
 pub use netns::NetNs;

@@ -48,12 +48,36 @@ impl NetNs {
     /// # Errors
     /// When the kernel refuses: no privilege, or too many namespaces.
     pub fn new(name: &str) -> Result<Self, LabError> {
+        let namespace = Self::inhabited(name, enter_new)?;
+        for (key, value) in [
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            ("net/ipv6/conf/default/router_solicitations", "0"),
+        ] {
+            namespace.sysctl(key, value)?;
+        }
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// The namespace that this process is in, as it is.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn here() -> Result<Self, LabError> {
+        Self::inhabited("here", open_own)
+    }
+
+    fn inhabited(
+        name: &str,
+        enter: fn() -> Result<File, (&'static str, std::io::Error)>,
+    ) -> Result<Self, LabError> {
         let (born, birth) = channel();
         let (jobs, inbox) = channel::<Job>();
         let inhabitant = thread::Builder::new()
             .name(format!("ns {name}"))
             .spawn(move || {
-                let _ = born.send(enter_new());
+                let _ = born.send(enter());
                 live(&inbox);
             })
             .map_err(|source| LabError::Namespace {
@@ -69,21 +93,12 @@ impl NetNs {
                 step,
                 source,
             })?;
-        let namespace = Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             name: name.to_owned(),
             file,
             jobs: Some(jobs),
             inhabitant: Some(inhabitant),
-        }));
-        for (key, value) in [
-            ("net/ipv6/conf/default/accept_dad", "0"),
-            ("net/ipv6/conf/all/accept_dad", "0"),
-            ("net/ipv6/conf/default/router_solicitations", "0"),
-        ] {
-            namespace.sysctl(key, value)?;
-        }
-        namespace.ip("link set lo up")?;
-        Ok(namespace)
+        })))
     }
 
     #[must_use]
@@ -269,6 +284,11 @@ pub(super) fn with_open_signals<T>(start: impl FnOnce() -> T) -> T {
 /// Moves the calling thread into a new namespace, and opens it.
 fn enter_new() -> Result<File, (&'static str, std::io::Error)> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| ("unshare", errno.into()))?;
+    open_own()
+}
+
+/// Opens the namespace of the calling thread.
+fn open_own() -> Result<File, (&'static str, std::io::Error)> {
     File::open("/proc/thread-self/ns/net").map_err(|source| ("opening it", source))
 }
 

@@ -1,6 +1,7 @@
 //! The cables: veth pairs, switches, frames of MTU size, loss, and what went over them.
 
 use super::error::LabError;
+use super::host::Host;
 use super::netns::NetNs;
 use super::process::Program;
 use super::tools;
@@ -156,8 +157,8 @@ impl Carried {
 ///
 /// # Errors
 /// When there is no such device.
-pub fn carried(namespace: &NetNs, device: &str) -> Result<Carried, LabError> {
-    let text = namespace.read("/proc/net/dev")?;
+pub fn carried(host: &Host, device: &str) -> Result<Carried, LabError> {
+    let text = host.read("/proc/net/dev")?;
     let line = text.lines().find_map(|line| {
         let (name, counters) = line.split_once(':')?;
         (name.trim() == device).then_some(counters)
@@ -177,7 +178,7 @@ pub fn carried(namespace: &NetNs, device: &str) -> Result<Carried, LabError> {
             })
         }
         _ => Err(LabError::Reply {
-            what: format!("/proc/net/dev of {} about {device}", namespace.name()),
+            what: format!("/proc/net/dev of {} about {device}", host.name()),
             text,
         }),
     }

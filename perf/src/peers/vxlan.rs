@@ -1,7 +1,7 @@
 //! The kernel's own way to the same end: VXLAN between the nodes, and nft DNAT from a virtual to a real address.
 
 use crate::lab::wire::veth;
-use crate::lab::{LabError, NetNs, Program, tools};
+use crate::lab::{Host, LabError, NetNs, Program};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A client and a server in namespaces of their own, attached to two nodes that VXLAN joins.
@@ -23,6 +23,84 @@ pub struct Node<'a> {
     pub address: IpAddr,
 }
 
+/// The same between hosts, IPv4 only, its client and server in namespaces of their own there. Dropping it takes away what it
+/// made, except that the hosts go on forwarding.
+#[derive(Debug)]
+pub struct VxlanBetweenHosts {
+    nodes: [Host; 2],
+    pub client: Host,
+    pub server: Host,
+    /// The address a client dials.
+    pub service: Ipv4Addr,
+}
+
+const CLIENT: &str = "sluice-perf-from";
+const SERVER: &str = "sluice-perf-to";
+
+impl VxlanBetweenHosts {
+    /// `addresses` are the hosts' own on the underlay.
+    ///
+    /// # Errors
+    /// When a kernel refuses.
+    pub fn new(nodes: [Host; 2], addresses: [Ipv4Addr; 2]) -> Result<Self, LabError> {
+        let path = Self {
+            client: nodes[0].inside(CLIENT),
+            server: nodes[1].inside(SERVER),
+            service: SERVICE,
+            nodes,
+        };
+        // What a run that was killed has left.
+        path.remove();
+        let [first, second] = addresses.map(IpAddr::from);
+        let sides = [
+            (0, first, second, &path.client, CLIENT, 1, 2),
+            (1, second, first, &path.server, SERVER, 2, 1),
+        ];
+        for (node, address, other, end, end_name, own, far) in sides {
+            let node = &path.nodes[node];
+            node.ip(&format!("netns add {end_name}"))?;
+            end.ip("link set lo up")?;
+            Side {
+                node,
+                address,
+                other,
+                end,
+                end_name,
+                own,
+                far,
+            }
+            .set_up()?;
+        }
+        translate(&path.nodes[0])?;
+        Ok(path)
+    }
+
+    /// What is not there needs no removing.
+    fn remove(&self) {
+        let [first, second] = &self.nodes;
+        let _ = first.nft(&format!("delete table inet {TABLE}\n"));
+        for (node, end) in [(first, CLIENT), (second, SERVER)] {
+            for command in [
+                format!("netns delete {end}"),
+                "link delete vx0".to_owned(),
+                "link delete vxbr0".to_owned(),
+            ] {
+                let _ = node.ip(&command);
+            }
+        }
+    }
+}
+
+impl Drop for VxlanBetweenHosts {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// The address that is dialled, and the table that translates it.
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
+const TABLE: &str = "vxlan_dnat";
+
 /// The UDP port of its tunnel.
 pub const PORT: u16 = 4789;
 /// The VXLAN header and the outer headers take 50 bytes of the cable's 1500.
@@ -35,51 +113,31 @@ impl VxlanDnat {
     /// When the kernel refuses.
     pub fn new(client_at: Node<'_>, server_at: Node<'_>) -> Result<Self, LabError> {
         let (client, server) = (NetNs::new("vxlan-client")?, NetNs::new("vxlan-server")?);
-        for (node, other, host, own, far) in [
+        for (node, other, end, own, far) in [
             (client_at, server_at, &client, 1, 2),
             (server_at, client_at, &server, 2, 1),
         ] {
-            let namespace = node.namespace;
-            for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-                namespace.sysctl(key, "1")?;
-            }
-            namespace.ip(&format!(
-                "link add vxbr0 mtu {MTU} type bridge\n\
-                 link set vxbr0 up\n\
-                 address add 10.99.{own}.1/24 dev vxbr0\n\
-                 address add fd99:{own}::1/64 dev vxbr0 nodad\n\
-                 link add vx0 mtu {MTU} type vxlan id 99 dstport {PORT} local {} remote {}\n\
-                 link set vx0 up\n\
-                 address add 10.99.0.{own}/24 dev vx0\n\
-                 address add fd99::{own}/64 dev vx0 nodad\n\
-                 route add 10.99.{far}.0/24 via 10.99.0.{far}\n\
-                 route add fd99:{far}::/64 via fd99::{far}",
-                node.address, other.address
-            ))?;
-            veth((namespace, "vxport0"), (host, "eth0"), MTU)?;
-            namespace.ip("link set vxport0 master vxbr0")?;
-            host.ip(&format!(
-                "address add 10.99.{own}.2/24 dev eth0\n\
-                 address add fd99:{own}::2/64 dev eth0 nodad\n\
-                 route add default via 10.99.{own}.1\n\
-                 route add ::/0 via fd99:{own}::1"
-            ))?;
+            let side = Side {
+                node: &node.namespace.into(),
+                address: node.address,
+                other: other.address,
+                end: &end.into(),
+                end_name: &end.path().display().to_string(),
+                own,
+                far,
+            };
+            side.set_up()?;
+            side.set_up_v6()?;
         }
-        client_at.namespace.nft(
-            "table inet peer {\n\
-             chain prerouting {\n\
-             type nat hook prerouting priority -100\n\
-             ip daddr 10.98.0.1 dnat ip to 10.99.2.2\n\
-             ip6 daddr fd98::1 dnat ip6 to fd99:2::2\n\
-             }\n}\n",
-        )?;
+        let node = Host::from(client_at.namespace);
+        translate(&node)?;
+        node.nft(&format!(
+            "add rule inet {TABLE} prerouting ip6 daddr fd98::1 dnat ip6 to fd99:2::2\n"
+        ))?;
         Ok(Self {
             client,
             server,
-            service: [
-                [10, 98, 0, 1].into(),
-                IpAddr::from([0xfd98, 0, 0, 0, 0, 0, 0, 1]),
-            ],
+            service: [SERVICE.into(), IpAddr::from([0xfd98, 0, 0, 0, 0, 0, 0, 1])],
             server_address: [10, 99, 2, 2].into(),
         })
     }
@@ -102,25 +160,85 @@ impl VxlanDnat {
     /// # Errors
     /// When a node has no VXLAN device.
     pub fn headers(client_at: Node<'_>, server_at: Node<'_>) -> Result<Vec<u8>, LabError> {
-        let (from, to) = (mac(client_at.namespace)?, mac(server_at.namespace)?);
+        let mac = |node: Node<'_>| {
+            Host::from(node.namespace)
+                .device("vx0")
+                .map(|device| device.mac)
+        };
+        let (from, to) = (mac(client_at)?, mac(server_at)?);
         Ok([&[8, 0, 0, 0, 0, 0, 99, 0][..], &to, &from, &[8, 0]].concat())
     }
 }
 
-/// The Ethernet address of a node's VXLAN device.
-fn mac(node: &NetNs) -> Result<[u8; 6], LabError> {
-    let show = Program::new(tools::find("ip")?).args(["-o", "link", "show", "vx0"]);
-    let text = node.succeed(&show)?;
-    let octets: Option<Vec<u8>> = text.split_once("link/ether ").and_then(|(_, rest)| {
-        let mac = rest.split_whitespace().next()?;
-        mac.split(':')
-            .map(|octet| u8::from_str_radix(octet, 16).ok())
-            .collect()
-    });
-    octets
-        .and_then(|octets| octets.try_into().ok())
-        .ok_or_else(|| LabError::Reply {
-            what: show.to_string(),
-            text,
-        })
+/// One node and what is attached to it.
+struct Side<'a> {
+    node: &'a Host,
+    /// Of the node on the cable, and of the other one.
+    address: IpAddr,
+    other: IpAddr,
+    /// The namespace of the client or server, and what `ip` calls it at the node.
+    end: &'a Host,
+    end_name: &'a str,
+    /// The number of this side in its networks, and of the other one.
+    own: u8,
+    far: u8,
+}
+
+impl Side<'_> {
+    fn set_up(&self) -> Result<(), LabError> {
+        let Self {
+            address,
+            other,
+            end_name,
+            own,
+            far,
+            ..
+        } = self;
+        self.node
+            .succeed(&Program::new("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]))?;
+        self.node.ip(&format!(
+            "link add vxbr0 mtu {MTU} type bridge\n\
+             link set vxbr0 up\n\
+             address add 10.99.{own}.1/24 dev vxbr0\n\
+             link add vx0 mtu {MTU} type vxlan id 99 dstport {PORT} local {address} remote {other}\n\
+             link set vx0 up\n\
+             address add 10.99.0.{own}/24 dev vx0\n\
+             route add 10.99.{far}.0/24 via 10.99.0.{far}\n\
+             link add vxport0 mtu {MTU} type veth peer name eth0 mtu {MTU} netns {end_name}\n\
+             link set vxport0 up\n\
+             link set vxport0 master vxbr0"
+        ))?;
+        self.end.ip(&format!(
+            "link set eth0 up\n\
+             address add 10.99.{own}.2/24 dev eth0\n\
+             route add default via 10.99.{own}.1"
+        ))
+    }
+
+    /// After [`Side::set_up`].
+    fn set_up_v6(&self) -> Result<(), LabError> {
+        let Self { own, far, .. } = self;
+        self.node
+            .succeed(&Program::new("sysctl").args(["-qw", "net.ipv6.conf.all.forwarding=1"]))?;
+        self.node.ip(&format!(
+            "address add fd99:{own}::1/64 dev vxbr0 nodad\n\
+             address add fd99::{own}/64 dev vx0 nodad\n\
+             route add fd99:{far}::/64 via fd99::{far}"
+        ))?;
+        self.end.ip(&format!(
+            "address add fd99:{own}::2/64 dev eth0 nodad\n\
+             route add ::/0 via fd99:{own}::1"
+        ))
+    }
+}
+
+/// Has the first node translate [`SERVICE`] to the server's address.
+fn translate(node: &Host) -> Result<(), LabError> {
+    node.nft(&format!(
+        "table inet {TABLE} {{\n\
+         chain prerouting {{\n\
+         type nat hook prerouting priority -100\n\
+         ip daddr {SERVICE} dnat ip to 10.99.2.2\n\
+         }}\n}}\n"
+    ))
 }

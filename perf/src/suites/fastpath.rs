@@ -3,7 +3,6 @@
 mod memory;
 mod af_xdp;
 pub mod forward;
-mod pair;
 mod tcp;
 mod flood;
 
@@ -16,9 +15,6 @@ type Part = fn(&Settings, &mut Report) -> Result<(), LabError>;
 
 /// The parts of the suite, for [`Settings::only`].
 pub const PARTS: [&str; 5] = ["engine", "scaling", "af_xdp", "tcp", "flood"];
-
-/// The part that runs between hosts, too.
-const OVER_HOSTS: &str = "af_xdp";
 
 /// Runs the suite.
 ///
@@ -33,18 +29,30 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
         tcp::run,
         flood::run,
     ];
-    // Of the parts, one sends frames from a generator to a sink.
-    let only = match (&settings.places, settings.only.as_deref()) {
-        (None, only) => only,
-        (Some(_), None | Some(OVER_HOSTS)) => Some(OVER_HOSTS),
-        (Some(_), Some(other)) => {
-            return Err(LabError::Request(format!(
-                "--only {other} does not go over hosts: it sends no frames from a generator to a sink; run it without them, on the host \
-                 that is to be measured"
-            )));
-        }
+    let only = settings.only.as_deref();
+    // Frames go over hosts, and connections over instances on hosts; what runs in memory stays here.
+    let over_hosts: &[&str] = match &settings.places {
+        None => &PARTS,
+        Some(places) if places.has_instances() => &["tcp"],
+        Some(_) => &["af_xdp"],
     };
-    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    if let (Some(places), Some(part)) = (&settings.places, only)
+        && !over_hosts.contains(&part)
+    {
+        return Err(LabError::Request(match part {
+            "tcp" => places.no_instances(part),
+            "af_xdp" => format!(
+                "af_xdp sends frames into an interface of the device under test: --generator must be a host before it, \
+                 HOST:INTERFACE; {} is a namespace at it",
+                places.generator
+            ),
+            _ => format!(
+                "--only {part} does not go over hosts: it sends no frames from a generator to a sink; run it without them, on the \
+                 host that is to be measured"
+            ),
+        }));
+    }
+    let wanted = |name: &str| over_hosts.contains(&name) && only.is_none_or(|only| only == name);
     for (_, part) in PARTS.iter().zip(parts).filter(|(name, _)| wanted(name)) {
         part(settings, &mut report)?;
     }

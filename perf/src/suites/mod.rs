@@ -6,7 +6,12 @@ pub mod fastpath;
 pub mod control;
 pub mod footprint;
 pub mod places;
+mod pair;
+mod nodes;
+mod ends;
+mod ground;
 
+use crate::lab::LabError;
 use crate::lab::tools;
 use crate::report::Environment;
 use places::Places;
@@ -25,6 +30,11 @@ pub struct Settings {
     pub only: Option<String>,
     /// Say what is being measured, on standard error.
     pub say: fn(&str),
+}
+
+/// This program, which is at the same path on every host.
+fn sluice_perf() -> Result<PathBuf, LabError> {
+    std::env::current_exe().map_err(LabError::file("this program"))
 }
 
 /// This machine, with the versions of the programs a suite uses.

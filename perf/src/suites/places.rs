@@ -5,10 +5,12 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// A host and interfaces on it: `[USER@]HOST:INTERFACE[,INTERFACE]`, without `HOST:` this machine.
+/// A host and interfaces on it: `[USER@]HOST[/NETNS]:INTERFACE[,INTERFACE]`, without `HOST` this machine. `NETNS` is a network
+/// namespace of that host, as `ip netns` names them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Place {
     host: Option<String>,
+    namespace: Option<String>,
     pub interfaces: Vec<String>,
 }
 
@@ -18,13 +20,20 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| {
             Err(format!(
-                "`{text}` {what}; expected [USER@]HOST:INTERFACE, like root@10.0.0.7:eth1, or INTERFACE of this machine"
+                "`{text}` {what}; expected [USER@]HOST[/NETNS]:INTERFACE, like root@10.0.0.7:eth1 or root@gw/client:eth0, or INTERFACE of this machine"
             ))
         };
         let (host, interfaces) = match text.rsplit_once(':') {
             Some(("", _)) => return wrong("names no host before its colon"),
             Some((host, interfaces)) => (Some(host.to_owned()), interfaces),
             None => (None, text),
+        };
+        let (host, namespace) = match host.as_deref().map(|host| host.split_once('/')) {
+            Some(Some((host, namespace))) => (
+                (!host.is_empty()).then(|| host.to_owned()),
+                Some(namespace.to_owned()),
+            ),
+            Some(None) | None => (host, None),
         };
         // What a remote shell could take for an option or for more than one word.
         let plain = |name: &str| {
@@ -34,6 +43,12 @@ impl FromStr for Place {
         if !host.as_deref().is_none_or(plain) {
             return wrong("names a host that cannot be");
         }
+        if namespace
+            .as_deref()
+            .is_some_and(|name| name.is_empty() || !plain(name))
+        {
+            return wrong("names a network namespace that cannot be");
+        }
         let interfaces: Vec<String> = interfaces.split(',').map(str::to_owned).collect();
         for interface in &interfaces {
             if !(1..=15).contains(&interface.len()) || !plain(interface) || interface.contains(':')
@@ -41,14 +56,22 @@ impl FromStr for Place {
                 return wrong("names an interface that cannot be");
             }
         }
-        Ok(Self { host, interfaces })
+        Ok(Self {
+            host,
+            namespace,
+            interfaces,
+        })
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(host) = &self.host {
-            write!(f, "{host}:")?;
+        f.write_str(self.host.as_deref().unwrap_or_default())?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "/{namespace}")?;
+        }
+        if self.host.is_some() || self.namespace.is_some() {
+            f.write_str(":")?;
         }
         f.write_str(&self.interfaces.join(","))
     }
@@ -57,26 +80,42 @@ impl fmt::Display for Place {
 impl Place {
     /// The host, reached by `shell`.
     #[must_use]
-    pub fn host(&self, shell: &[String]) -> Host {
+    pub fn machine(&self, shell: &[String]) -> Host {
         self.host.as_ref().map_or(Host::Here, |name| Host::Remote {
             shell: shell.to_vec(),
             name: name.clone(),
         })
+    }
+
+    /// The network namespace on that host, or the host when none was named.
+    #[must_use]
+    pub fn host(&self, shell: &[String]) -> Host {
+        let machine = self.machine(shell);
+        match &self.namespace {
+            Some(namespace) => machine.inside(namespace),
+            None => machine,
+        }
+    }
+
+    /// Whether it is a namespace of the host that `other` is on.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.namespace.is_some() && self.host == other.host
     }
 }
 
 /// What a suite over hosts is told, in place of the namespaces it would make.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Places {
-    /// Sends frames out of its one interface.
+    /// Sends frames out of its one interface, or is the instance that calls: a namespace at `dut`.
     pub generator: Place,
     /// The device under test: frames come in at the first of its two interfaces and leave by the second.
     pub dut: Place,
-    /// Counts what arrives at its one interface.
+    /// Counts what arrives at its one interface; its namespace is the instance that is called.
     pub sink: Place,
     /// What starts a command at a host whose name follows, like `ssh`.
     pub shell: Vec<String>,
-    /// The gateway of the device under test, which is configured there.
+    /// The gateway of the device under test, and with connections the sink's, each configured there.
     pub gateway: Gateway,
 }
 
@@ -86,6 +125,8 @@ pub struct Gateway {
     /// The commands that start it, and stop it.
     pub start: Vec<String>,
     pub stop: Vec<String>,
+    /// Its configuration file, which suites with connections change for their runs.
+    pub config: String,
     pub call: Call,
 }
 
@@ -138,11 +179,30 @@ impl Places {
                 "one interface, which it receives at",
             ),
         ] {
-            if place.interfaces.len() != count {
+            // Instances need no interface of the service side.
+            let given = place.interfaces.len();
+            let underlay_only = name == "--dut" && given == 1 && self.has_instances();
+            if given != count && !underlay_only {
                 return Err(format!("{name} {place}: expected {what}"));
             }
         }
         Ok(self)
+    }
+
+    /// Whether the ends are instances, which can have connections: a namespace at the device under test, and one at the sink.
+    #[must_use]
+    pub fn has_instances(&self) -> bool {
+        self.generator.is_within(&self.dut) && self.sink.namespace.is_some()
+    }
+
+    /// What a part that needs connections says when there can be none.
+    #[must_use]
+    pub fn no_instances(&self, part: &str) -> String {
+        format!(
+            "{part} measures connections between instances in network namespaces, as TUN mode has them: --generator must be one \
+             at the device under test (HOST/NETNS:INTERFACE), --sink one at its host; --generator {}, --dut {} and --sink {} are not",
+            self.generator, self.dut, self.sink
+        )
     }
 }
 
@@ -160,6 +220,8 @@ mod tests {
                 &["eth1", "eth2.5"],
             ),
             ("[fe80::1%eth9]:eth1", Some("[fe80::1%eth9]"), &["eth1"]),
+            ("root@gw/client:eth0", Some("root@gw"), &["eth0"]),
+            ("/client:eth0", None, &["eth0"]),
         ] {
             let place: Place = text.parse().unwrap();
             assert_eq!(
@@ -187,6 +249,8 @@ mod tests {
             "a b:eth0",
             "h:a-name-much-too-long",
             "h:-e",
+            "h/:eth0",
+            "h/a/b:eth0",
         ] {
             let error = text.parse::<Place>().unwrap_err();
             assert!(
@@ -220,10 +284,22 @@ mod tests {
             gateway: Gateway {
                 start: Vec::new(),
                 stop: Vec::new(),
+                config: String::new(),
                 call: "10.18.0.2,10.30.0.5,10.18.0.66".parse().unwrap(),
             },
         };
         assert!(places("b:eth0,eth1").checked().is_ok());
+        let instances = Places {
+            generator: place("b/client:eth0"),
+            sink: place("c/server:eth0"),
+            ..places("b:eth1")
+        };
+        assert!(instances.has_instances() && instances.clone().checked().is_ok());
+        let elsewhere = Places {
+            dut: place("d:eth1"),
+            ..instances
+        };
+        assert!(!elsewhere.has_instances() && elsewhere.checked().is_err());
         let error = places("b:eth0").checked().unwrap_err();
         assert!(
             error.contains("--dut b:eth0") && error.contains("SERVICE,UNDERLAY"),

@@ -8,81 +8,32 @@
 //! changes from round to round. While the peer is measured the gateways run without the offload: its XDP program makes
 //! the kernel copy every frame that a veth receives, whomever it is for.
 
-use super::{Settings, environment};
-use crate::lab::scratch::Scratch;
-use crate::lab::sites::{Cable, Layout, Microservice, Sites, Target, descriptor};
-use crate::lab::wire::carried;
-use crate::lab::{LabError, NetNs, Process};
-use crate::peers::vxlan::{Node, VxlanDnat};
+use super::ends::Ends;
+use super::ground::Ground;
+use super::nodes::Nodes;
+use super::{Settings, environment, sluice_perf};
+use crate::lab::LabError;
 use crate::report::{Goal, Report, Row};
 use crate::traffic::requests::Latency;
-use crate::traffic::{datagrams, requests, tcp};
-use std::net::{IpAddr, SocketAddr};
+use crate::traffic::tcp;
 use std::time::Duration;
 
 const PEER: &str = "vxlan_dnat";
 /// Ourselves, all packets carried by workers.
 const WORKER: &str = "without_offload";
-const CLIENT: &str = "bench.sluice.client.perf";
-const SINK: &str = "bench.sluice.sink.perf";
-const SINK_IP: [&str; 2] = ["10.30.90.1", "fdff:2000::90"];
-const REQUESTS_PORT: u16 = 7000;
-const DATAGRAMS_PORT: u16 = 7001;
 /// Between an answer and the next request: long enough for every core to fall asleep.
 const GAP: Duration = Duration::from_millis(1);
 /// Longer than [`GAP`], so that a worker spins from one request to the next.
-const SPIN: &str = "spin_us = 3000";
+const SPIN: &str = "offload = true\nspin_us = 3000";
+const WITH_OFFLOAD: &str = "offload = true";
 const WITHOUT_OFFLOAD: &str = "offload = false";
-const ONE_PACKET: &str = "one_packet_per_syscall = true";
+const ONE_PACKET: &str = "offload = true\none_packet_per_syscall = true";
 
 /// How long and how often.
 struct Pace {
     rounds: usize,
     seconds: f64,
     requests: usize,
-}
-
-/// Where a contestant's traffic begins and ends.
-struct Track {
-    client: NetNs,
-    service: IpAddr,
-    counter: datagrams::Counter,
-    _iperf: Process,
-}
-
-impl Track {
-    fn new(
-        client: NetNs,
-        server: &NetNs,
-        service: IpAddr,
-        scratch: &Scratch,
-    ) -> Result<Self, LabError> {
-        requests::answer(server, REQUESTS_PORT)?;
-        Ok(Self {
-            client,
-            service,
-            counter: datagrams::Counter::new(server, DATAGRAMS_PORT)?,
-            _iperf: tcp::server(
-                server,
-                &scratch.path().join(format!("iperf3-{}.log", server.name())),
-            )?,
-        })
-    }
-
-    fn transfer(&self, streams: u8, pace: &Pace) -> Result<tcp::Transfer, LabError> {
-        tcp::transfer(&self.client, self.service, streams, pace.seconds)
-    }
-
-    fn blast(&self, pace: &Pace) -> Result<f64, LabError> {
-        let to = SocketAddr::new(self.service, DATAGRAMS_PORT);
-        let duration = Duration::from_secs_f64(pace.seconds);
-        datagrams::blast(&self.client, to, &self.counter, duration).map(|blast| blast.received_s)
-    }
-
-    fn latency(&self, pace: &Pace) -> Result<Latency, LabError> {
-        let to = SocketAddr::new(self.service, REQUESTS_PORT);
-        requests::measure(&self.client, to, pace.requests, GAP)
-    }
 }
 
 /// Pairs of (ours, the peer's), one of each round.
@@ -122,35 +73,47 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
         }
     };
     let mut report = Report::new("tun", environment(&["iperf3", "ip", "nft", "ethtool"]));
-    let scratch = Scratch::new("sluice-perf-tun")?;
-    let layout = Layout::measured(2, Cable::Pair);
-    let mut sites = Sites::new(&settings.sluice, scratch, &layout)?;
-    let [ours, peer] = tracks(&sites)?;
+    let Ground {
+        mut ours,
+        mut nodes,
+    } = Ground::new(settings, "tun")?;
+    let kernel = nodes.kernel()?;
+    let sluice_perf = sluice_perf()?;
+    let mut peer = Ends::new(
+        kernel.client.clone(),
+        &kernel.server,
+        kernel.service,
+        &sluice_perf,
+    )?;
+    let restart = |nodes: &mut dyn Nodes, lines| nodes.restart_with("tun", lines);
+    let nodes = &mut *nodes;
     let mut rounds = Rounds::default();
+    restart(nodes, WITH_OFFLOAD)?;
     for round in 0..pace.rounds {
         (settings.say)(&format!("round {} of {}", round + 1, pace.rounds));
         let (own, other) = if round % 2 == 0 {
-            let own = measure(&ours, &sites, &pace)?;
-            sites.restart_gateways(WITHOUT_OFFLOAD)?;
-            (own, measure(&peer, &sites, &pace)?)
+            let own = measure(&mut ours, nodes, &pace)?;
+            restart(nodes, WITHOUT_OFFLOAD)?;
+            (own, measure(&mut peer, nodes, &pace)?)
         } else {
-            sites.restart_gateways(WITHOUT_OFFLOAD)?;
-            let other = measure(&peer, &sites, &pace)?;
-            sites.restart_gateways("")?;
-            let own = measure(&ours, &sites, &pace)?;
-            sites.restart_gateways(WITHOUT_OFFLOAD)?;
+            restart(nodes, WITHOUT_OFFLOAD)?;
+            let other = measure(&mut peer, nodes, &pace)?;
+            restart(nodes, WITH_OFFLOAD)?;
+            let own = measure(&mut ours, nodes, &pace)?;
+            restart(nodes, WITHOUT_OFFLOAD)?;
             (own, other)
         };
-        let worker = (ours.transfer(1, &pace)?, ours.latency(&pace)?.p50_us);
+        let transfer = ours.transfer(1, pace.seconds, nodes.machines())?;
+        let worker = (transfer, latency(&ours, &pace)?.p50_us);
         rounds.push(&own, &other, &worker);
-        sites.restart_gateways(ONE_PACKET)?;
-        let slow = ours.transfer(1, &pace)?;
+        restart(nodes, ONE_PACKET)?;
+        let slow = ours.receive(1, pace.seconds)?;
         rounds.one_packet.push((own.tcp_1.gbit_s, slow.gbit_s));
-        sites.restart_gateways(SPIN)?;
+        restart(nodes, SPIN)?;
         rounds
             .p50_spin
-            .push((ours.latency(&pace)?.p50_us, rounds.p50[round].1));
-        sites.restart_gateways("")?;
+            .push((latency(&ours, &pace)?.p50_us, rounds.p50[round].1));
+        restart(nodes, WITH_OFFLOAD)?;
     }
     rows(&mut report, &rounds);
     Ok(report)
@@ -166,20 +129,23 @@ struct Figures {
     frame_bytes: f64,
 }
 
-fn measure(track: &Track, sites: &Sites, pace: &Pace) -> Result<Figures, LabError> {
-    let wire = || carried(sites.gateways[1].namespace(), "eth0");
-    let before = wire()?;
-    let tcp_1 = track.transfer(1, pace)?;
-    let moved = wire()?.since(&before);
+fn measure(ends: &mut Ends, nodes: &dyn Nodes, pace: &Pace) -> Result<Figures, LabError> {
+    let before = nodes.carried()?;
+    let tcp_1 = ends.transfer(1, pace.seconds, nodes.machines())?;
+    let moved = nodes.carried()?.since(&before);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
     let frame_bytes = moved.received_bytes as f64 / moved.received_frames.max(1) as f64;
     Ok(Figures {
         tcp_1,
-        tcp_4: track.transfer(4, pace)?.gbit_s,
-        udp: track.blast(pace)?,
-        latency: track.latency(pace)?,
+        tcp_4: ends.receive(4, pace.seconds)?.gbit_s,
+        udp: ends.blast(pace.seconds)?,
+        latency: latency(ends, pace)?,
         frame_bytes,
     })
+}
+
+fn latency(ends: &Ends, pace: &Pace) -> Result<Latency, LabError> {
+    ends.latency(pace.requests, GAP)
 }
 
 impl Rounds {
@@ -198,39 +164,6 @@ impl Rounds {
         self.frame_bytes
             .extend([own.frame_bytes, other.frame_bytes]);
     }
-}
-
-/// Both contestants between the same two namespaces.
-fn tracks(sites: &Sites) -> Result<[Track; 2], LabError> {
-    let service = |name, rr_ip| Microservice {
-        rr_ip,
-        ..Microservice::measured(name)
-    };
-    sites.apply(&descriptor(
-        "bench",
-        "sluice",
-        &[service("sink", Some(SINK_IP)), service("client", None)],
-    ))?;
-    let (client, server) = (NetNs::new("client")?, NetNs::new("server")?);
-    sites.attach(0, CLIENT, Target::Namespace(&client))?;
-    sites.attach(1, SINK, Target::Namespace(&server))?;
-    let service = SINK_IP[0]
-        .parse()
-        .unwrap_or_else(|_| unreachable!("the address above is well-formed"));
-    let node = |index: usize| Node {
-        namespace: sites.gateways[index].namespace(),
-        address: sites.gateways[index].address[0],
-    };
-    let vxlan = VxlanDnat::new(node(0), node(1))?;
-    Ok([
-        Track::new(client, &server, service, &sites.scratch)?,
-        Track::new(
-            vxlan.client,
-            &vxlan.server,
-            vxlan.service[0],
-            &sites.scratch,
-        )?,
-    ])
 }
 
 fn rows(report: &mut Report, rounds: &Rounds) {

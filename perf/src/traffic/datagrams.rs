@@ -4,6 +4,7 @@ use super::mmsg::Burst;
 use crate::lab::clock::now;
 use crate::lab::{LabError, NetNs};
 use nix::sys::socket::{setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,25 +74,19 @@ fn count_datagrams(socket: &UdpSocket, count: &AtomicU64, stop: &AtomicBool) {
     }
 }
 
-/// What a blast came to.
-#[derive(Clone, Copy, Debug)]
-pub struct Blast {
-    /// Datagrams per second that the sender's kernel took.
-    pub sent_s: f64,
-    /// Datagrams per second that arrived while it sent.
-    pub received_s: f64,
+/// What was sent.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Sent {
+    /// Datagrams that the sender's kernel took.
+    pub datagrams: u64,
+    pub seconds: f64,
 }
 
-/// Sends as fast as one thread can, for `duration`, and counts what arrives meanwhile.
+/// Sends as fast as one thread can, for `duration`.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn blast(
-    namespace: &NetNs,
-    to: SocketAddr,
-    counter: &Counter,
-    duration: Duration,
-) -> Result<Blast, LabError> {
+pub fn send(namespace: &NetNs, to: SocketAddr, duration: Duration) -> Result<Sent, LabError> {
     let any = if to.is_ipv4() {
         IpAddr::from([0; 4])
     } else {
@@ -104,36 +99,21 @@ pub fn blast(
             Ok(socket)
         })
         .map_err(LabError::socket(format!("a UDP socket towards {to}")))?;
-    // The first datagram may have to ask the managers; the others must not be measured waiting for it.
-    let first = counter.received();
-    let begin = now();
-    while counter.received() == first && begin.elapsed() < Duration::from_secs(3) {
-        // A refusal by an ICMP error is reported at the next send; the next round sees whether it lasts.
-        let _ = socket.send(&[0; PAYLOAD]);
-        crate::lab::clock::pause(Duration::from_millis(20));
-    }
-    let before = counter.received();
-    let begin = now();
-    let sent = std::thread::spawn(move || send_for(&socket, duration))
-        .join()
-        .unwrap_or_default();
-    let seconds = begin.elapsed().as_secs_f64();
-    let received = counter.received() - before;
-    Ok(Blast {
-        sent_s: sent as f64 / seconds,
-        received_s: received as f64 / seconds,
-    })
+    Ok(send_for(&socket, duration))
 }
 
-fn send_for(socket: &UdpSocket, duration: Duration) -> u64 {
+fn send_for(socket: &UdpSocket, duration: Duration) -> Sent {
     let mut burst = Burst::new();
     let begin = now();
-    let mut sent = 0;
+    let mut datagrams = 0;
     while begin.elapsed() < duration {
-        // What the kernel refuses was not sent.
+        // What the kernel refuses was not sent, and a refusal by an ICMP error is reported here.
         if let Ok(taken) = burst.send(socket, PAYLOAD) {
-            sent += taken as u64;
+            datagrams += taken as u64;
         }
     }
-    sent
+    Sent {
+        datagrams,
+        seconds: begin.elapsed().as_secs_f64(),
+    }
 }

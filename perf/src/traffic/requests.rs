@@ -3,6 +3,7 @@
 use crate::lab::clock::{now, pause};
 use crate::lab::{LabError, NetNs};
 use crate::report::quantile;
+use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -35,7 +36,7 @@ fn echo(mut stream: TcpStream) {
 }
 
 /// Latency in microseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Latency {
     pub p50_us: f64,
     pub p99_us: f64,

@@ -1,8 +1,8 @@
 //! TCP throughput by iperf3, and the CPU time the whole machine spent on it.
 
 use crate::lab::clock::{pause, wait_for};
-use crate::lab::{LabError, NetNs, Process, Program, tools};
-use std::fs;
+use crate::lab::{Host, LabError, NetNs, Process, Program, tools};
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -51,6 +51,14 @@ pub fn listening(namespace: &NetNs, port: u16, process: &mut Process) -> Result<
     process.alive()
 }
 
+/// What a transfer brought.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Received {
+    /// At the application, Gbit/s.
+    pub gbit_s: f64,
+    pub bytes: f64,
+}
+
 /// What one transfer came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
@@ -70,7 +78,29 @@ impl Transfer {
     }
 }
 
-/// Runs `streams` TCP streams for some seconds from `namespace` to `to`.
+impl Received {
+    /// Adds what `machines` spend on `transfer`.
+    ///
+    /// # Errors
+    /// When it fails, or a machine does not say how busy it was.
+    pub fn beside_cpu_time(
+        machines: &[Host],
+        transfer: impl FnOnce() -> Result<Self, LabError>,
+    ) -> Result<Transfer, LabError> {
+        let before = cpu_seconds(machines)?;
+        let Self { gbit_s, bytes } = transfer()?;
+        let cpu_s = cpu_seconds(machines)? - before;
+        // iperf3's server needs a moment to be ready for the next one.
+        pause(Duration::from_millis(100));
+        Ok(Transfer {
+            gbit_s,
+            bytes,
+            cpu_s,
+        })
+    }
+}
+
+/// Runs `streams` TCP streams for some seconds from `namespace` to `to`, and counts this machine's CPU time.
 ///
 /// # Errors
 /// With iperf3's words when it fails.
@@ -80,6 +110,21 @@ pub fn transfer(
     streams: u8,
     duration_s: f64,
 ) -> Result<Transfer, LabError> {
+    Received::beside_cpu_time(&[Host::Here], || {
+        receive(namespace, to, streams, duration_s)
+    })
+}
+
+/// The same without the CPU time.
+///
+/// # Errors
+/// With iperf3's words when it fails.
+pub fn receive(
+    namespace: &NetNs,
+    to: IpAddr,
+    streams: u8,
+    duration_s: f64,
+) -> Result<Received, LabError> {
     let program = Program::new(tools::find("iperf3")?)
         .args(["-J", "-c", &to.to_string(), "-p", &PORT.to_string()])
         .args([
@@ -89,11 +134,7 @@ pub fn transfer(
             &duration_s.ceil().to_string(),
         ])
         .env("LD_LIBRARY_PATH", tools::library_path());
-    let before = cpu_seconds();
     let text = namespace.succeed(&program)?;
-    let cpu_s = cpu_seconds() - before;
-    // The server needs a moment to be ready for the next one.
-    pause(Duration::from_millis(100));
     let reply = |text: String| LabError::Reply {
         what: program.to_string(),
         text,
@@ -104,19 +145,24 @@ pub fn transfer(
         received["bits_per_second"].as_f64(),
         received["bytes"].as_f64(),
     ) {
-        (Some(bits_s), Some(bytes)) if bytes > 0.0 => Ok(Transfer {
+        (Some(bits_s), Some(bytes)) if bytes > 0.0 => Ok(Received {
             gbit_s: bits_s / 1e9,
             bytes,
-            cpu_s,
         }),
         _ => Err(reply(text)),
     }
 }
 
-/// CPU seconds that this machine has spent since it started, on anything but waiting.
-#[must_use]
-pub fn cpu_seconds() -> f64 {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+/// CPU seconds that the machines have spent since they started, on anything but waiting.
+fn cpu_seconds(machines: &[Host]) -> Result<f64, LabError> {
+    machines
+        .iter()
+        .map(|machine| machine.read("/proc/stat").map(|text| busy_seconds(&text)))
+        .sum()
+}
+
+/// From `/proc/stat`.
+fn busy_seconds(text: &str) -> f64 {
     let fields: Vec<f64> = text
         .lines()
         .next()

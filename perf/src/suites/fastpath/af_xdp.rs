@@ -179,7 +179,7 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
             offload_shapes: &OFFLOAD_SHAPES,
         }
     };
-    let sluice_perf = std::env::current_exe().map_err(LabError::file("this program"))?;
+    let sluice_perf = super::super::sluice_perf()?;
     let ground: Box<dyn Ground> = match &settings.places {
         Some(places) => Box::new(hosts::Hosts::new(places, &sluice_perf)?),
         None => Box::new(namespaces::Namespaces::new(settings, &sluice_perf)?),

@@ -10,11 +10,12 @@
 
 use super::super::Settings;
 use super::super::footprint::resident_mib;
-use super::pair::{Member, Pair, v4};
+use super::super::nodes::{Nodes as _, vxlan_node};
+use super::super::pair::{Member, Pair, v4};
 use crate::lab::clock::now;
 use crate::lab::sites::Gateway;
 use crate::lab::{LabError, NetNs, account};
-use crate::peers::vxlan::{self, Node, VxlanDnat};
+use crate::peers::vxlan::{self, VxlanDnat};
 use crate::report::{Goal, Report, Row};
 use crate::traffic::flood::Flood;
 use crate::traffic::held::{Bulk, Held, Instance};
@@ -114,7 +115,7 @@ fn own_round(
     source: Source,
     pace: &Pace,
 ) -> Result<Outcome, LabError> {
-    pair.restart("af_xdp", "")?;
+    pair.sites.restart_with("af_xdp", "")?;
     let gateways = &pair.sites.gateways;
     let flooded = match source {
         Source::Instance => &gateways[0],
@@ -142,7 +143,7 @@ fn peer_round(
     pace: &Pace,
 ) -> Result<Outcome, LabError> {
     // The gateways carry nothing, and no XDP program of theirs makes the kernel copy the peer's frames.
-    pair.restart("tun", "offload = false")?;
+    pair.sites.restart_with("tun", "offload = false")?;
     kernel.measure(source, pace, None)
 }
 
@@ -243,10 +244,7 @@ fn ours(pair: &Pair) -> Result<Track, LabError> {
 }
 
 fn kernel(pair: &Pair) -> Result<Track, LabError> {
-    let [first, second] = [0, 1].map(|index| Node {
-        namespace: pair.sites.gateways[index].namespace(),
-        address: pair.sites.gateways[index].address[0],
-    });
+    let [first, second] = [0, 1].map(|gateway| vxlan_node(&pair.sites, gateway));
     let vxlan = VxlanDnat::new(first, second)?;
     let (flooder, source) = VxlanDnat::another_client(first)?;
     let server = v4(vxlan.server_address)?;

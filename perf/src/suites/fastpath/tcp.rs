@@ -7,11 +7,10 @@
 //! round.
 
 use super::super::Settings;
-use super::pair::Pair;
+use super::super::ground::Ground;
 use crate::lab::LabError;
 use crate::lab::clock::pause;
 use crate::report::{Goal, Report, Row};
-use crate::traffic::tcp::{self, Transfer};
 use std::time::Duration;
 
 const PEER: &str = "tun";
@@ -45,17 +44,15 @@ const SHAPES: [Shape; 2] = [
 /// `tcp_1`, where workers carry everything, and `tcp_1_offload`, where the kernel forwards established flows.
 pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
     let (rounds, seconds) = if settings.quick { (1, 1.0) } else { (7, 3.0) };
-    let mut pair = Pair::new(settings, &["client"], &["server"])?;
-    let log = pair.sites.scratch.path().join("iperf3.log");
-    let _iperf = tcp::server(&pair.servers[0].namespace, &log)?;
+    let mut ground = Ground::new(settings, "tcp")?;
     for shape in &SHAPES {
         let mut pairs = Vec::new();
         for round in 0..rounds {
             (settings.say)(&format!("{}, round {} of {rounds}", shape.name, round + 1));
             let mut measure = |link: &str| {
-                pair.restart(link, shape.lines)?;
+                ground.nodes.restart_with(link, shape.lines)?;
                 let must_offload = shape.is_offloaded && link == "af_xdp";
-                transfer(&pair, seconds, must_offload).map(|transfer| transfer.gbit_s)
+                transfer(&ground, seconds, must_offload)
             };
             pairs.push(if round % 2 == 0 {
                 let ours = measure("af_xdp")?;
@@ -71,14 +68,15 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
     Ok(())
 }
 
-fn transfer(pair: &Pair, seconds: f64, must_offload: bool) -> Result<Transfer, LabError> {
+/// Gbit/s.
+fn transfer(ground: &Ground, seconds: f64, must_offload: bool) -> Result<f64, LabError> {
+    let Ground { ours, nodes } = ground;
     let mut most = [0; 2];
-    let transfer = std::thread::scope(|scope| {
-        let client = &pair.clients[0].namespace;
-        let running = scope.spawn(|| tcp::transfer(client, pair.service, 1, seconds));
+    let received = std::thread::scope(|scope| {
+        let running = scope.spawn(|| ours.receive(1, seconds));
         while must_offload && most.contains(&0) && !running.is_finished() {
             for (gateway, most) in most.iter_mut().enumerate() {
-                let flows = pair.status(gateway, "flows_offloaded")?;
+                let flows = &nodes.status(gateway)?["flows_offloaded"];
                 *most = flows.as_u64().unwrap_or_default().max(*most);
             }
             pause(LOOK);
@@ -92,10 +90,10 @@ fn transfer(pair: &Pair, seconds: f64, must_offload: bool) -> Result<Transfer, L
             what: "a transfer that both gateways should have offloaded".to_owned(),
             text: format!(
                 "flows offloaded {most:?}; {} and {}",
-                pair.status(0, "offload")?,
-                pair.status(1, "offload")?
+                nodes.status(0)?["offload"],
+                nodes.status(1)?["offload"]
             ),
         });
     }
-    Ok(transfer)
+    Ok(received.gbit_s)
 }

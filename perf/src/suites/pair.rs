@@ -1,6 +1,6 @@
-//! Two gateways on one cable, a client at the first and a service at the second: where `tcp` and `flood` measure.
+//! Two gateways on one cable of this machine, clients at the first and a service at the second.
 
-use super::super::Settings;
+use super::Settings;
 use crate::lab::scratch::Scratch;
 use crate::lab::sites::{Attached, Cable, Layout, Microservice, Sites, Target, descriptor};
 use crate::lab::{LabError, NetNs};
@@ -15,7 +15,7 @@ pub(super) struct Member {
     pub(super) attached: Attached,
 }
 
-/// The cable of the suite `tun`: one veth pair, frames of MTU size, GRO at the receiver.
+/// The cable: one veth pair, frames of MTU size, GRO at the receiver.
 pub(super) struct Pair {
     pub(super) sites: Sites,
     /// Instances of services of their own, at the first gateway.
@@ -33,7 +33,7 @@ impl Pair {
         servers: &[&str],
     ) -> Result<Self, LabError> {
         let layout = Layout::measured(2, Cable::Pair);
-        let scratch = Scratch::new("sluice-perf-fastpath")?;
+        let scratch = Scratch::new("sluice-perf-pair")?;
         let sites = Sites::new(&settings.sluice, scratch, &layout)?;
         let microservice = |name, rr_ip| Microservice {
             rr_ip,
@@ -69,31 +69,6 @@ impl Pair {
                 .parse()
                 .unwrap_or_else(|_| unreachable!("the address above is well-formed")),
         })
-    }
-
-    /// What `/v1/status` of a gateway (counted from 0) says under `key`.
-    pub(super) fn status(&self, gateway: usize, key: &str) -> Result<serde_json::Value, LabError> {
-        let status = self.sites.gateways[gateway].role.ask("/v1/status")?;
-        Ok(status[key].clone())
-    }
-
-    /// Restarts both gateways with these lines in their `[fastpath]` section, and checks that their links are of the
-    /// kind asked for: `tun` or `af_xdp`.
-    pub(super) fn restart(&mut self, link: &str, lines: &str) -> Result<(), LabError> {
-        self.sites
-            .restart_gateways(&format!("link = \"{link}\"\n{lines}"))?;
-        for gateway in 0..self.sites.gateways.len() {
-            let workers = self.status(gateway, "workers")?;
-            let links = workers[0]["links"].as_array().cloned().unwrap_or_default();
-            let service = links.first().and_then(|line| line.as_str()).unwrap_or("");
-            if !service.starts_with(link) {
-                return Err(LabError::Reply {
-                    what: format!("the links of gateway {} with {link}", gateway + 1),
-                    text: workers.to_string(),
-                });
-            }
-        }
-        Ok(())
     }
 }
 
