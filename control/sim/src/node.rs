@@ -445,6 +445,7 @@ impl Node {
         for job in used.into_iter().filter(|_| !forgets) {
             self.asker.handle_used(&job, now);
         }
+        self.asker.forget_idle(now);
         for slot in self.suspects.due(now) {
             self.plane.routes.trust(slot);
             self.routes_changed = true;

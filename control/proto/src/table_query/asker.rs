@@ -3,7 +3,8 @@
 //! Timers, in words: a *query* is repeated with back-off until it is answered; who asked does not wait longer than
 //! `patience`, and a question nobody answers is given up after `answer_max`, the refresh of a known job never is. An *absent* key is asked again only after its answer
 //! expired, later each time. A job is *renewed* while it is used, which also finds changes that no message told.
-//! A job that is *idle* is forgotten, but only while the managers answer: stale beats nothing.
+//! A job that is *idle* is forgotten when all that is used has just been told, but only while the managers answer: stale
+//! beats nothing.
 
 mod answers;
 mod interface;
@@ -177,6 +178,8 @@ pub struct Asker {
     absent: BTreeMap<Key, Absent>,
     jobs: BTreeMap<ServiceName, Job>,
     addresses: BTreeMap<Ip, ServiceName>,
+    /// Jobs that nothing used for long, as far as has been told.
+    idle: BTreeSet<ServiceName>,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -194,6 +197,7 @@ impl Asker {
             absent: BTreeMap::new(),
             jobs: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            idle: BTreeSet::new(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -299,6 +303,14 @@ impl Asker {
         }
     }
 
+    /// Forgets the jobs that became idle. To be called every now and then, and right after [`Asker::handle_used`] was for
+    /// all that is used: a flow that began since the last time would end with its job otherwise.
+    pub fn forget_idle(&mut self, now: Duration) {
+        for job in std::mem::take(&mut self.idle) {
+            self.judge_idle(job, now);
+        }
+    }
+
     /// An instance of the job runs on this node, or stopped. While one runs the interest in its job lives.
     pub fn handle_local(&mut self, job: &ServiceName, number: u32, runs: bool, now: Duration) {
         if !runs {
@@ -358,7 +370,9 @@ impl Asker {
                 Timer::Absent(key) => self.absent_due(key, now),
                 Timer::Refresh(job) => self.refresh_due(job, now),
                 Timer::Renew(job) => self.renew_due(job, now),
-                Timer::Idle(job) => self.idle_due(job, now),
+                Timer::Idle(job) => {
+                    self.idle.insert(job);
+                }
             }
         }
     }
@@ -568,6 +582,7 @@ impl Asker {
         self.timers.cancel(&Timer::Refresh(name.clone()));
         self.timers.cancel(&Timer::Renew(name.clone()));
         self.timers.cancel(&Timer::Idle(name.clone()));
+        self.idle.remove(name);
         self.answered(&Key::Name(name.clone()));
         if told {
             self.transmits
@@ -603,7 +618,7 @@ impl Asker {
         }
     }
 
-    fn idle_due(&mut self, name: ServiceName, now: Duration) {
+    fn judge_idle(&mut self, name: ServiceName, now: Duration) {
         let Some(job) = self.jobs.get(&name) else {
             return;
         };

@@ -268,6 +268,7 @@ impl Core {
             self.asker.handle_used(&job, now);
         }
         self.use_named(now);
+        self.asker.forget_idle(now);
         if self
             .subnet_asked_at
             .is_some_and(|at| at + SUBNET_RETRY <= now)

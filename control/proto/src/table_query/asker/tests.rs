@@ -355,6 +355,7 @@ fn a_used_job_is_renewed_and_an_idle_one_forgotten() {
     let mut said = Vec::new();
     for now in (301..=400).map(s) {
         asker.handle_timeout(now);
+        asker.forget_idle(now);
         while let Some(transmit) = asker.poll_transmit() {
             if let Transmit::Query(request) = &transmit {
                 let answer = ours(request.key(), 1, vec![instance(0, 1, 1)]);
@@ -377,9 +378,31 @@ fn while_nobody_answers_an_idle_job_is_kept() {
     let mut asker = knowing(vec![instance(0, 1, 1)]);
     for now in (0..1000).map(s) {
         asker.handle_timeout(now);
+        asker.forget_idle(now);
     }
     assert_eq!(events(&mut asker), []);
     assert_eq!(asker.routes(&job()).unwrap().instances.len(), 1);
+}
+
+/// A flow begins when nothing was used for as long as is allowed, a moment before uses are looked at.
+#[test]
+fn an_idle_job_that_is_used_at_last_is_kept() {
+    let mut asker = knowing(vec![instance(0, 1, 1)]);
+    let idle = Settings::default().interest_idle;
+    asker
+        .handle_result(&ours(JOB, 1, vec![instance(0, 1, 1)]), idle)
+        .unwrap();
+    asker.handle_timeout(idle);
+    let look = idle + Duration::from_millis(300);
+    asker.handle_used(&job(), look);
+    asker.forget_idle(look);
+    assert_eq!(events(&mut asker), []);
+    asker.handle_timeout(look + idle);
+    asker
+        .handle_result(&ours(JOB, 1, vec![instance(0, 1, 1)]), look + idle)
+        .unwrap();
+    asker.forget_idle(look + idle);
+    assert_eq!(events(&mut asker), [Event::Forgotten { job: job() }]);
 }
 
 #[test]
