@@ -26,7 +26,9 @@ impl World {
                 self.send(index, message);
             }
         } else {
-            // A clean session ends with its connection.
+            // A clean session ends with its connection, and what was on its way goes with it.
+            self.network
+                .lose_between(Party::Node(index), Party::Cluster(cluster));
             self.clusters[cluster]
                 .subscriptions
                 .retain(|(_, node)| *node != id);

@@ -134,6 +134,11 @@ impl<M: Clone> Network<M> {
     /// Nothing passes between the two, and what was on its way is lost.
     pub fn cut(&mut self, a: Party, b: Party) {
         self.cut.insert((a.min(b), a.max(b)));
+        self.lose_between(a, b);
+    }
+
+    /// What is on its way between the two is lost: the connection ends that carried it.
+    pub fn lose_between(&mut self, a: Party, b: Party) {
         self.drop_between(|from, to| (from.min(to), from.max(to)) == (a.min(b), a.max(b)));
     }
 

@@ -148,7 +148,9 @@ impl World {
                 entry.and_then(|entry| of_family(entry.ips(), v4)),
             )
         };
-        let Some(address) = address else { return };
+        let Some(address) = address.filter(|ip| self.truth.is_given(*ip)) else {
+            return;
+        };
         let port = self.traffic.next_port();
         let id = self.traffic.flows.len();
         self.note(format!("flow {id} from {caller:?} to {address} ({target})"));

@@ -28,6 +28,12 @@ impl Truth {
         assert_eq!(first, owner, "{ip} has two owners");
     }
 
+    /// Whether the address was ever given to anybody: one that the root has only written down may yet be lost.
+    #[must_use]
+    pub fn is_given(&self, ip: Ip) -> bool {
+        self.owners.contains_key(&ip)
+    }
+
     /// A node got its subnet.
     ///
     /// # Panics

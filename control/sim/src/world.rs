@@ -104,9 +104,6 @@ impl World {
                 let id = NodeId::new(format!("node{index}")).expect("letters and digits");
                 let settings = asker::Settings {
                     interest_idle: shape.interest_idle,
-                    // As long as a question lives. With the gateway's 900 ms seed 51 shows a cluster that misses an
-                    // instance of another cluster until its next refresh.
-                    patience: Duration::from_secs(10),
                     ..asker::Settings::default()
                 };
                 let cluster = index % shape.clusters;
