@@ -11,7 +11,7 @@
 pub mod packet;
 
 #[allow(unused_imports, reason = "each test binary uses its own part")]
-pub use packet::{Packet, ack, echo, syn, tcp, udp};
+pub use packet::{Content, Packet, ack, echo, syn, tcp, udp};
 
 use sluice_engine::{Engine, Limits, Now, Output, Settings, Shared};
 use sluice_memory::{Account, Batch, Checksum, Endpoint, Frame, Pool};
@@ -484,4 +484,37 @@ pub fn delivered(left: &[Left]) -> Packet {
         [Left::In(packet)] => packet.clone(),
         other => panic!("one delivered packet expected, got {other:#?}"),
     }
+}
+
+pub fn is_v4(family: Family) -> bool {
+    family == Family::V4
+}
+
+/// What an ICMP error says: type and code.
+pub fn says(packet: &Packet) -> (u8, u8) {
+    match packet.content {
+        Content::Error { kind, code, .. } => (kind, code),
+        _ => panic!("{packet:?} is no ICMP error"),
+    }
+}
+
+pub fn host_unreachable(family: Family) -> (u8, u8) {
+    if is_v4(family) { (3, 1) } else { (1, 3) }
+}
+
+/// Node 1 with a caller, knowing nothing of service 2.
+pub fn alone() -> Gateway {
+    let mut one = Gateway::new(1);
+    let callers = one.service(1);
+    one.place(callers, 1, 1);
+    one.publish();
+    one
+}
+
+/// Node 1 learns of service 2, all of it on node 2.
+pub fn learn_servers(one: &mut Gateway) {
+    let servers = one.service(2);
+    let slots: Vec<_> = (2..5).map(|n| one.place(servers, n, 2)).collect();
+    one.writer.set_candidates(servers, &slots);
+    one.publish();
 }
