@@ -88,32 +88,34 @@ impl<A: Address> Route<A> {
     }
 }
 
-/// Slots of one chunk: a change copies 1 KiB of IPv4, 2.5 of IPv6.
-const CHUNK: usize = 64;
-
-/// The routes of all instances in one family by slot; a clone shares all chunks, a change copies one.
+/// The routes of all instances in one family by slot. One run of memory, so that a packet finds its two ends in a few
+/// instructions. A clone shares it; the first change after a publish copies it, 16 bytes of IPv4 and 40 of IPv6 per slot.
 #[derive(Clone, Debug)]
-pub struct Routes<A>(Vec<Arc<[Route<A>; CHUNK]>>);
+pub struct Routes<A>(Arc<[Route<A>]>);
 
 impl<A: Address> Routes<A> {
-    pub(crate) const fn new() -> Self {
-        Self(Vec::new())
+    pub(crate) fn new() -> Self {
+        Self(Arc::new([]))
     }
 
     #[inline(always)]
     pub(crate) fn route(&self, slot: InstanceSlot) -> Option<&Route<A>> {
-        let index = slot.index() as usize;
-        let chunk = self.0.get(index / CHUNK)?;
-        Some(&chunk[index % CHUNK])
+        self.0.get(slot.index() as usize)
     }
 
     /// Takes over what the row of the slot says now.
     pub(crate) fn set(&mut self, slot: InstanceSlot, row: &Instance) {
-        let index = slot.index() as usize;
-        while self.0.len() <= index / CHUNK {
-            self.0.push(Arc::new([Route::none(); CHUNK]));
+        let (at, route) = (slot.index() as usize, Route::of(row));
+        if self.0.get(at) == Some(&route) {
+            return;
         }
-        Arc::make_mut(&mut self.0[index / CHUNK])[index % CHUNK] = Route::of(row);
+        if self.0.len() <= at {
+            // Room for as many again, so that many rows one after the other are not copied each time.
+            let more = (at + 1).next_power_of_two() - self.0.len();
+            let none = std::iter::repeat_n(Route::none(), more);
+            self.0 = self.0.iter().copied().chain(none).collect();
+        }
+        Arc::make_mut(&mut self.0)[at] = route;
     }
 }
 
