@@ -2,7 +2,7 @@
 
 use crate::batch::{Answer, Lane, Now, Stop, Turn};
 use crate::counters::Counters;
-use crate::flow::table::seed_of;
+use crate::flow::limits::seed_of;
 use crate::flow::{self, Limits, SharedError, Table, Timeouts};
 use crate::fragment::{Bindings, Waiting};
 use crate::hold::Hold;

@@ -129,8 +129,7 @@ impl Bindings {
     }
 
     fn places(&self, words: &[u64; 5]) -> impl Iterator<Item = &[AtomicU64; WORDS]> {
-        let hash = self.keys.hash(words, false);
-        let start = (((hash >> 32) * self.len as u64) >> 32) as usize;
+        let start = self.keys.hash(words, false).second(self.len);
         (0..WAYS).filter_map(move |way| {
             let at = (start + way) % self.len * WORDS;
             self.words.get(at..)?.first_chunk()

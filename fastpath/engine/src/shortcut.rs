@@ -7,14 +7,13 @@
 
 use crate::batch::Turn;
 use crate::engine::Engine;
-use crate::flow::table::Probe;
-use crate::flow::{Hit, Pin, Table};
+use crate::flow::{Hit, Lookups, Pin, Probe, Table};
 use crate::outbound::Exit;
 use crate::translate::is_complete;
 use arrayvec::ArrayVec;
-use sluice_memory::{BATCH_MAX, Batch, Endpoint, Frame};
+use sluice_memory::{BATCH_MAX, Batch, Endpoint, Frame, Gso};
 use sluice_tables::{Placement, Route, Routed};
-use sluice_wire::{Family, Glance, glance};
+use sluice_wire::{Family, Glance, glance_at, glance_family};
 
 /// A packet for which a glance was enough, and where its flow is.
 #[derive(Clone, Copy, Debug)]
@@ -29,19 +28,28 @@ pub(crate) type Glances = ArrayVec<Option<Glanced>, BATCH_MAX>;
 /// Glances at a whole batch, into the empty `glances`, and asks the caches for its flows.
 #[inline(always)]
 pub(crate) fn look_up(batch: &Batch, flows: &Table, outbound: bool, glances: &mut Glances) {
-    let loaded = flows.is_loaded();
+    let lookups = flows.lookups();
     for frame in batch {
         let bytes = frame.bytes();
-        let glance = glance(bytes).filter(|glance| outbound || glance.verifies_ipv4_header(bytes));
-        glances.push(glance.map(|glance| {
-            let probe = flows.place(&glance.key, outbound);
-            flows.prefetch_index(&probe, loaded);
-            Glanced { glance, probe }
-        }));
+        match glance_family(bytes) {
+            Some(Family::V4) => glances.push(look_at::<u32>(bytes, &lookups, outbound)),
+            Some(Family::V6) => glances.push(look_at::<[u64; 2]>(bytes, &lookups, outbound)),
+            None => glances.push(None),
+        }
     }
     for glanced in glances.iter_mut().flatten() {
-        flows.prefetch_entry(&mut glanced.probe, glanced.glance.family);
+        lookups.prefetch_entry(&mut glanced.probe, glanced.glance.family);
     }
+}
+
+#[inline(always)]
+fn look_at<A: Routed>(bytes: &[u8], lookups: &Lookups<'_>, outbound: bool) -> Option<Glanced> {
+    let glance = glance_at::<A>(bytes)?;
+    if !outbound && !glance.verifies_ipv4_header(bytes) {
+        return None;
+    }
+    let probe = lookups.prefetch_index(&glance.key, outbound);
+    Some(Glanced { glance, probe })
 }
 
 impl Engine {
@@ -74,34 +82,31 @@ impl Engine {
         if local.placement() != Placement::Local || local.ns_ip != src {
             return None;
         }
-        let (tunnel, exit) = match remote.placement() {
-            Placement::Local => (None, Exit::Beside),
+        let tunnel = match remote.placement() {
+            Placement::Local => None,
             Placement::Peer(slot) => {
                 let peer = turn.tables.peer_route(slot)?;
-                let len = match &frame.gso {
-                    None => frame.len(),
-                    Some(gso) => usize::from(gso.header_len) + usize::from(gso.segment_size),
-                };
-                if len > usize::from(peer.mtu) {
+                if longest(frame) > usize::from(peer.mtu) {
                     return None;
                 }
-                (Some((slot, peer)), Exit::Tunnel)
+                Some((slot, peer))
             }
             Placement::Nowhere => return None,
         };
         self.see(&hit, frame, turn)?;
-        let rest = glance.key[4] >> 32 << 32 | u64::from(ports);
-        let to = A::words(local.instance_ip, remote.ns_ip, rest);
+        let to = A::words(local.instance_ip, remote.ns_ip, ports.into());
         let complete = is_complete(frame);
-        glance.rewrite(frame.bytes_mut(), complete, &to);
-        frame.outer = tunnel.map(|(slot, peer)| {
-            self.use_tunnel(slot, peer.epoch, turn);
-            Endpoint {
-                ip: peer.ip,
-                port: peer.port,
-            }
+        glance.rewrite::<A>(frame.bytes_mut(), complete, &to);
+        let Some((slot, peer)) = tunnel else {
+            frame.outer = None;
+            return Some(Exit::Beside);
+        };
+        self.use_tunnel(slot, peer.epoch, turn);
+        frame.outer = Some(Endpoint {
+            ip: peer.ip,
+            port: peer.port,
         });
-        Some(exit)
+        Some(Exit::Tunnel)
     }
 
     /// Delivers a packet for a local instance; `None`, and nothing done, when the stages must decide.
@@ -147,9 +152,9 @@ impl Engine {
         // What was dialled answers the port that dialled it.
         let [_, dialled] = A::ends(&forward);
         let ports = (forward[4] & 0xffff) << 16 | forward[4] >> 16 & 0xffff;
-        let to = A::words(dialled, dst, glance.key[4] >> 32 << 32 | ports);
+        let to = A::words(dialled, dst, ports);
         let complete = is_complete(frame);
-        glance.rewrite(frame.bytes_mut(), complete, &to);
+        glance.rewrite::<A>(frame.bytes_mut(), complete, &to);
         frame.outer = None;
         Some(())
     }
@@ -188,6 +193,19 @@ fn see_now(hit: Hit<'_>, turn: &Turn<'_>) -> Option<()> {
         service.used.touch(turn.now_s);
     }
     Some(())
+}
+
+/// The bytes of the frame, or of the longest segment of a super-frame.
+#[inline(always)]
+fn longest(frame: &Frame) -> usize {
+    frame.gso.as_ref().map_or(frame.len(), longest_segment)
+}
+
+/// Not inlined, so that it is jumped over: computing it for every frame costs more.
+#[cold]
+#[inline(never)]
+fn longest_segment(gso: &Gso) -> usize {
+    usize::from(gso.header_len) + usize::from(gso.segment_size)
 }
 
 /// The routes of both ends of a flow that goes on with this packet. To be called after all else is read from `hit`.

@@ -12,4 +12,4 @@ pub use account::{Account, Accounts, Counter};
 pub use buffer::{Buffer, FRAME_LEN_MAX, HEADROOM, Pages, Pool, PoolError, Region, TAILROOM};
 pub use frame::{BATCH_MAX, Batch, Checksum, Endpoint, Frame, Gso, GsoKind, Train, append};
 pub use lanes::equal_lanes;
-pub use words::{Line, Words};
+pub use words::{Line, Words, prefetch};

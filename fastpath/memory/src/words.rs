@@ -91,21 +91,21 @@ impl Words {
     pub fn lines(&self) -> &[Line] {
         self.as_chunks().0
     }
+}
 
-    /// Asks the CPU for that one of [`Words::lines`]; of an index out of range nothing comes.
-    #[inline(always)]
-    pub fn prefetch(&self, index: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let line = self.base.as_ptr().cast::<Line>().wrapping_add(index);
-            // SAFETY: prefetch has no effect but on caches, at any address.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast())
-            };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = index;
+/// Asks the CPU for that one of `lines`; of an index out of range nothing comes.
+#[inline(always)]
+pub fn prefetch(lines: &[Line], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let line = lines.as_ptr().wrapping_add(index);
+        // SAFETY: prefetch has no effect but on caches, at any address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast())
+        };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (lines, index);
 }
 
 impl Deref for Words {
@@ -173,8 +173,8 @@ mod tests {
         assert!(words.iter().all(|word| word.load(Relaxed) == 0));
         words[999].store(7, Relaxed);
         assert_eq!(words[999].load(Relaxed), 7);
-        words.prefetch(124);
-        words.prefetch(125);
+        prefetch(words.lines(), 124);
+        prefetch(words.lines(), 125);
         assert_eq!(words.lines().len(), 125);
         assert_eq!(words.lines()[124][7].load(Relaxed), 7);
     }

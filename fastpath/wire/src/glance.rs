@@ -5,7 +5,7 @@
 
 use crate::addr::Family;
 use crate::checksum::{fold64, udp_checksum, update, update_partial};
-use crate::flow_key::FlowKey;
+use crate::flow_key::{Address, FlowKey};
 
 /// Protocol numbers of TCP and UDP, in both families.
 const TCP: u8 = 6;
@@ -31,10 +31,30 @@ pub struct Glance {
 #[inline(always)]
 #[must_use]
 pub fn glance(bytes: &[u8]) -> Option<Glance> {
+    match glance_family(bytes)? {
+        Family::V4 => glance_ipv4(bytes),
+        Family::V6 => glance_ipv6(bytes),
+    }
+}
+
+/// The family of a packet that [`glance`] may have something to say about.
+#[inline(always)]
+#[must_use]
+pub fn glance_family(bytes: &[u8]) -> Option<Family> {
     match bytes.first()? {
-        0x45 => glance_ipv4(bytes),
-        0x60..=0x6f => glance_ipv6(bytes),
+        0x45 => Some(Family::V4),
+        0x60..=0x6f => Some(Family::V6),
         _ => None,
+    }
+}
+
+/// [`glance`] at a packet that [`glance_family`] says is of the family of `A`: for code that is compiled once per family.
+#[inline(always)]
+#[must_use]
+pub fn glance_at<A: Address>(bytes: &[u8]) -> Option<Glance> {
+    match A::FAMILY {
+        Family::V4 => glance_ipv4(bytes),
+        Family::V6 => glance_ipv6(bytes),
     }
 }
 
@@ -48,7 +68,7 @@ fn glance_ipv4(bytes: &[u8]) -> Option<Glance> {
     if stated_len > bytes.len() || is_fragment || hop_limit == 0 {
         return None;
     }
-    let tcp_flags = layer4(bytes, 20, stated_len.checked_sub(20)?, protocol)?;
+    let tcp_flags = layer4(bytes, 20, stated_len, protocol)?;
     Some(Glance {
         key: [
             be64(start, 12),
@@ -82,7 +102,7 @@ fn glance_ipv6(bytes: &[u8]) -> Option<Glance> {
     if is_mapped(key[0], key[1]) || is_mapped(key[2], key[3]) {
         return None;
     }
-    let tcp_flags = layer4(bytes, 40, stated_len, protocol)?;
+    let tcp_flags = layer4(bytes, 40, 40 + stated_len, protocol)?;
     Some(Glance {
         key,
         family: Family::V6,
@@ -91,18 +111,18 @@ fn glance_ipv6(bytes: &[u8]) -> Option<Glance> {
     })
 }
 
-/// The TCP flags, or 0 for UDP, when `len` bytes from `at` begin with a header that fits them.
+/// The TCP flags, or 0 for UDP, when the bytes from `at` to `end` of the packet begin with a header that fits them.
 #[inline(always)]
-fn layer4(bytes: &[u8], at: usize, len: usize, protocol: u8) -> Option<u8> {
+fn layer4(bytes: &[u8], at: usize, end: usize, protocol: u8) -> Option<u8> {
     match protocol {
         UDP => {
             let stated_len = usize::from(be16(bytes.get(at..)?.first_chunk::<8>()?, 4));
-            (8..=len).contains(&stated_len).then_some(0)
+            (stated_len >= 8 && at + stated_len <= end).then_some(0)
         }
         TCP => {
             let header = bytes.get(at..)?.first_chunk::<20>()?;
             let header_len = usize::from(header[12] >> 4) * 4;
-            (len >= 20 && (20..=len).contains(&header_len)).then_some(header[13])
+            (header_len >= 20 && at + header_len <= end).then_some(header[13])
         }
         _ => None,
     }
@@ -126,11 +146,11 @@ impl Glance {
     }
 
     /// Makes the packet `bytes`, of which this is the glance, one of key `to`: addresses and ports, and every checksum over
-    /// them, as [`rewrite`](crate::rewrite()) does. `complete` as there. Family and protocol stay.
+    /// them, as [`rewrite`](crate::rewrite()) does. `complete` as there. Family, which is that of `A`, and protocol stay.
     #[inline(always)]
-    pub fn rewrite(&self, bytes: &mut [u8], complete: bool, to: &[u64; 5]) {
+    pub fn rewrite<A: Address>(&self, bytes: &mut [u8], complete: bool, to: &[u64; 5]) {
         // One check of bounds for all that is written: up to the layer-4 checksum.
-        match (self.family, self.protocol) {
+        match (A::FAMILY, self.protocol) {
             (Family::V4, UDP) => bytes
                 .first_chunk_mut()
                 .map(|start| self.rewrite_ipv4::<28>(start, complete, to)),
@@ -167,7 +187,8 @@ impl Glance {
         self.rewrite_layer4::<N, 40>(start, complete, to[REST], u32::from(fold64(change)));
     }
 
-    /// Ports and checksum, over which the pseudo-header changed by `change`. `rest` is the last word of the new key.
+    /// Ports and checksum, over which the pseudo-header changed by `change`. `rest` is the last word of the new key, of which
+    /// the ports count.
     #[inline(always)]
     fn rewrite_layer4<const N: usize, const AT: usize>(
         &self,
@@ -176,11 +197,11 @@ impl Glance {
         rest: u64,
         mut change: u32,
     ) {
-        let from = self.key[REST];
-        if rest != from {
-            start[AT..AT + 4].copy_from_slice(&low(rest).to_be_bytes());
+        let (from, to) = (low(self.key[REST]), low(rest));
+        if to != from {
+            start[AT..AT + 4].copy_from_slice(&to.to_be_bytes());
             if complete {
-                change += u32::from(fold64(u64::from(!low(from)) + u64::from(low(rest))));
+                change += u32::from(fold64(u64::from(!from) + u64::from(to)));
             }
         }
         let is_udp = N == AT + 8;

@@ -39,7 +39,7 @@ pub mod segment;
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 pub use drop_reason::DropReason;
 pub use flow_key::{Address, FlowKey, FragmentKey, Protocol};
-pub use glance::{Glance, glance};
+pub use glance::{Glance, glance, glance_at, glance_family};
 pub use parse::{Fragment, IcmpError, IcmpKind, Parsed, parse, parse_quote, tcp_flag};
 pub use plan::{AddressPlan, Class, Subnet};
 pub use rewrite::{Rewrite, rewrite, rewrite_quote};

@@ -1,7 +1,8 @@
 //! A live entry in place: read word by word, so that a packet whose flow goes on copies nothing.
 
 use super::entry::{Entry, Pin, State};
-use super::table::{Probe, Table};
+use super::lookup::Probe;
+use super::table::Table;
 use sluice_tables::ServiceSlot;
 use sluice_wire::Family;
 use sluice_wire::tcp_flag::{FIN, RST, SYN};
@@ -16,7 +17,7 @@ pub(crate) struct Hit<'a> {
 }
 
 impl Table {
-    /// The entry of a key of that family that [`Table::probe`] and [`Table::prefetch_entry`] have been asked about; `None` also when
+    /// The entry of a key of that family that [`Lookups`](super::Lookups) were asked about; `None` also when
     /// the index must be searched for it.
     #[inline(always)]
     pub(crate) fn hit(
@@ -26,7 +27,7 @@ impl Table {
         family: Family,
         outbound: bool,
     ) -> Option<Hit<'_>> {
-        let entry = self.entry_of(probe)?;
+        let entry = self.entry(probe.entry)?;
         let state = State::read(entry.state());
         let matches = if outbound {
             entry.matches_forward(key, family)
@@ -79,8 +80,8 @@ impl Hit<'_> {
     #[inline(always)]
     pub(crate) fn is_intact(&self) -> bool {
         fence(Acquire);
-        // The end of a flow is the beginning of the entry's next generation.
-        State::read(self.entry.state()).generation() == self.state.generation()
+        // Also not when only its use was noted meanwhile, which is seldom and then leaves the packet to the stages.
+        State::read(self.entry.state()) == self.state
     }
 
     /// Whether this second is already noted as the last in which the flow was used.

@@ -14,11 +14,39 @@ pub(crate) const BUCKET_SLOTS: usize = 10;
 /// A writer holds a bucket for some hundred nanoseconds; this many looks take some ten microseconds.
 const LOCK_TRIES: usize = 2_000;
 
-/// Where a key may be: two buckets and its tag.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Place {
-    pub(crate) buckets: [u32; 2],
-    pub(crate) tag: u16,
+/// The hash of a key, which says where in the index it may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Hash(u64);
+
+impl Hash {
+    /// The number of its first bucket of so many.
+    #[inline(always)]
+    pub(crate) const fn first(self, buckets: usize) -> usize {
+        range(self.0 & 0xffff_ffff, buckets)
+    }
+
+    /// The number of its second bucket.
+    #[inline(always)]
+    pub(crate) const fn second(self, buckets: usize) -> usize {
+        range(self.0 >> 32, buckets)
+    }
+
+    pub(crate) const fn buckets(self, buckets: usize) -> [usize; 2] {
+        [self.first(buckets), self.second(buckets)]
+    }
+
+    /// Never 0. The low bits of both halves: either bucket was chosen by the high bits of one.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits of the hash")]
+    pub(crate) const fn tag(self) -> u16 {
+        (self.0 ^ self.0 >> 32) as u16 | 1 << 15
+    }
+}
+
+/// Maps 32 bits to 0..`buckets`, of which there are fewer than 2^32.
+#[inline(always)]
+const fn range(bits: u64, buckets: usize) -> usize {
+    ((bits * buckets as u64) >> 32) as usize
 }
 
 /// Keys of the hash. Random per table, so that nobody outside can aim at a bucket.
@@ -40,8 +68,8 @@ impl HashKeys {
     /// A keyed multiply-mix over a flow key's words, as in wyhash. IPv4 addresses are one word, IPv6 addresses are mixed
     /// into one; then two rounds, because after one alone ports in a row would crowd. The operands are hidden by the keys.
     /// Not a MAC; a caller that sees neither hashes nor timing of single buckets cannot aim.
-    #[inline]
-    pub(crate) fn hash(&self, key: &[u64; 5], outbound: bool) -> u64 {
+    #[inline(always)]
+    pub(crate) fn hash(&self, key: &[u64; 5], outbound: bool) -> Hash {
         let [a, b, c, d, rest] = *key;
         let k = &self.0;
         let addresses = if rest & FlowKey::V4 != 0 {
@@ -50,23 +78,11 @@ impl HashKeys {
             fold(a ^ k[0], b ^ k[1]) ^ fold(c ^ k[2], d ^ k[3]).rotate_left(23)
         };
         let mixed = fold(addresses ^ k[4], rest ^ k[5]);
-        fold(mixed ^ k[6], k[7] ^ u64::from(outbound) << 48)
-    }
-
-    #[inline]
-    pub(crate) fn place(&self, key: &[u64; 5], outbound: bool, buckets: u32) -> Place {
-        let hash = self.hash(key, outbound);
-        let range = |part: u64| (((part & 0xffff_ffff) * u64::from(buckets)) >> 32) as u32;
-        // Of all bits, most of all of the low ones of each half, which `range` uses least.
-        let tag = (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16;
-        Place {
-            buckets: [range(hash), range(hash >> 32)],
-            tag: tag.max(1),
-        }
+        Hash(fold(mixed ^ k[6], k[7] ^ u64::from(outbound) << 48))
     }
 }
 
-#[inline]
+#[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the two halves of the product"
@@ -211,16 +227,13 @@ pub(crate) struct Held<'a>(ArrayVec<Bucket<'a>, 4>);
 
 impl<'a> Held<'a> {
     /// Holds the buckets of two keys; `None` when another writer keeps one for too long.
-    pub(crate) fn new(
-        keys: [Place; 2],
-        bucket: impl Fn(u32) -> Option<Bucket<'a>>,
-    ) -> Option<Self> {
-        let [one, two] = keys;
+    pub(crate) fn new([one, two]: [Hash; 2], buckets: &'a [Line]) -> Option<Self> {
+        let count = buckets.len();
         let mut order = [
-            one.buckets[0],
-            one.buckets[1],
-            two.buckets[0],
-            two.buckets[1],
+            one.first(count),
+            one.second(count),
+            two.first(count),
+            two.second(count),
         ];
         order.sort_unstable();
         let mut held = Self(ArrayVec::new());
@@ -229,7 +242,7 @@ impl<'a> Held<'a> {
             if last.replace(number) == Some(number) {
                 continue;
             }
-            let bucket = bucket(number)?;
+            let bucket = Bucket(buckets.get(number)?);
             if !bucket.lock() {
                 return None;
             }
@@ -278,15 +291,11 @@ mod tests {
 
     #[test]
     fn a_held_bucket_reads_as_being_written_and_keeps_its_tags() {
-        let words = words();
-        let bucket = Bucket(&words);
+        let words = [words()];
+        let bucket = Bucket(&words[0]);
         bucket.set(9, 0xffff, 7);
         let before = bucket.sequence();
-        let place = Place {
-            buckets: [0, 0],
-            tag: 1,
-        };
-        let held = Held::new([place, place], |_| Some(Bucket(&words))).unwrap();
+        let held = Held::new([Hash(1), Hash(2)], &words).unwrap();
         assert!(!bucket.unchanged_since(before));
         assert!(!bucket.unchanged_since(before + 1));
         drop(held);
@@ -298,13 +307,13 @@ mod tests {
     /// a bucket here.
     #[test]
     fn keys_in_a_row_are_spread() {
-        const BUCKETS: u32 = 4681;
+        const BUCKETS: usize = 4681;
         let words = |src: u64, dst: u64, rest: u64| [src << 32 | dst, 0, 0, 0, rest];
         let rest = |ports: u64| FlowKey::V4 | 17 << 32 | ports;
         for seed in 0..32 {
             let keys = HashKeys::new(seed);
             for pattern in 0..4 {
-                let mut met = [[0_u8; BUCKETS as usize]; 2];
+                let mut met = [[0_u8; BUCKETS]; 2];
                 for n in 0..16_384 {
                     let key = match pattern {
                         0 => words(0x0a12_0002, 0x0a1e_0100, rest(n << 16 | 80)),
@@ -312,9 +321,9 @@ mod tests {
                         2 => words(0x0a12_0002, 0x0a1e_0100 + n * 256, rest(n)),
                         _ => [0xfdff << 48, 2, 0xfdff << 48, 1, 17 << 32 | n << 16 | 80],
                     };
-                    let place = keys.place(&key, true, BUCKETS);
-                    for (met, bucket) in met.iter_mut().zip(place.buckets) {
-                        met[bucket as usize] += 1;
+                    let buckets = keys.hash(&key, true).buckets(BUCKETS);
+                    for (met, bucket) in met.iter_mut().zip(buckets) {
+                        met[bucket] += 1;
                     }
                 }
                 let most = met.as_flattened().iter().max();

@@ -1,14 +1,21 @@
 //! Does the packet belong to a flow? The stage; the table it asks has its own files.
 
+mod embryonic;
 pub mod entry;
+mod free;
 mod hit;
 pub(crate) mod index;
+mod layout;
+pub(crate) mod limits;
+mod lookup;
 pub(crate) mod quota;
 pub mod table;
 
 pub use entry::{Flow, Offloading, Pin, State, Timeouts};
 pub(crate) use hit::Hit;
-pub use table::{Inserted, Limits, SharedError, Table};
+pub use limits::{FLOWS_MAX, Limits, SharedError};
+pub(crate) use lookup::{Lookups, Probe};
+pub use table::{Inserted, Table};
 
 use crate::batch::{Answer, Kind, Lane, Step, Stop, Turn, drop_as};
 use crate::engine::Engine;
