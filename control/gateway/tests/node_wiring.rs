@@ -662,6 +662,7 @@ impl Host {
             mtu: 1450,
             inner_mtu: 1420,
             plan: AddressPlan::oakestra(),
+            rest: Duration::from_secs(600),
             state_dir: self.state_dir.clone(),
         };
         self.ns

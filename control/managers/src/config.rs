@@ -1,6 +1,7 @@
 //! What a manager needs to know to run: plain structs that can only be valid after `check`.
 
 use crate::access::{Access, Token, Unprotected};
+use sluice_proto::alloc::Rests;
 use sluice_proto::isolation::Isolation;
 use sluice_wire::AddressPlan;
 use sluice_wire::plan::PlanError;
@@ -20,6 +21,8 @@ pub struct RootConfig {
     pub data_dir: PathBuf,
     /// Unix socket for health, metrics and `/v1`; none = no admin interface.
     pub admin_socket: Option<PathBuf>,
+    /// How long addresses and subnets rest before they are given again.
+    pub rests: Rests,
     pub plan: AddressPlan,
 }
 

@@ -5,6 +5,7 @@ use crate::{Access, BrokerConfig, ClusterConfig, RootConfig, cluster, root};
 use hyper::Method;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
+use sluice_proto::alloc::Rests;
 use sluice_proto::isolation::Isolation;
 use sluice_wire::AddressPlan;
 use std::net::SocketAddr;
@@ -56,6 +57,7 @@ pub(crate) fn root_config(directory: &Path) -> RootConfig {
         jwt_key_server: None,
         data_dir: directory.to_owned(),
         admin_socket: None,
+        rests: Rests::default(),
         plan: AddressPlan::oakestra(),
     }
 }

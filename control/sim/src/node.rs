@@ -237,7 +237,9 @@ impl Node {
                 | Verb::AddressChanged
                 | Verb::TableQueryRequest
                 | Verb::InterestRemove
-                | Verb::InstanceRequest => panic!("a manager sent {topic}"),
+                | Verb::InstanceRequest
+                | Verb::LeaveRequest
+                | Verb::LeaveResult => panic!("a manager sent {topic}"),
             },
         }
         (None, Vec::new())

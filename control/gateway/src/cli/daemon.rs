@@ -2,7 +2,7 @@
 
 use super::CliError;
 use crate::config::Config;
-use crate::{log, notify};
+use crate::{log, notify, output};
 use std::fmt::Display;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,9 +40,13 @@ pub(super) async fn gateway(config: Config) -> Result<(), CliError> {
 }
 
 /// `sluice gateway --remove`
-pub(super) fn remove_gateway(config: &Config) -> Result<(), CliError> {
+pub(super) async fn remove_gateway(config: &Config) -> Result<(), CliError> {
     log::start(&config.log)?;
-    crate::gateway::remove(config).map_err(failed("gateway"))
+    let heard = crate::gateway::leave(config)
+        .await
+        .map_err(failed("gateway"))?;
+    output::print(&format!("{heard}\n"));
+    Ok(())
 }
 
 /// Completes at the first SIGTERM or Ctrl-C.

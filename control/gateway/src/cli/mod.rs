@@ -37,7 +37,8 @@ enum Command {
     Cluster,
     /// Run the gateway of this node: beside the services, towards all other nodes
     Gateway {
-        /// Remove what a stopped gateway left: devices, routes, rules and state; its instances lose their addresses
+        /// Leave the cluster and remove what a stopped gateway left: devices, routes, rules and state; its instances end,
+        /// its subnet goes back
         #[arg(long)]
         remove: bool,
     },
@@ -189,7 +190,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Command::Root => block_on(daemon::root(config()?)),
         Command::Cluster => block_on(daemon::cluster(config()?)),
         Command::Gateway { remove: false } => block_on(daemon::gateway(config()?)),
-        Command::Gateway { remove: true } => daemon::remove_gateway(&config()?),
+        Command::Gateway { remove: true } => block_on(daemon::remove_gateway(&config()?)),
         Command::Apply(apply) => block_on(apply.run(&config()?)),
         Command::Delete(delete) => block_on(delete.run(&config()?)),
         Command::Attach(attach) => block_on(attach.run(&config()?)),

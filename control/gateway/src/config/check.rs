@@ -8,6 +8,7 @@ use super::{
     LogFormat, ProfileChoice, Root, ServiceSide, Xdp, place,
 };
 use sluice_hw_profiles::Key;
+use sluice_proto::alloc::Rests;
 use sluice_proto::isolation::Isolation;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +47,10 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
                 .subnets("root.allow_without_token", &root.allow_without_token)?,
             jwt_key_server: check
                 .optional_host_port("root.jwt_key_server", &root.jwt_key_server)?,
+            rests: Rests {
+                addresses_s: check.rest("root.address_rest_s", root.address_rest_s)?,
+                subnets_s: check.rest("root.subnet_rest_s", root.subnet_rest_s)?,
+            },
         },
         cluster: check.cluster(cluster)?,
         gateway: check.gateway(&raw.gateway, raw.fastpath.tunnel_port)?,
@@ -478,6 +483,7 @@ impl Check<'_> {
             node_address,
             exposed_port,
             subnet_by_caller: raw.subnet_by_caller,
+            ns_ip_rest_s: self.rest("gateway.ns_ip_rest_s", raw.ns_ip_rest_s)?,
             bridge: raw.bridge.clone(),
             uplink: raw.uplink.clone(),
             tun: raw.tun.clone(),

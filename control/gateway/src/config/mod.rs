@@ -2,6 +2,7 @@
 
 mod place;
 mod raw;
+mod rests;
 mod check;
 mod names;
 mod roles;
@@ -15,6 +16,7 @@ pub use roles::RoleError;
 pub use show::rows;
 
 use sluice_hw_profiles::{Key, Settings};
+use sluice_proto::alloc::Rests;
 use sluice_proto::dns::Zones;
 use sluice_proto::isolation::Isolation;
 use sluice_wire::{AddressPlan, Ip, Subnet};
@@ -65,6 +67,7 @@ pub struct Root {
     pub allow_without_token: Vec<Subnet>,
     /// Whose key signs the tokens of Oakestra's web interface; `None` serves it nothing.
     pub jwt_key_server: Option<HostPort>,
+    pub rests: Rests,
 }
 
 /// The cluster manager.
@@ -124,6 +127,8 @@ pub struct Gateway {
     pub exposed_port: u16,
     /// The node's subnet comes with `POST /api/register` and not from the managers.
     pub subnet_by_caller: bool,
+    /// Of an NsIP between two instances; seconds.
+    pub ns_ip_rest_s: u64,
     /// Names of the bridge, the uplink and the TUN device.
     pub bridge: String,
     pub uplink: String,

@@ -50,6 +50,8 @@ pub struct RawRoot {
     pub token_file: String,
     pub allow_without_token: Vec<String>,
     pub jwt_key_server: String,
+    pub address_rest_s: i64,
+    pub subnet_rest_s: i64,
 }
 
 /// `[cluster]`.
@@ -96,6 +98,7 @@ pub struct RawGateway {
     pub node_address: String,
     pub exposed_port: i64,
     pub subnet_by_caller: bool,
+    pub ns_ip_rest_s: i64,
     pub bridge: String,
     pub uplink: String,
     pub tun: String,
@@ -200,6 +203,9 @@ impl Default for RawRoot {
             token_file: String::new(),
             allow_without_token: Vec::new(),
             jwt_key_server: String::new(),
+            // `alloc::Rests`
+            address_rest_s: 24 * 3600,
+            subnet_rest_s: 600,
         }
     }
 }
@@ -255,6 +261,7 @@ impl Default for RawGateway {
             exposed_port: 0,
             // The managers know which subnets are free.
             subnet_by_caller: false,
+            ns_ip_rest_s: 600,
             bridge: "sluicebr0".into(),
             uplink: "sluice0".into(),
             tun: "sluicetun0".into(),

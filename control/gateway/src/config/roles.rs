@@ -38,6 +38,7 @@ impl Config {
             jwt_key_server: self.root.jwt_key_server.as_ref().map(ToString::to_string),
             data_dir: self.root.data_dir.clone(),
             admin_socket: Some(self.root.admin_socket.clone()),
+            rests: self.root.rests,
             plan: self.plan,
         };
         config.check()?;

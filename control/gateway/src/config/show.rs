@@ -84,6 +84,8 @@ impl Rows {
             "root.jwt_key_server",
             server.map_or_else(String::new, ToString::to_string),
         );
+        self.add("root.address_rest_s", root.rests.addresses_s);
+        self.add("root.subnet_rest_s", root.rests.subnets_s);
         let cluster = &config.cluster;
         self.add("cluster.id", &cluster.id);
         self.add("cluster.listen", cluster.listen);
@@ -161,6 +163,7 @@ impl Rows {
         );
         self.put("gateway.exposed_port", gateway.exposed_port);
         self.put("gateway.subnet_by_caller", gateway.subnet_by_caller);
+        self.put("gateway.ns_ip_rest_s", gateway.ns_ip_rest_s);
         self.add("gateway.bridge", &gateway.bridge);
         self.add("gateway.uplink", &gateway.uplink);
         self.add("gateway.tun", &gateway.tun);

@@ -47,6 +47,14 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:3: `fastpath.workers` = 0: expected a number from 1 to 64",
         ),
         (
+            "[root]\nsubnet_rest_s = 139\n",
+            "f.toml:2: `root.subnet_rest_s` = 139: expected a number from 140 to 31536000: for up to 140 s a gateway may go by the route to the former owner",
+        ),
+        (
+            "[gateway]\nns_ip_rest_s = 0\n",
+            "f.toml:2: `gateway.ns_ip_rest_s` = 0: expected a number from 140 to 31536000: for up to 140 s a gateway may go by the route to the former owner",
+        ),
+        (
             "[fastpath]\nworkers = 2\ncores = [1]\n",
             "f.toml:3: `fastpath.cores` = [1]: expected one core for each of the 2 workers (`fastpath.workers`), or []",
         ),

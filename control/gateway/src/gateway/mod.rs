@@ -1,10 +1,11 @@
 //! The gateway role: the one place where control, workers, node wiring and the cluster meet.
 //!
 //! [`run`] owns the sockets and the loop; [`core`] decides; [`plane`] holds the workers; [`sluice_routes`] writes the tables;
-//! [`mqtt`] speaks to the broker; [`probes`] to other gateways; [`state`] remembers.
+//! [`mqtt`] speaks to the broker; [`probes`] to other gateways; [`state`] remembers; [`leave`] ends it all.
 
 mod core;
 mod flows;
+mod leave;
 mod mqtt;
 mod offload;
 pub(crate) mod path_mtu;
@@ -18,13 +19,13 @@ mod xdp;
 use crate::admin_api::{self, AdminSocket, GatewayState, GatewayView, SocketError};
 use crate::config::{Config, LinkKind, RoleError, node_id_of_machine};
 use crate::dns::Dns;
-use crate::hardware::{self, Hardware, HardwareError};
+use crate::hardware::{Hardware, HardwareError};
 use crate::node::hops::Changes;
-use crate::node::thread::since_1970;
 use crate::node::watch::Watch;
-use crate::node::{self, NodeError, NodeNet, Wiring};
+use crate::node::{NodeError, Wiring};
 use crate::{node_api, notify};
 use core::Core;
+pub use leave::{Heard, leave};
 use pins::Pins;
 use plane::{Plane, now};
 use sluice_hw_profiles::Link;
@@ -41,7 +42,6 @@ use state::{StateFile, StateWriter};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error as ThisError;
@@ -102,6 +102,10 @@ pub enum Error {
     Worker(#[from] sluice_worker::Exit),
     #[error("a gateway answers on {path}; stop it first", path = .0.display())]
     Running(PathBuf),
+    #[error(
+        "this node is cleared, but the cluster at {cluster} does not know yet that it has left ({why}): its subnet stays taken, and its instances stay in the tables; `sluice gateway --remove` tells it again"
+    )]
+    Unheard { cluster: String, why: String },
     #[error("worker {0} ended without being told to")]
     WorkerEnded(usize),
     #[error("the node id of this machine: /etc/machine-id: {0}; set `gateway.node_id`")]
@@ -126,7 +130,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let token = config
         .gateway_token()?
         .map(|token| token.secret().to_owned());
-    let (file, state) = StateFile::open(&config.gateway.state_dir)?;
+    let (mut file, state) = StateFile::open(&config.gateway.state_dir)?;
+    let state = leave::finish(&config, &mut file, state).await?;
     let state = (StateWriter::start(file)?, state);
     // Before the links open: a NIC may stop for a moment while its queues or rings change.
     let hardware = Arc::new(Hardware::start(
@@ -265,27 +270,6 @@ async fn changed(changes: Option<&AsyncFd<Changes>>) {
     changes.get_ref().drain();
 }
 
-/// Removes what a stopped gateway left on this node: instances' devices, bridge, uplink, TUN device, routes, rules,
-/// settings of the underlay interface, BPF programs and what it remembers. Does nothing when it left nothing.
-///
-/// # Errors
-/// When a gateway runs, or names what could not be removed.
-pub fn remove(config: &Config) -> Result<(), Error> {
-    let socket = &config.gateway.admin_socket;
-    if UnixStream::connect(socket).is_ok() {
-        return Err(Error::Running(socket.clone()));
-    }
-    let wiring = wiring(config);
-    if let Some(subnet) = node::remembered_subnet(&wiring).map_err(NodeError::from)? {
-        NodeNet::adopt_or_create(wiring, subnet, since_1970())?.teardown()?;
-    }
-    node::remove_device(&config.gateway.tun)?;
-    pins::remove(&config.gateway.state_dir)?;
-    hardware::remove(&config.gateway.state_dir).map_err(HardwareError::from)?;
-    StateFile::remove(&config.gateway.state_dir)?;
-    Ok(())
-}
-
 /// What the configuration says about the node's devices.
 fn wiring(config: &Config) -> Wiring {
     let gateway = &config.gateway;
@@ -301,6 +285,7 @@ fn wiring(config: &Config) -> Wiring {
         mtu: DEVICE_MTU,
         inner_mtu: u32::from(config.fastpath.inner_mtu),
         plan: config.plan,
+        rest: std::time::Duration::from_secs(gateway.ns_ip_rest_s),
         state_dir: gateway.state_dir.clone(),
     }
 }

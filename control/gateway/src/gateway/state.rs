@@ -82,6 +82,9 @@ pub(crate) struct State {
     #[serde(default = "first_version")]
     pub(crate) version: u32,
     pub registration: Option<Registration>,
+    /// The node is leaving, and its cluster may not know it yet.
+    #[serde(default)]
+    pub(crate) leaving: bool,
     #[serde(default)]
     pub local: Vec<LocalState>,
     /// Instances that ended here and of which the cluster may not know yet.
@@ -104,6 +107,7 @@ impl Default for State {
         Self {
             version: VERSION,
             registration: None,
+            leaving: false,
             local: Vec::new(),
             ended: Vec::new(),
             routes: Vec::new(),

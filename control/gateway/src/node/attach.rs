@@ -154,7 +154,10 @@ impl NodeNet {
         now: Duration,
     ) -> Result<&Attachment, NodeError> {
         self.check(&request, workload)?;
-        let offset = self.state.leases.take(&self.subnet, now)?;
+        let offset = self
+            .state
+            .leases
+            .take(&self.subnet, self.wiring.rest, now)?;
         let address = self.ns_addresses(offset);
         let attachment = Attachment {
             instance: request.instance,

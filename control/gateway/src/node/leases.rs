@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 use sluice_wire::{Dual, Ip, Subnet};
 use thiserror::Error;
 
-/// How long a returned address rests before it is given out again: longer than any stale route elsewhere lives.
-pub const REST: Duration = Duration::from_secs(600);
-
 /// The subnet + 1 is the gateway's.
 pub const GATEWAY: u32 = 1;
 const FIRST: u32 = 2;
@@ -45,8 +42,14 @@ pub enum Exhausted {
 }
 
 impl Leases {
-    /// Takes the next address: one never used, else the one that rested longest. `now` is since 1970.
-    pub(crate) fn take(&mut self, subnet: &Dual<Subnet>, now: Duration) -> Result<u32, Exhausted> {
+    /// Takes the next address: one never used, else the one that rested longest, if for as long as `rest`. `now` is
+    /// since 1970.
+    pub(crate) fn take(
+        &mut self,
+        subnet: &Dual<Subnet>,
+        rest: Duration,
+        now: Duration,
+    ) -> Result<u32, Exhausted> {
         let last = last_offset(subnet).ok_or(Exhausted::NoSubnet)?;
         self.fresh = self.fresh.max(FIRST);
         while self.fresh <= last {
@@ -63,9 +66,9 @@ impl Leases {
                 count: last - GATEWAY,
             });
         };
-        let free_at = since.saturating_add(REST.as_secs());
+        let free_at = since.saturating_add(rest.as_secs());
         // A clock that was set back must not hold addresses for years.
-        let wait_s = free_at.saturating_sub(now.as_secs()).min(REST.as_secs());
+        let wait_s = free_at.saturating_sub(now.as_secs()).min(rest.as_secs());
         if wait_s > 0 {
             return Err(Exhausted::Resting {
                 subnet: name(),
@@ -116,6 +119,8 @@ fn show(subnet: &Dual<Subnet>) -> String {
 mod tests {
     use super::*;
 
+    const REST: Duration = Duration::from_secs(600);
+
     fn subnet() -> Dual<Subnet> {
         Dual::both(
             "10.18.0.0/29".parse().unwrap(),
@@ -131,11 +136,11 @@ mod tests {
     fn addresses_come_in_order_and_never_the_broadcast() {
         let mut leases = Leases::default();
         let taken: Vec<u32> = (0..5)
-            .map(|_| leases.take(&subnet(), at(0)).unwrap())
+            .map(|_| leases.take(&subnet(), REST, at(0)).unwrap())
             .collect();
         assert_eq!(taken, [2, 3, 4, 5, 6]);
         assert_eq!(
-            leases.take(&subnet(), at(0)).unwrap_err().to_string(),
+            leases.take(&subnet(), REST, at(0)).unwrap_err().to_string(),
             "no address left in 10.18.0.0/29 and fc00::/120: all 5 are in use; detach an instance or give the node a larger subnet"
         );
         assert_eq!(addresses(&subnet(), 6).v4, "10.18.0.6".parse().ok());
@@ -146,12 +151,12 @@ mod tests {
     fn a_returned_address_rests_and_then_the_oldest_comes_first() {
         let mut leases = Leases::default();
         for _ in 0..5 {
-            leases.take(&subnet(), at(0)).unwrap();
+            leases.take(&subnet(), REST, at(0)).unwrap();
         }
         leases.give_back(4, at(10));
         leases.give_back(2, at(20));
         assert_eq!(
-            leases.take(&subnet(), at(30)),
+            leases.take(&subnet(), REST, at(30)),
             Err(Exhausted::Resting {
                 subnet: "10.18.0.0/29 and fc00::/120".to_owned(),
                 taken: 3,
@@ -159,17 +164,17 @@ mod tests {
                 wait_s: 580
             })
         );
-        assert_eq!(leases.take(&subnet(), at(610)), Ok(4));
-        assert!(leases.take(&subnet(), at(610)).is_err());
-        assert_eq!(leases.take(&subnet(), at(620)), Ok(2));
+        assert_eq!(leases.take(&subnet(), REST, at(610)), Ok(4));
+        assert!(leases.take(&subnet(), REST, at(610)).is_err());
+        assert_eq!(leases.take(&subnet(), REST, at(620)), Ok(2));
     }
 
     #[test]
     fn fresh_addresses_come_before_rested_ones() {
         let mut leases = Leases::default();
-        assert_eq!(leases.take(&subnet(), at(0)), Ok(2));
+        assert_eq!(leases.take(&subnet(), REST, at(0)), Ok(2));
         leases.give_back(2, at(0));
-        assert_eq!(leases.take(&subnet(), at(10_000)), Ok(3));
+        assert_eq!(leases.take(&subnet(), REST, at(10_000)), Ok(3));
     }
 
     #[test]
@@ -179,7 +184,7 @@ mod tests {
             v6: None,
         };
         let mut leases = Leases::default();
-        let count = std::iter::from_fn(|| leases.take(&subnet, at(0)).ok()).count();
+        let count = std::iter::from_fn(|| leases.take(&subnet, REST, at(0)).ok()).count();
         assert_eq!(count, 61);
     }
 }

@@ -68,6 +68,8 @@ pub struct Wiring {
     /// Bytes; the path MTU of an instance's routes towards the semantic ranges.
     pub inner_mtu: u32,
     pub plan: AddressPlan,
+    /// How long an NsIP rests before another instance can have it.
+    pub rest: std::time::Duration,
     /// Where the state file is kept.
     pub state_dir: PathBuf,
 }

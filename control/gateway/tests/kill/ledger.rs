@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long a ServiceIP or InstanceIP rests between two owners (`QUARANTINE_S` of the root): longer than this test.
+/// How long a ServiceIP or InstanceIP rests between two owners (`root.address_rest_s`): longer than this test.
 const REST: Duration = Duration::from_secs(86_400);
 
 /// Service and instance number.

@@ -13,6 +13,7 @@ mod names;
 mod bad_input;
 mod outliving;
 mod migration;
+mod membership;
 mod failover;
 mod neighbours;
 mod doctor;

@@ -7,7 +7,7 @@ use sluice_wire::Ip;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// The nodes that have a subnet here.
+/// The nodes that have a subnet here, and those that left while the root does not have their subnets back.
 pub(super) fn nodes(site: &Site) -> Value {
     let results = results(site);
     let mut places = BTreeMap::new();
@@ -37,6 +37,15 @@ pub(super) fn nodes(site: &Site) -> Value {
                 "state": state,
             })
         })
+        .chain(site.answerer.returning().map(|(node, subnet)| {
+            json!({
+                "node": node,
+                "subnet_v4": text(subnet.subnet_addr),
+                "subnet_v6": text(subnet.subnet_addr_v6),
+                "instances": 0,
+                "state": "left",
+            })
+        }))
         .collect();
     json!(rows)
 }

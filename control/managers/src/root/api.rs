@@ -33,6 +33,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/net/service/{name}/instances", get(query_by_name))
         .route("/api/net/service/ip/{ip}/instances", get(query_by_address))
         .route("/api/net/subnet", get(subnet))
+        .route("/api/net/subnet/{network}", delete(return_subnet))
         .layer(middleware::map_response_with_state(
             Arc::clone(&shared),
             with_store,
@@ -160,6 +161,24 @@ async fn subnet(
     root.answer(|root| Command::Subnet {
         caller: named.caller(root, peer.ip()),
         request_id,
+    })
+    .await
+}
+
+async fn return_subnet(
+    State(root): Root,
+    ConnectInfo(peer): Peer,
+    Query(named): Query<Named>,
+    Path(network): Path<String>,
+) -> Reply {
+    let Ok(network) = network.parse() else {
+        return Reply::bad_request("Invalid network address");
+    };
+    let grant_id = named.grant_id;
+    root.answer(|root| Command::SubnetReturn {
+        network,
+        grant_id,
+        caller: named.caller(root, peer.ip()),
     })
     .await
 }

@@ -16,6 +16,8 @@ pub(crate) struct Named {
     pub(crate) request_id: Option<String>,
     /// Extension, with the deletion of an instance: which instance of that number.
     pub(crate) epoch: Option<u64>,
+    /// Extension, with the return of a subnet: which giving of it.
+    pub(crate) grant_id: Option<u64>,
 }
 
 impl Named {

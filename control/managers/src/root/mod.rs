@@ -74,8 +74,9 @@ impl Server {
         let records = records
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_slice()));
-        let root = Root::restore(&config.plan, records)
+        let mut root = Root::restore(&config.plan, records)
             .map_err(|source| RootError::Restore { path, source })?;
+        root.set_rests(config.rests);
         let (listener, address) = http::bind(config.listen).await?;
         let admin = match &config.admin_socket {
             Some(path) => Some(AdminSocket::bind(path).await?),

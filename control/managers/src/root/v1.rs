@@ -2,6 +2,7 @@
 
 use super::identity::authority;
 use super::shared::{Shared, State as Locked};
+use crate::clock::wall_clock;
 use crate::reply::Reply;
 use axum::Router;
 use axum::body::Bytes;
@@ -13,7 +14,7 @@ use sluice_proto::ServiceName;
 use sluice_proto::descriptor::{self, ServiceSpec};
 use sluice_proto::message::{InstanceEntry, IpType, Job, ServiceDeploy, ServiceIpEntry};
 use sluice_proto::table_query::Key;
-use sluice_proto::table_query::root::Command;
+use sluice_proto::table_query::root::{Command, SubnetView};
 use sluice_wire::Ip;
 use std::sync::Arc;
 
@@ -107,7 +108,7 @@ async fn instances(State(root): Root) -> Reply {
     Reply::json(&rows)
 }
 
-/// The nodes on which instances run, and the subnets that were given.
+/// The nodes on which instances run, and the subnets of nodes that left, while these rest.
 async fn nodes(State(root): Root) -> Reply {
     let state = root.lock();
     let mut rows = std::collections::BTreeMap::new();
@@ -132,8 +133,23 @@ async fn nodes(State(root): Root) -> Reply {
                 "state": "serving",
             })
         })
+        .chain(state.root.subnets().filter_map(resting))
         .collect();
     Reply::json(&rows)
+}
+
+/// A subnet whose node has left.
+fn resting(view: SubnetView<'_>) -> Option<Value> {
+    let until_s = view.rests_until_s?;
+    let rest_s = until_s.saturating_sub(wall_clock().as_secs());
+    Some(json!({
+        "cluster": view.cluster,
+        "subnet_v4": view.subnet.subnet_addr.map(|ip| ip.to_string()),
+        "subnet_v6": view.subnet.subnet_addr_v6.map(|ip| ip.to_string()),
+        "instances": 0,
+        "state": if rest_s > 0 { "resting" } else { "rested" },
+        "rest_s": rest_s,
+    }))
 }
 
 async fn clusters(State(root): Root) -> Reply {
@@ -162,7 +178,8 @@ async fn status(State(root): Root) -> Reply {
         "services": state.root.jobs().count(),
         "instances": instances,
         "clusters": state.root.clusters().count(),
-        "subnets": state.root.subnets().count(),
+        "subnets": state.root.subnets().filter(|it| it.rests_until_s.is_none()).count(),
+        "subnets_resting": state.root.subnets().filter(|it| it.rests_until_s.is_some()).count(),
         "notices_waiting": state.notifier.waiting(),
     }))
 }

@@ -1,15 +1,11 @@
 //! ServiceIPs and InstanceIPs: given, chosen by a descriptor, freed, and rested before they are given again.
 
+use super::Rests;
 use serde::{Deserialize, Serialize};
 use sluice_wire::{AddressPlan, Dual, Family, Ip, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use thiserror::Error;
-
-/// How long a freed address rests, in seconds: longer than a gateway that lost its managers keeps a route that
-/// nobody uses. A gateway that is cut off for a whole day and goes on using a dead route is met by the epoch check
-/// when it comes back.
-pub const QUARANTINE_S: u64 = 24 * 3600;
 
 /// What an address is for.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -78,6 +74,8 @@ struct Span {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Semantic {
     ranges: Dual<Subnet>,
+    /// How long a freed address rests, in seconds.
+    rest_s: u64,
     taken: BTreeMap<Ip, Owner>,
     resting: BTreeMap<Ip, Rest>,
     /// Where the search goes on, by the span's first address. Moving on instead of taking the lowest free address keeps
@@ -90,16 +88,23 @@ pub struct Semantic {
 }
 
 impl Semantic {
+    /// All of the plan's addresses; freed ones rest as by default (see [`Rests`]).
     #[must_use]
     pub fn new(plan: &AddressPlan) -> Self {
         Self {
             ranges: plan.semantic,
+            rest_s: Rests::default().addresses_s,
             taken: BTreeMap::new(),
             resting: BTreeMap::new(),
             cursors: BTreeMap::new(),
             changed: BTreeSet::new(),
             attempt: None,
         }
+    }
+
+    /// Lets addresses that are freed from now on rest for so long.
+    pub(crate) const fn set_rest(&mut self, seconds: u64) {
+        self.rest_s = seconds;
     }
 
     /// Takes addresses by several steps; after an error in one of them, all is as it was before the first.
@@ -238,7 +243,7 @@ impl Semantic {
     /// Frees an address; it rests before somebody else can have it. An address that nobody has stays as it is.
     pub fn release(&mut self, ip: Ip, now_s: u64) {
         if let Some(owner) = self.taken.remove(&ip) {
-            let until_s = now_s.saturating_add(QUARANTINE_S);
+            let until_s = now_s.saturating_add(self.rest_s);
             self.resting.insert(ip, Rest { until_s, owner });
             self.changed.insert(ip);
         }
@@ -390,6 +395,8 @@ fn span(range: Subnet, usage: Use) -> Span {
 mod tests {
     use super::*;
 
+    const REST_S: u64 = 24 * 3600;
+
     fn owner(service: &str, usage: Use, number: Option<u32>) -> Owner {
         Owner {
             service: service.to_owned(),
@@ -503,8 +510,8 @@ mod tests {
             "range 10.30.0.0/29 is used up: no address is left for instance 9 of a.b.c.d"
         );
         semantic.release(first, 5);
-        assert!(semantic.allocate(&who, 4 + QUARANTINE_S).is_err());
-        let again = semantic.allocate(&who, 5 + QUARANTINE_S).unwrap();
+        assert!(semantic.allocate(&who, 4 + REST_S).is_err());
+        let again = semantic.allocate(&who, 5 + REST_S).unwrap();
         assert_eq!(again.v4, Some(first));
     }
 
@@ -553,7 +560,7 @@ mod tests {
                         assert!(living.insert(ip, who.clone()).is_none(), "{ip} twice");
                         if let Some((at, before)) = freed.remove(&ip) {
                             assert!(
-                                now_s >= at + QUARANTINE_S || before.service == who.service,
+                                now_s >= at + REST_S || before.service == who.service,
                                 "{ip} did not rest"
                             );
                         }

@@ -1,4 +1,5 @@
-//! Node subnets: cut from the node ranges in order, one per node and family, never given twice.
+//! Node subnets: cut from the node ranges in order, one per node and family; one that comes back rests, and is given
+//! again only when there is no fresh one.
 
 use sluice_wire::{AddressPlan, Dual, Family, Ip, Subnet};
 use std::collections::BTreeSet;
@@ -13,15 +14,26 @@ const LEGACY_TUN: [&str; 2] = ["10.19.1.254", "fcef::dead:beef"];
 pub enum SubnetError {
     #[error("node range {range} is used up: no /{length} is left for another node")]
     Exhausted { range: Subnet, length: u8 },
+    #[error(
+        "node range {range} is used up: no /{length} is left for another node, {resting} rest after use; the next is free in {wait_s} s"
+    )]
+    Resting {
+        range: Subnet,
+        length: u8,
+        resting: usize,
+        wait_s: u64,
+    },
     #[error("{0} is not the network address of a node subnet of this plan")]
     Foreign(Ip),
 }
 
-/// All node subnets of an installation. They are not taken back: a node keeps its subnet while it is away.
+/// All node subnets of an installation. A node keeps its subnet while it is away, until it leaves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subnets {
     plan: AddressPlan,
     given: BTreeSet<Ip>,
+    /// Until when (seconds since 1970), and what was given together.
+    resting: BTreeSet<(u64, Option<Ip>, Option<Ip>)>,
     next: Dual<Ip>,
 }
 
@@ -31,6 +43,7 @@ impl Subnets {
         Self {
             plan: *plan,
             given: BTreeSet::new(),
+            resting: BTreeSet::new(),
             next: Dual {
                 v4: plan.node_first(Family::V4),
                 v6: plan.node_first(Family::V6),
@@ -38,11 +51,48 @@ impl Subnets {
         }
     }
 
-    /// The network addresses of the next free subnet of every family that the plan has.
+    /// The network addresses of the next subnet of every family that the plan has: fresh ones, else those that rested
+    /// longest. `now_s` is wall-clock time in seconds.
     ///
     /// # Errors
     /// Names the range that is used up; then nothing is given.
-    pub fn allocate(&mut self) -> Result<Dual<Ip>, SubnetError> {
+    pub fn allocate(&mut self, now_s: u64) -> Result<Dual<Ip>, SubnetError> {
+        let found = match self.fresh() {
+            Err(SubnetError::Exhausted { range, length }) => self.rested(range, length, now_s)?,
+            fresh => fresh?,
+        };
+        self.given.extend(found.iter());
+        Ok(found)
+    }
+
+    /// Takes back what was given together; it rests until `until_s`. What nobody has stays as it is.
+    pub fn release(&mut self, networks: &Dual<Ip>, until_s: u64) {
+        let mut had = false;
+        for network in networks.iter() {
+            had |= self.given.remove(&network);
+        }
+        if had {
+            self.resting.insert((until_s, networks.v4, networks.v6));
+        }
+    }
+
+    fn rested(&mut self, range: Subnet, length: u8, now_s: u64) -> Result<Dual<Ip>, SubnetError> {
+        let Some(&(until_s, v4, v6)) = self.resting.first() else {
+            return Err(SubnetError::Exhausted { range, length });
+        };
+        if now_s < until_s {
+            return Err(SubnetError::Resting {
+                range,
+                length,
+                resting: self.resting.len(),
+                wait_s: until_s - now_s,
+            });
+        }
+        self.resting.pop_first();
+        Ok(Dual { v4, v6 })
+    }
+
+    fn fresh(&mut self) -> Result<Dual<Ip>, SubnetError> {
         let mut found = Dual::default();
         let mut next = self.next;
         for family in [Family::V4, Family::V6] {
@@ -56,15 +106,18 @@ impl Subnets {
             }
         }
         self.next = next;
-        self.given.extend(found.iter());
         Ok(found)
     }
 
-    /// Marks a subnet of a stored state as given.
+    /// Marks a subnet of a stored state as given, or as resting until then.
     ///
     /// # Errors
     /// When it is no subnet of this plan: the plan was changed under a running installation.
-    pub fn restore(&mut self, networks: &Dual<Ip>) -> Result<(), SubnetError> {
+    pub fn restore(
+        &mut self,
+        networks: &Dual<Ip>,
+        rests_until_s: Option<u64>,
+    ) -> Result<(), SubnetError> {
         for network in networks.iter() {
             let family = network.family();
             let fits = self.plan.nodes.of(family).is_some_and(|range| {
@@ -81,10 +134,13 @@ impl Subnets {
             };
             *next = (*next).max(Some(after));
         }
+        if let Some(until_s) = rests_until_s {
+            self.release(networks, until_s);
+        }
         Ok(())
     }
 
-    /// Subnets given so far, counting each family.
+    /// Subnets that somebody has, counting each family.
     #[must_use]
     pub fn given_len(&self) -> usize {
         self.given.len()
@@ -162,7 +218,7 @@ mod tests {
     fn oakestras_subnets_come_in_order() {
         let mut subnets = Subnets::new(&AddressPlan::oakestra());
         let mut next = || {
-            let networks = subnets.allocate().unwrap();
+            let networks = subnets.allocate(0).unwrap();
             (
                 networks.v4.unwrap().to_string(),
                 networks.v6.unwrap().to_string(),
@@ -183,7 +239,7 @@ mod tests {
             let mut subnets = Subnets::new(&plan);
             let mut seen = BTreeSet::new();
             let error = loop {
-                match subnets.allocate() {
+                match subnets.allocate(0) {
                     Ok(networks) => {
                         let v4 = Subnet::new(networks.v4.unwrap(), plan.node_length_v4).unwrap();
                         assert!(seen.insert(networks.v4.unwrap()));
@@ -205,14 +261,98 @@ mod tests {
     fn a_restored_subnet_is_not_given_again() {
         let plan = AddressPlan::oakestra();
         let mut subnets = Subnets::new(&plan);
-        let first = subnets.allocate().unwrap();
+        let first = subnets.allocate(0).unwrap();
         let mut restored = Subnets::new(&plan);
-        restored.restore(&first).unwrap();
-        assert_eq!(restored.allocate(), subnets.allocate());
+        restored.restore(&first, None).unwrap();
+        assert_eq!(restored.allocate(0), subnets.allocate(0));
         let foreign = Dual {
             v4: Some("10.18.0.1".parse().unwrap()),
             v6: None,
         };
-        assert!(restored.restore(&foreign).is_err());
+        assert!(restored.restore(&foreign, None).is_err());
+    }
+
+    /// Four subnets.
+    fn small() -> AddressPlan {
+        AddressPlan {
+            nodes: Dual::both(
+                "10.18.0.0/24".parse().unwrap(),
+                "fc00::/118".parse().unwrap(),
+            ),
+            ..AddressPlan::oakestra()
+        }
+    }
+
+    #[test]
+    fn a_returned_subnet_is_given_again_after_its_rest_when_no_fresh_one_is_left() {
+        let mut subnets = Subnets::new(&small());
+        let first = subnets.allocate(0).unwrap();
+        subnets.release(&first, 700);
+        for _ in 0..3 {
+            assert_ne!(
+                subnets.allocate(1000).unwrap(),
+                first,
+                "fresh ones come first"
+            );
+        }
+        let last = subnets.allocate(1000).unwrap();
+        assert_eq!(last, first);
+        subnets.release(&last, 1600);
+        assert_eq!(
+            subnets.allocate(1599).unwrap_err().to_string(),
+            "node range 10.18.0.0/24 is used up: no /26 is left for another node, 1 rest after use; the next is free in 1 s"
+        );
+        assert_eq!(subnets.allocate(1600), Ok(last));
+    }
+
+    /// Against sets, with a restart now and then: no subnet has two owners, none is given while it rests, and one that
+    /// is neither is given.
+    #[test]
+    fn no_subnet_has_two_owners_and_none_is_given_before_its_rest_ends() {
+        const REST_S: u64 = 600;
+        let plan = small();
+        bolero::check!()
+            .with_type::<Vec<(u8, u8, u16)>>()
+            .for_each(|steps| {
+                let mut subnets = Subnets::new(&plan);
+                let mut living: Vec<Dual<Ip>> = Vec::new();
+                let mut freed: Vec<(Dual<Ip>, u64)> = Vec::new();
+                let mut now_s = 0;
+                for (verb, which, pause) in steps {
+                    now_s += u64::from(*pause) / 64;
+                    match verb % 5 {
+                        0..=2 => match subnets.allocate(now_s) {
+                            Ok(given) => {
+                                assert!(!living.contains(&given), "{given:?} twice");
+                                if let Some(at) = freed.iter().position(|(it, _)| *it == given) {
+                                    let (_, since) = freed.remove(at);
+                                    assert!(now_s >= since + REST_S, "{given:?} did not rest");
+                                }
+                                living.push(given);
+                            }
+                            Err(_) => {
+                                let has_rested = |(_, since): &(_, u64)| now_s >= since + REST_S;
+                                assert!(!freed.iter().any(has_rested));
+                                assert_eq!(living.len() + freed.len(), 4);
+                            }
+                        },
+                        3 if !living.is_empty() => {
+                            let gone = living.swap_remove(usize::from(*which) % living.len());
+                            subnets.release(&gone, now_s + REST_S);
+                            freed.push((gone, now_s));
+                        }
+                        _ => {
+                            let mut restored = Subnets::new(&plan);
+                            for networks in &living {
+                                restored.restore(networks, None).unwrap();
+                            }
+                            for (networks, since) in &freed {
+                                restored.restore(networks, Some(since + REST_S)).unwrap();
+                            }
+                            assert_eq!(restored, subnets);
+                        }
+                    }
+                }
+            });
     }
 }

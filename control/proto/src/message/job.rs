@@ -5,7 +5,7 @@ use super::text;
 use crate::isolation::Rule;
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
-use sluice_wire::Ip;
+use sluice_wire::{Dual, Ip};
 
 /// A service as the root stores and tells it: the whole descriptor it was deployed with, and these fields.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -136,6 +136,20 @@ pub struct SubnetGrant {
     pub subnet_addr: Option<Ip>,
     #[serde(default, with = "text::address")]
     pub subnet_addr_v6: Option<Ip>,
+    /// Extension: which giving of this subnet, for its return. 0: the root does not say.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub grant_id: u64,
+}
+
+impl SubnetGrant {
+    /// The network addresses.
+    #[must_use]
+    pub const fn networks(&self) -> Dual<Ip> {
+        Dual {
+            v4: self.subnet_addr,
+            v6: self.subnet_addr_v6,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ pub use job::{
     NetDeployStatus, NetDeployment, ServiceDeploy, SubnetGrant, UpdateKind,
 };
 pub use node::{
-    Deployed, InstanceRequest, InstanceResult, InterestRemove, SubnetRequest, SubnetResult,
-    Undeployed, UpdatesAvailable,
+    Deployed, InstanceRequest, InstanceResult, InterestRemove, LeaveRequest, LeaveResult,
+    SubnetRequest, SubnetResult, Undeployed, UpdatesAvailable,
 };
 pub use table_query::{
     InstanceEntry, IpType, Revision, ServiceIpEntry, TableQueryRequest, TableQueryResult,

@@ -112,6 +112,25 @@ pub struct InstanceResult {
     pub retry: bool,
 }
 
+/// Extension: the node leaves for good (`net/v1/leave/request`). Its instances end and its subnet goes back.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LeaveRequest {
+    /// Which subnet it leaves, so that a late word does not end a later life of the node. Both `None`: it never got one.
+    #[serde(with = "text::address")]
+    pub address: Option<Ip>,
+    #[serde(default, with = "text::address")]
+    pub addressv6: Option<Ip>,
+}
+
+/// The answer to [`LeaveRequest`] (`net/v1/leave/result`): the cluster manager has it on disk. It names the same subnet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LeaveResult {
+    #[serde(with = "text::address")]
+    pub address: Option<Ip>,
+    #[serde(default, with = "text::address")]
+    pub addressv6: Option<Ip>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{read, write};

@@ -90,6 +90,10 @@ verbs! {
     InstanceRequest "v1/instance/request";
     /// Cluster to node, extension: [`super::InstanceResult`].
     InstanceResult "v1/instance/result";
+    /// Node to cluster, extension: [`super::LeaveRequest`].
+    LeaveRequest "v1/leave/request";
+    /// Cluster to node, extension: [`super::LeaveResult`].
+    LeaveResult "v1/leave/result";
 }
 
 impl Verb {
@@ -104,8 +108,12 @@ impl Verb {
             | Self::AddressChanged
             | Self::TableQueryRequest
             | Self::InterestRemove
-            | Self::InstanceRequest => true,
-            Self::SubnetResult | Self::TableQueryResult | Self::InstanceResult => false,
+            | Self::InstanceRequest
+            | Self::LeaveRequest => true,
+            Self::SubnetResult
+            | Self::TableQueryResult
+            | Self::InstanceResult
+            | Self::LeaveResult => false,
         }
     }
 }

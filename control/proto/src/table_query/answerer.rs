@@ -13,6 +13,7 @@ mod answer;
 mod interest;
 mod interface;
 mod isolation;
+mod leave;
 mod migration;
 mod store;
 mod tell;
@@ -20,7 +21,7 @@ mod upward;
 mod vacancy;
 
 pub use answer::INSTANCES_MAX_DEFAULT;
-pub use interface::{Event, PublishError, Settings, Transmit};
+pub use interface::{Event, PublishError, REFRESH_EVERY, Settings, Transmit};
 pub use upward::{Method, RootRequest};
 pub use vacancy::Vacancy;
 
@@ -41,7 +42,7 @@ use std::time::Duration;
 use upward::Asked;
 
 /// The shell says within this time what became of a request; if it does not, the request is repeated all the same.
-const REQUEST_WAIT: Duration = Duration::from_secs(10);
+pub const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// After so long without an instance the node is told to try again later.
 const INSTANCE_WAIT: Duration = Duration::from_secs(8);
 /// An answer of the root that says "no instance runs" is believed for so long without asking again.
@@ -158,6 +159,8 @@ enum Timer {
     Instance(NodeId, String),
     Interest(ServiceName, NodeId),
     Subnet,
+    /// By where it begins.
+    Return(Ip),
     Register,
 }
 
@@ -176,6 +179,8 @@ pub struct Answerer {
     nodes: BTreeMap<NodeId, SubnetGrant>,
     spare: VecDeque<SubnetGrant>,
     nodes_waiting: BTreeSet<NodeId>,
+    /// Subnets of nodes that left, which the root has not yet taken back.
+    returning: BTreeMap<Ip, leave::Returning>,
     subnet: upward::Single,
     register: upward::Single,
     /// Subnet requests so far: each has its own id.
@@ -211,6 +216,7 @@ impl Answerer {
             nodes: BTreeMap::new(),
             spare: VecDeque::new(),
             nodes_waiting: BTreeSet::new(),
+            returning: BTreeMap::new(),
             subnet: upward::Single::default(),
             register: upward::Single::default(),
             subnet_requests: 0,
@@ -265,7 +271,11 @@ impl Answerer {
             Verb::InstanceRequest => {
                 self.handle_instance_request(&node, read("instance request", payload)?, now);
             }
-            Verb::SubnetResult | Verb::TableQueryResult | Verb::InstanceResult => {}
+            Verb::LeaveRequest => self.handle_leave(&node, &read("leave", payload)?, now),
+            Verb::SubnetResult
+            | Verb::TableQueryResult
+            | Verb::InstanceResult
+            | Verb::LeaveResult => {}
         }
         Ok(())
     }
@@ -370,11 +380,20 @@ impl Answerer {
             self.report(name, number, Report::Removed { epoch }, now);
             return Ok(());
         }
-        if !mine {
-            return Ok(());
+        if mine {
+            self.end_placement(&name, number, now);
         }
+        Ok(())
+    }
+
+    /// An instance of a node of ours does not run any more.
+    fn end_placement(&mut self, name: &ServiceName, number: u32, now: Duration) {
+        let after = self.requests;
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
         let Some(placement) = known.placements.remove(&number) else {
-            return Ok(());
+            return;
         };
         let report = if known.attached.remove(&number).is_some() {
             let epoch = placement.epoch;
@@ -390,9 +409,8 @@ impl Answerer {
                 ..placement.status
             })
         };
-        self.changed(&name, UpdateKind::Undeployment);
-        self.report(name, number, report, now);
-        Ok(())
+        self.changed(name, UpdateKind::Undeployment);
+        self.report(name.clone(), number, report, now);
     }
 
     /// The node has another address. Legacy nodes name only the application here, so it counts for all their instances.
@@ -515,6 +533,7 @@ impl Answerer {
                 Timer::Instance(node, id) => self.instance_due(&(node, id), now),
                 Timer::Interest(job, node) => self.interest_due(&job, &node, now),
                 Timer::Subnet => self.subnet_due(now),
+                Timer::Return(network) => self.send_return(network, now),
                 Timer::Register => self.register_due(now),
             }
         }

@@ -9,7 +9,7 @@
 mod answers;
 mod interface;
 
-pub use interface::{Event, Mqtt, Routes, Settings, Transmit};
+pub use interface::{ANSWER_MAX, Event, Mqtt, RENEW, Routes, Settings, Transmit};
 
 use super::backoff::{Backoff, Random};
 use super::timers::Timers;

@@ -15,6 +15,16 @@ use crate::message::{InstanceEntry, IpType, ServiceIpEntry, TableQueryRequest};
 use crate::names::ServiceName;
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::fmt;
+use std::time::Duration;
+
+/// The oldest that a route can be in a gateway that reaches its managers, when every notice about its instance was
+/// lost: the gateway asks anew when it renews its interest, its cluster manager had asked the root a refresh before, and
+/// each waits for its answer. Nothing may be given to another owner sooner. Without managers a route lives on for as long
+/// as flows use it.
+pub const STALE_ROUTE_MAX: Duration = asker::RENEW
+    .saturating_add(asker::ANSWER_MAX)
+    .saturating_add(answerer::REFRESH_EVERY)
+    .saturating_add(answerer::REQUEST_WAIT);
 
 /// What a question is about.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]

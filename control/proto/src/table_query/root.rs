@@ -8,12 +8,13 @@ mod services;
 mod instances;
 mod rules;
 mod store;
+mod subnets;
 mod views;
 
 pub use rules::RULES_MAX;
-pub use views::ClusterView;
+pub use views::{ClusterView, SubnetView};
 
-use crate::alloc::{Semantic, Subnets};
+use crate::alloc::{Rests, Semantic, Subnets};
 use crate::descriptor::InstanceRange;
 use crate::isolation::Rule;
 use crate::message::{
@@ -71,6 +72,14 @@ pub enum Command {
     Subnet {
         caller: Caller,
         request_id: Option<String>,
+    },
+    /// DELETE `/api/net/subnet/<network>` (extension): its node has left, the subnet rests.
+    SubnetReturn {
+        /// Where it begins, in either family.
+        network: Ip,
+        /// Which giving of it; `None` from clusters that did not note it.
+        grant_id: Option<u64>,
+        caller: Caller,
     },
     /// POST `/v1/rules` (extension); one that exists already stays.
     RuleAdd(Rule),
@@ -154,6 +163,9 @@ struct Grant {
     subnet: SubnetGrant,
     cluster: Option<String>,
     request_id: Option<String>,
+    /// It came back and rests until then, in seconds since 1970.
+    #[serde(default)]
+    rests_until_s: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -177,7 +189,9 @@ pub struct Root {
     clusters: BTreeMap<String, Cluster>,
     interests: BTreeMap<ServiceName, BTreeSet<String>>,
     rules: BTreeSet<Rule>,
-    grants: Vec<Grant>,
+    /// By the order of giving. An entry goes only when its subnet is given again, under a later number.
+    grants: BTreeMap<u64, Grant>,
+    rests: Rests,
     semantic: Semantic,
     subnets: Subnets,
     counters: Counters,
@@ -198,7 +212,7 @@ struct Work {
     clusters: BTreeSet<String>,
     interests: BTreeSet<ServiceName>,
     rules: BTreeSet<Rule>,
-    grants: BTreeSet<usize>,
+    grants: BTreeSet<u64>,
 }
 
 impl Root {
@@ -211,11 +225,18 @@ impl Root {
             clusters: BTreeMap::new(),
             interests: BTreeMap::new(),
             rules: BTreeSet::new(),
-            grants: Vec::new(),
+            grants: BTreeMap::new(),
+            rests: Rests::default(),
             semantic: Semantic::new(plan),
             subnets: Subnets::new(plan),
             counters: Counters::default(),
         }
+    }
+
+    /// Lets what comes back from now on rest for so long; what rests already does so as it was told.
+    pub const fn set_rests(&mut self, rests: Rests) {
+        self.rests = rests;
+        self.semantic.set_rest(rests.addresses_s);
     }
 
     /// Does what a request says. `now_s` is wall-clock time in seconds (addresses rest across restarts); it may go
@@ -254,8 +275,13 @@ impl Root {
             Command::Query { key, caller } => self.query(key, caller, work),
             Command::InterestRemove { job, caller } => self.interest_remove(job, caller, work),
             Command::Subnet { caller, request_id } => {
-                self.subnet(caller, request_id.as_deref(), work)
+                self.subnet(caller, request_id.as_deref(), now_s, work)
             }
+            Command::SubnetReturn {
+                network,
+                grant_id,
+                caller,
+            } => self.subnet_return(*network, *grant_id, caller, now_s, work),
             Command::RuleAdd(rule) => self.rule_add(rule, work),
             Command::RuleDelete(rule) => self.rule_delete(rule, work),
         }
@@ -312,39 +338,6 @@ impl Root {
             work.interests.insert(job.clone());
         }
         Ok(Reply::text(200, "deregistered"))
-    }
-
-    fn subnet(
-        &mut self,
-        caller: &Caller,
-        request_id: Option<&str>,
-        work: &mut Work,
-    ) -> Result<Reply, Refusal> {
-        let cluster = self.cluster_of(caller);
-        if request_id.is_some()
-            && let Some(grant) = self
-                .grants
-                .iter()
-                .find(|grant| grant.request_id.as_deref() == request_id)
-        {
-            return Ok(Reply::json(&grant.subnet));
-        }
-        let networks = self
-            .subnets
-            .allocate()
-            .or_else(|error| refuse(500, error.to_string()))?;
-        let grant = Grant {
-            subnet: SubnetGrant {
-                subnet_addr: networks.v4,
-                subnet_addr_v6: networks.v6,
-            },
-            cluster,
-            request_id: request_id.map(str::to_owned),
-        };
-        let reply = Reply::json(&grant.subnet);
-        work.grants.insert(self.grants.len());
-        self.grants.push(grant);
-        Ok(reply)
     }
 
     fn interest(&mut self, job: &ServiceName, cluster: String, work: &mut Work) {

@@ -9,6 +9,9 @@ use crate::names::{NameError, ServiceName};
 use std::time::Duration;
 use thiserror::Error;
 
+/// A job is asked again so often although the root said nothing.
+pub const REFRESH_EVERY: Duration = Duration::from_secs(60);
+
 /// Identity, times and limits of an [`Answerer`](super::Answerer).
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -53,7 +56,7 @@ impl Settings {
             retry_max: Duration::from_secs(4),
             absent_first: Duration::from_secs(1),
             absent_max: Duration::from_secs(4),
-            refresh_every: Duration::from_secs(60),
+            refresh_every: REFRESH_EVERY,
             register_every: Duration::from_secs(15),
             isolation: Isolation::default(),
             keys_max: 4096,

@@ -48,6 +48,13 @@ impl Left {
         had
     }
 
+    /// The node has ended all that it had. True when there was something.
+    pub(super) fn end_all(&mut self, node: &NodeId) -> bool {
+        let numbers: Vec<u32> = self.0.keys().copied().collect();
+        let ended = numbers.into_iter().filter(|number| self.end(*number, node));
+        ended.count() > 0
+    }
+
     fn has(&self, number: u32, node: &NodeId) -> bool {
         let nodes = self.0.get(&number);
         nodes.is_some_and(|nodes| nodes.contains(node.as_str()))

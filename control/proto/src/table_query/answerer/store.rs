@@ -1,5 +1,6 @@
 //! What a cluster manager keeps across restarts: jobs with their interests and placements, subnets, unsent reports.
 
+use super::leave::{Returning, StoredReturn};
 use super::vacancy::Tenancy;
 use super::{
     Answerer, Attached, INTEREST_DEFAULT, Interest, Known, Outgoing, Placement, Report, Settings,
@@ -10,6 +11,7 @@ use crate::names::ServiceName;
 use crate::record::{Change, RestoreError, read};
 use crate::table_query::Key;
 use serde::{Deserialize, Serialize};
+use sluice_wire::Ip;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ pub(super) struct Dirty {
     jobs: BTreeSet<ServiceName>,
     nodes: BTreeSet<NodeId>,
     spares: BTreeSet<String>,
+    returning: BTreeSet<Ip>,
     reports: BTreeSet<(ServiceName, u32)>,
     root_store: bool,
 }
@@ -67,6 +70,10 @@ impl Dirty {
 
     pub(super) fn spare(&mut self, grant: &SubnetGrant) {
         self.spares.insert(spare_key(grant));
+    }
+
+    pub(super) fn returning(&mut self, network: Ip) {
+        self.returning.insert(network);
     }
 
     pub(super) fn report(&mut self, key: &(ServiceName, u32)) {
@@ -102,6 +109,13 @@ impl Answerer {
             let spare = self.spare.iter().find(|grant| spare_key(grant) == key);
             return Some(match spare {
                 Some(grant) => Change::put(key, grant),
+                None => Change::Delete { key },
+            });
+        }
+        if let Some(network) = self.dirty.returning.pop_first() {
+            let key = format!("returning/{network}");
+            return Some(match self.returning.get(&network) {
+                Some(returning) => Change::put(key, &returning.stored),
                 None => Change::Delete { key },
             });
         }
@@ -146,6 +160,13 @@ impl Answerer {
                 }
                 ROOT_STORE => answerer.root_store = read(key, value)?,
                 "spare" => answerer.spare.push_back(read(key, value)?),
+                "returning" => {
+                    let stored: StoredReturn = read(key, value)?;
+                    if let Some(network) = stored.grant.networks().iter().next() {
+                        answerer.timers.set(Timer::Return(network), now);
+                        answerer.returning.insert(network, Returning::new(stored));
+                    }
+                }
                 "report" => {
                     let stored: StoredReport = read(key, value)?;
                     let report = match stored.placed {

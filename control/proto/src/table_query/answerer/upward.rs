@@ -11,6 +11,7 @@ use crate::message::{
 };
 use crate::names::ServiceName;
 use crate::table_query::Key;
+use sluice_wire::Ip;
 use std::time::Duration;
 
 /// An HTTP request to the root manager.
@@ -40,6 +41,7 @@ pub(super) enum Asked {
     Instance(NodeId, String),
     Interest(ServiceName),
     Subnet,
+    Return(Ip),
     Register,
 }
 
@@ -72,6 +74,7 @@ impl Answerer {
                 self.instance_replied((node, request), status, body, now);
             }
             Asked::Subnet => self.subnet_replied(status, body, now),
+            Asked::Return(network) => self.return_replied(network, status, now),
             Asked::Register => self.register_replied(status, now),
             Asked::Interest(job) => self.interest_replied(job, now),
         }
@@ -108,6 +111,12 @@ impl Answerer {
             }
             Asked::Interest(job) => return self.interest_replied(job, now),
             Asked::Subnet => (self.subnet.attempts, Timer::Subnet),
+            Asked::Return(network) => {
+                let Some(attempts) = self.return_failed(network) else {
+                    return;
+                };
+                (attempts, Timer::Return(network))
+            }
             Asked::Register => {
                 self.register.sent = None;
                 return self.look_for_root(now);

@@ -6,6 +6,11 @@ use crate::names::ServiceName;
 use crate::table_query::{Key, Row, ServiceAddress};
 use std::time::Duration;
 
+/// A used job is asked again so often.
+pub const RENEW: Duration = Duration::from_secs(60);
+/// After so long without an answer a question is given up.
+pub const ANSWER_MAX: Duration = Duration::from_secs(10);
+
 /// Times and limits of an [`super::Asker`].
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -33,11 +38,11 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             interest_idle: Duration::from_secs(60),
-            renew: Duration::from_secs(60),
+            renew: RENEW,
             retry_first: Duration::from_millis(500),
             retry_max: Duration::from_secs(8),
             patience: Duration::from_millis(900),
-            answer_max: Duration::from_secs(10),
+            answer_max: ANSWER_MAX,
             absent_first: Duration::from_secs(1),
             absent_max: Duration::from_secs(8),
             questions_max: 4096,

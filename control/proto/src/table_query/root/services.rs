@@ -122,11 +122,9 @@ impl Root {
         let AllocError::Outside { ip, .. } = error else {
             return error.to_string();
         };
-        let holder = self.grants.iter().find_map(|grant| {
-            let subnet = &grant.subnet;
-            let networks = [subnet.subnet_addr, subnet.subnet_addr_v6];
-            let mut subnets = networks.into_iter().flatten();
-            let subnet = subnets.find_map(|network| {
+        let mut living = self.grants.values().filter(|it| it.rests_until_s.is_none());
+        let holder = living.find_map(|grant| {
+            let subnet = grant.subnet.networks().iter().find_map(|network| {
                 let subnet = self.subnets.subnet(network)?;
                 subnet.contains(*ip).then_some(subnet)
             })?;

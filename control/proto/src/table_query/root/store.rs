@@ -4,7 +4,7 @@ use super::{Counters, Grant, Root, Service, Work};
 use crate::alloc::{Owner, Use};
 use crate::message::IpType;
 use crate::record::{Change, RestoreError, read};
-use sluice_wire::{AddressPlan, Dual, InstanceIp, Ip};
+use sluice_wire::{AddressPlan, InstanceIp, Ip};
 use std::collections::BTreeMap;
 
 impl Root {
@@ -40,9 +40,12 @@ impl Root {
                 Change::Delete { key }
             });
         }
-        for index in &work.grants {
-            let key = format!("subnet/{index:08}");
-            changes.extend(self.grants.get(*index).map(|grant| Change::put(key, grant)));
+        for number in &work.grants {
+            let key = format!("subnet/{number:08}");
+            changes.push(match self.grants.get(number) {
+                Some(grant) => Change::put(key, grant),
+                None => Change::Delete { key },
+            });
         }
         for (ip, rest) in self.semantic.changed() {
             let key = format!("resting/{ip}");
@@ -63,7 +66,6 @@ impl Root {
         records: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Result<Self, RestoreError> {
         let mut root = Self::new(plan);
-        let mut grants: BTreeMap<String, Grant> = BTreeMap::new();
         for (key, value) in records {
             let (kind, id) = key.split_once('/').unwrap_or((key, ""));
             match kind {
@@ -79,7 +81,7 @@ impl Root {
                     root.rules.insert(read(key, value)?);
                 }
                 "subnet" => {
-                    grants.insert(id.to_owned(), read(key, value)?);
+                    root.restore_grant(key, id, read(key, value)?)?;
                 }
                 "resting" => {
                     let ip = read_ip(key, id)?;
@@ -93,20 +95,22 @@ impl Root {
                 }
             }
         }
-        for (id, grant) in grants {
-            let networks = Dual {
-                v4: grant.subnet.subnet_addr,
-                v6: grant.subnet.subnet_addr_v6,
-            };
-            root.subnets
-                .restore(&networks)
-                .map_err(|error| RestoreError::Conflict {
-                    key: format!("subnet/{id}"),
-                    conflict: error.to_string(),
-                })?;
-            root.grants.push(grant);
-        }
         Ok(root)
+    }
+
+    fn restore_grant(&mut self, key: &str, number: &str, grant: Grant) -> Result<(), RestoreError> {
+        let conflict = |conflict: String| RestoreError::Conflict {
+            key: key.to_owned(),
+            conflict,
+        };
+        let number = number
+            .parse()
+            .map_err(|_| conflict(format!("`{number}` is not a number")))?;
+        self.subnets
+            .restore(&grant.subnet.networks(), grant.rests_until_s)
+            .map_err(|error| conflict(error.to_string()))?;
+        self.grants.insert(number, grant);
+        Ok(())
     }
 
     fn restore_counters(&mut self, key: &str, counters: Counters) -> Result<(), RestoreError> {

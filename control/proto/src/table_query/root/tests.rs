@@ -1,6 +1,7 @@
 //! What the root answers, whom it tells, and that its store is its state.
 
 mod migration;
+mod subnets;
 
 use super::*;
 use crate::message::{InstanceStatus, ServiceIpEntry};
@@ -377,7 +378,7 @@ fn a_repeated_subnet_request_gets_the_same_subnet() {
         };
         String::from_utf8(root.apply(&command, 0).reply.bytes()).unwrap()
     };
-    let first = r#"{"subnet_addr":"10.18.0.0","subnet_addr_v6":"fc00::"}"#;
+    let first = r#"{"grant_id":1,"subnet_addr":"10.18.0.0","subnet_addr_v6":"fc00::"}"#;
     assert_eq!(ask(Some("c1-1")), first);
     assert_eq!(ask(Some("c1-1")), first);
     assert!(ask(None).contains("10.18.0.64"));
@@ -488,7 +489,7 @@ fn the_store_is_the_state() {
                 } else {
                     "192.0.2.2"
                 });
-                let command = match verb % 11 {
+                let command = match verb % 12 {
                     0 => {
                         let mut descriptor = descriptor(&service);
                         if which & 16 != 0 {
@@ -520,6 +521,11 @@ fn the_store_is_the_state() {
                     7 => Command::InterestRemove { job: name, caller },
                     8 => Command::RuleAdd(rule("*.other.*.*", &format!("*.*.{service}.*"))),
                     9 => Command::RuleDelete(rule("*.other.*.*", &format!("*.*.{service}.*"))),
+                    10 => Command::SubnetReturn {
+                        network: Ip::v4([10, 18, 0, (which % 4) * 64]),
+                        grant_id: None,
+                        caller,
+                    },
                     _ => Command::Subnet {
                         caller,
                         request_id: (number > 0).then(|| number.to_string()),

@@ -16,6 +16,16 @@ pub struct ClusterView<'a> {
     pub port: u16,
 }
 
+/// A subnet that was given to a node's cluster.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SubnetView<'a> {
+    pub subnet: &'a SubnetGrant,
+    /// The cluster that asked, where it said who it was.
+    pub cluster: Option<&'a str>,
+    /// Its node has left: until when it rests, in seconds since 1970.
+    pub rests_until_s: Option<u64>,
+}
+
 impl Root {
     /// The job that has this address or name.
     #[must_use]
@@ -94,10 +104,12 @@ impl Root {
             .free(Use::RoundRobin, family, SEARCH_MAX, now_s)
     }
 
-    /// Subnets given so far, with the cluster that has them where it said who it was.
-    pub fn subnets(&self) -> impl Iterator<Item = (&SubnetGrant, Option<&str>)> {
-        self.grants
-            .iter()
-            .map(|grant| (&grant.subnet, grant.cluster.as_deref()))
+    /// All subnets that were given, also those that rest.
+    pub fn subnets(&self) -> impl Iterator<Item = SubnetView<'_>> {
+        self.grants.values().map(|grant| SubnetView {
+            subnet: &grant.subnet,
+            cluster: grant.cluster.as_deref(),
+            rests_until_s: grant.rests_until_s,
+        })
     }
 }
