@@ -184,7 +184,7 @@ fn observing_lets_pass_logs_and_counts() {
     let world = world("observe", "observe");
     let (caller, _bank) = (world.caller(0), bank(&world));
     for family in [0, 1] {
-        // Until the managers know the caller, its calls are refused as unavailable.
+        // The news of the bank's place comes from another cluster.
         let answer = wait_for("the bank to answer", LIMIT, || {
             tcp(&caller.namespace, bank_ip(family)).map_err(|error| error.to_string())
         })

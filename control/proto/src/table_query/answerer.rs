@@ -96,6 +96,11 @@ enum Waiter {
         node: NodeId,
         request: TableQueryRequest,
     },
+    /// It asks about another job: the one that it waits for is its own.
+    Caller {
+        node: NodeId,
+        request: TableQueryRequest,
+    },
     Deployment(u64),
     Instance(NodeId, String),
 }
@@ -287,6 +292,9 @@ impl Answerer {
             return;
         };
         if let Some(name) = self.name_of(&key) {
+            if self.awaits_resident(&name, node, request, now) {
+                return;
+            }
             self.interest(&name, node, &key, request.interest_s, now);
             if self.root_lost || self.is_usable(&name, &key, now) {
                 self.answer(&name, node, request);
@@ -355,6 +363,7 @@ impl Answerer {
         let number = undeployed.instance_number;
         let after = self.requests;
         let Some(known) = self.jobs.get_mut(&name) else {
+            self.unsay(&(name, number), node);
             return Ok(());
         };
         if known.left.end(number, node) {

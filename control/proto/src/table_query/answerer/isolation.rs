@@ -1,13 +1,15 @@
 //! What a node may know: the jobs that its instances may call, and those whose instances may call them.
 //!
-//! A node of which no instance is known is told everything: nothing on it can call, a message may have been lost with
+//! A node that has no instance is told everything: nothing on it can call, a message may have been lost with
 //! this manager's store, and its gateway and those of its callees enforce the rules by themselves.
 
-use super::{Answerer, Isolation, Known, Report, Timer};
+use super::{Answerer, Isolation, Known, Report, Timer, Waiter};
 use crate::isolation::may_call;
-use crate::message::NodeId;
+use crate::message::{NodeId, TableQueryRequest};
 use crate::names::ServiceName;
+use crate::table_query::Key;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Where a node stands towards a job.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,7 +20,8 @@ pub(super) enum Standing {
     Answers,
     /// The job is none of its business.
     Nothing,
-    /// One of its services is not known here yet, so that nothing can be said.
+    /// One of its services is not known here yet, so that nothing can be said. Its questions wait for that, and it is
+    /// told of changes then.
     Unsaid,
 }
 
@@ -28,11 +31,19 @@ pub(super) type Standings = Vec<(NodeId, BTreeMap<ServiceName, Standing>)>;
 /// Which services have instances on which node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Residents {
+    known: Homes,
+    /// Those of which a node has said that an instance runs, while the root has not told us the service yet.
+    awaited: Homes,
+}
+
+/// Services and nodes, from both sides.
+#[derive(Clone, Debug, Default)]
+struct Homes {
     by_node: BTreeMap<NodeId, BTreeSet<ServiceName>>,
     by_job: BTreeMap<ServiceName, BTreeSet<NodeId>>,
 }
 
-impl Residents {
+impl Homes {
     fn nodes(&self, job: &ServiceName) -> BTreeSet<NodeId> {
         self.by_job.get(job).cloned().unwrap_or_default()
     }
@@ -75,8 +86,13 @@ impl Answerer {
     }
 
     fn standing_by_rules(&self, node: &NodeId, known: &Known) -> Standing {
-        let Some(residents) = self.residents.by_node.get(node) else {
-            return Standing::Calls;
+        let awaited = self.residents.awaited.by_node.contains_key(node);
+        let Some(residents) = self.residents.known.by_node.get(node) else {
+            return if awaited {
+                Standing::Unsaid
+            } else {
+                Standing::Calls
+            };
         };
         let job = &known.job;
         if residents
@@ -91,21 +107,45 @@ impl Answerer {
         });
         if is_called {
             Standing::Answers
-        } else if self.has_unknown_resident(node) {
+        } else if awaited {
             Standing::Unsaid
         } else {
             Standing::Nothing
         }
     }
 
-    /// True while the node has said that an instance runs whose job the root has not told us yet.
-    fn has_unknown_resident(&self, node: &NodeId) -> bool {
-        self.reports.iter().any(|((job, _), outgoing)| {
-            let Report::Placed(status) = &outgoing.report else {
-                return false;
-            };
-            status.worker_id.as_deref() == Some(node.as_str()) && !self.jobs.contains_key(job)
-        })
+    /// A service of the node that must be known before its question about the job can be answered.
+    fn awaited_by(&self, node: &NodeId, job: &ServiceName) -> Option<ServiceName> {
+        let known = self.jobs.get(job)?;
+        if self.standing(node, known) != Standing::Unsaid {
+            return None;
+        }
+        self.residents.awaited.by_node.get(node)?.first().cloned()
+    }
+
+    /// Puts a question aside until it is known what the node's instances may call. True when that is so.
+    pub(super) fn awaits_resident(
+        &mut self,
+        job: &ServiceName,
+        node: &NodeId,
+        request: &TableQueryRequest,
+        now: Duration,
+    ) -> bool {
+        let Some(resident) = self.awaited_by(node, job) else {
+            return false;
+        };
+        let key = Key::Name(resident);
+        if self.is_absent(&key, now) {
+            // The orchestrator has not told the root yet.
+            return false;
+        }
+        let waiter = Waiter::Caller {
+            node: node.clone(),
+            request: request.clone(),
+        };
+        self.fetch(key.clone(), Some(waiter), now);
+        self.answer_while_lost(&key, node, request);
+        true
     }
 
     /// To be called before the rules or the residents of these nodes change; then [`Answerer::tell_standings`].
@@ -128,7 +168,7 @@ impl Answerer {
 
     /// Where the nodes stand that have instances of a job whose rules are about to change.
     pub(super) fn standings_beside(&self, job: &ServiceName) -> Standings {
-        self.standings(self.residents.nodes(job))
+        self.standings(self.residents.known.nodes(job))
     }
 
     /// Tells nodes what has changed for them since `before`.
@@ -148,17 +188,37 @@ impl Answerer {
 
     /// Notes on which nodes a job's instances are, after that may have changed; what the nodes may know changes with it.
     pub(super) fn note_residents(&mut self, job: &ServiceName) {
-        let nodes = self
-            .jobs
-            .get(job)
-            .map_or_else(BTreeSet::new, Known::resident_nodes);
-        let old = self.residents.nodes(job);
-        if nodes == old {
+        let (known, awaited) = match self.jobs.get(job) {
+            Some(known) => (known.resident_nodes(), BTreeSet::new()),
+            None => (BTreeSet::new(), self.nodes_reporting(job)),
+        };
+        let were_known = self.residents.known.nodes(job);
+        let were_awaited = self.residents.awaited.nodes(job);
+        if known == were_known && awaited == were_awaited {
             return;
         }
-        let before = self.standings(old.symmetric_difference(&nodes).cloned());
-        self.residents.set(job, nodes);
+        let changed: BTreeSet<NodeId> = known
+            .symmetric_difference(&were_known)
+            .chain(awaited.symmetric_difference(&were_awaited))
+            .cloned()
+            .collect();
+        let before = self.standings(changed);
+        self.residents.known.set(job, known);
+        self.residents.awaited.set(job, awaited);
         self.tell_standings(before);
+    }
+
+    /// The nodes that have said that an instance of the job runs, which the root has not heard yet.
+    fn nodes_reporting(&self, job: &ServiceName) -> BTreeSet<NodeId> {
+        let reports = self
+            .reports
+            .range((job.clone(), 0)..=(job.clone(), u32::MAX));
+        reports
+            .filter_map(|(_, outgoing)| match &outgoing.report {
+                Report::Placed(status) => NodeId::new(status.worker_id.clone()?).ok(),
+                Report::Removed { .. } => None,
+            })
+            .collect()
     }
 
     /// The node must not be told of the job any more. The job itself goes with the next look at whether anybody uses it.

@@ -178,6 +178,7 @@ impl Answerer {
                     answerer
                         .timers
                         .set(Timer::Report(stored.job.clone(), stored.number), now);
+                    let name = stored.job.clone();
                     answerer.reports.insert(
                         (stored.job, stored.number),
                         Outgoing {
@@ -187,6 +188,7 @@ impl Answerer {
                             again: false,
                         },
                     );
+                    answerer.note_residents(&name);
                 }
                 _ => {
                     return Err(RestoreError::Kind {

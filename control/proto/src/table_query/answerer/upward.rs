@@ -201,12 +201,17 @@ impl Answerer {
     /// Asks the root for a job, unless that is on its way already.
     pub(super) fn fetch(&mut self, key: Key, waiter: Option<Waiter>, now: Duration) {
         let fetch = self.fetches.entry(key.clone()).or_default();
-        if let Some(waiter) = waiter
-            && !fetch.waiters.contains(&waiter)
-        {
-            fetch.waiters.push(waiter);
+        let is_new = fetch.attempts == 0;
+        let waiter = waiter.filter(|waiter| !fetch.waiters.contains(waiter));
+        match waiter {
+            Some(Waiter::Node { node, request } | Waiter::Caller { node, request })
+                if fetch.waiters.len() >= self.settings.keys_max =>
+            {
+                self.answer_unavailable(&node, &request);
+            }
+            waiter => fetch.waiters.extend(waiter),
         }
-        if fetch.attempts == 0 {
+        if is_new {
             self.send_fetch(&key, now);
         }
     }
@@ -441,11 +446,13 @@ impl Answerer {
                 self.dirty.report(&key);
                 self.timers.cancel(&Timer::Report(key.0, key.1));
             }
+            self.note_residents(&name);
         }
         self.remember_absent(key, now);
         for waiter in waiters {
             match waiter {
                 Waiter::Node { node, request } => self.answer_absent(&node, &request),
+                Waiter::Caller { node, request } => self.handle_request(&node, &request, now),
                 Waiter::Deployment(ticket) => self.events.push_back(Event::Deployment {
                     ticket,
                     stored: false,
@@ -489,9 +496,13 @@ impl Answerer {
                 let Some(key) = Key::parse(request.key()) else {
                     return;
                 };
+                if self.awaits_resident(name, &node, &request, now) {
+                    return;
+                }
                 self.interest(name, &node, &key, request.interest_s, now);
                 self.answer(name, &node, &request);
             }
+            Waiter::Caller { node, request } => self.handle_request(&node, &request, now),
             Waiter::Deployment(ticket) => {
                 if let Some(known) = self.jobs.get_mut(name) {
                     known.scheduled = true;
@@ -532,11 +543,15 @@ impl Answerer {
         let untold = fetch.waiters[fetch.told..].to_vec();
         fetch.told = fetch.waiters.len();
         for waiter in untold {
-            if let Waiter::Node { node, request } = waiter {
-                match Key::parse(request.key()).and_then(|key| self.name_of(&key)) {
-                    Some(name) => self.answer(&name, &node, &request),
-                    None => self.answer_unavailable(&node, &request),
+            match waiter {
+                Waiter::Node { node, request } => {
+                    match Key::parse(request.key()).and_then(|key| self.name_of(&key)) {
+                        Some(name) => self.answer(&name, &node, &request),
+                        None => self.answer_unavailable(&node, &request),
+                    }
                 }
+                Waiter::Caller { node, request } => self.answer_unavailable(&node, &request),
+                Waiter::Deployment(_) | Waiter::Instance(..) => {}
             }
         }
     }
@@ -606,8 +621,24 @@ impl Answerer {
                 again: false,
             };
             self.reports.insert(key.clone(), outgoing);
+            self.note_residents(&key.0);
         }
         self.send_report(&key, now);
+    }
+
+    /// The node's instance ended before the root could be told that it runs.
+    pub(super) fn unsay(&mut self, key: &(ServiceName, u32), node: &NodeId) {
+        let outgoing = self.reports.get(key);
+        let is_said = outgoing.is_some_and(|outgoing| match &outgoing.report {
+            Report::Placed(status) => status.worker_id.as_deref() == Some(node.as_str()),
+            Report::Removed { .. } => false,
+        });
+        if is_said {
+            self.reports.remove(key);
+            self.dirty.report(key);
+            self.timers.cancel(&Timer::Report(key.0.clone(), key.1));
+            self.note_residents(&key.0);
+        }
     }
 
     pub(super) fn send_report(&mut self, key: &(ServiceName, u32), now: Duration) {

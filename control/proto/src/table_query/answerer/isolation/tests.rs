@@ -6,7 +6,7 @@ use crate::message::{
     Deployed, InstanceEntry, Job, JobUpdate, TableQueryResult, Undeployed, UpdateKind, read, write,
 };
 use crate::table_query::Key;
-use crate::table_query::answerer::{Settings, Transmit};
+use crate::table_query::answerer::{RootRequest, Settings, Transmit};
 use sluice_wire::Ip;
 use std::time::Duration;
 
@@ -70,7 +70,22 @@ impl Site {
 
     /// Answers for the root until all is said; what the node was told meanwhile.
     fn told(&mut self) -> Vec<TableQueryResult> {
-        let mut told = Vec::new();
+        let mut all = Vec::new();
+        loop {
+            let (told, requests) = self.waiting();
+            all.extend(told);
+            if requests.is_empty() {
+                return all;
+            }
+            for request in requests {
+                self.reply(&request);
+            }
+        }
+    }
+
+    /// What the node was told, and what the root was asked and has not answered.
+    fn waiting(&mut self) -> (Vec<TableQueryResult>, Vec<RootRequest>) {
+        let (mut told, mut asked) = (Vec::new(), Vec::new());
         while let Some(transmit) = self.answerer.poll_transmit() {
             match transmit {
                 Transmit::Publish { topic, payload }
@@ -79,23 +94,35 @@ impl Site {
                     told.push(read("answer", &payload).unwrap());
                 }
                 Transmit::Publish { .. } => {}
-                Transmit::Root(request) => {
-                    let asked = request.path.replace('_', ".");
-                    let jobs = [SHOP, CART, BANK];
-                    let job = jobs.iter().zip(1..).find_map(|(job, last)| {
-                        let by_ip = asked.contains(&format!("/10.30.0.{last}/"));
-                        (by_ip || asked.contains(job)).then_some(*job)
-                    });
-                    let body = match job {
-                        Some(job) if asked.contains("/instances") => self.job(job),
-                        _ => b"{}".to_vec(),
-                    };
-                    let reply = Some((200, body.as_slice()));
-                    self.answerer.handle_root_reply(request.id, reply, NOW);
-                }
+                Transmit::Root(request) => asked.push(request),
             }
         }
-        told
+        (told, asked)
+    }
+
+    /// The root's answers; what the node is told then.
+    fn answered(&mut self, requests: Vec<RootRequest>) -> Vec<TableQueryResult> {
+        let mut all = Vec::new();
+        for request in requests {
+            self.reply(&request);
+            all.extend(self.told());
+        }
+        all
+    }
+
+    fn reply(&mut self, request: &RootRequest) {
+        let asked = request.path.replace('_', ".");
+        let jobs = [SHOP, CART, BANK];
+        let job = jobs.iter().zip(1..).find_map(|(job, last)| {
+            let by_ip = asked.contains(&format!("/10.30.0.{last}/"));
+            (by_ip || asked.contains(job)).then_some(*job)
+        });
+        let body = match job {
+            Some(job) if asked.contains("/instances") => self.job(job),
+            _ => b"{}".to_vec(),
+        };
+        let reply = Some((200, body.as_slice()));
+        self.answerer.handle_root_reply(request.id, reply, NOW);
     }
 
     fn deployed(&mut self, job: &str, runs: bool) -> Vec<TableQueryResult> {
@@ -259,6 +286,134 @@ fn what_a_node_may_know_follows_its_instances() {
     );
 }
 
+/// Whatever else waits, an instance that was just attached is not refused for want of knowledge: its question is
+/// answered when its own service is known.
+#[test]
+fn a_question_waits_until_the_caller_is_known() {
+    for key in [CART, "10.30.0.2", BANK] {
+        let mut site = Site::new(Isolation::Enforce, &[]);
+        let question = Key::parse(key).unwrap().request(Some(180));
+        let other = NodeId::new("n2").unwrap();
+        site.answerer.handle_request(&other, &question, NOW);
+        site.told();
+        let handled = site.answerer.handle_deployed(&node(), &deployed(SHOP), NOW);
+        handled.unwrap();
+        for _ in 0..3 {
+            site.answerer.handle_request(&node(), &question, NOW);
+        }
+        let waiting = site.waiting();
+        assert!(waiting.0.is_empty(), "{:?}", waiting.0);
+        let told = site.answered(waiting.1);
+        let [answer] = told.as_slice() else {
+            panic!("one answer to one question: {told:?}")
+        };
+        assert_eq!(answer.query_key, key);
+        assert_eq!(exists(answer), key != BANK, "{answer:?}");
+        assert_eq!(site.is_interested(CART), key != BANK);
+    }
+}
+
+/// Without the root nobody waits, and the answer comes when it is back. A service that the root does not know either
+/// keeps nobody waiting, and makes no storm of questions.
+#[test]
+fn nobody_waits_in_vain_for_the_caller_to_be_known() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    let question = Key::parse(CART).unwrap().request(Some(180));
+    let other = NodeId::new("n2").unwrap();
+    site.answerer.handle_request(&other, &question, NOW);
+    site.told();
+    for job in [SHOP, "new.acme.web.prod"] {
+        let handled = site.answerer.handle_deployed(&node(), &deployed(job), NOW);
+        handled.unwrap();
+        site.answerer.handle_request(&node(), &question, NOW);
+        let (told, requests) = site.waiting();
+        assert!(told.is_empty(), "{told:?}");
+        let [request] = requests.as_slice() else {
+            panic!("{requests:?}")
+        };
+        let (request, reply) = match job {
+            SHOP => (request, None),
+            _ => (request, Some((200, b"{}".as_slice()))),
+        };
+        site.answerer.handle_root_reply(request.id, reply, NOW);
+        let (told, requests) = site.waiting();
+        let unavailable = told.iter().filter(|answer| answer.unavailable);
+        assert_eq!((unavailable.count(), told.len()), (1, 1), "{told:?}");
+        assert!(requests.is_empty(), "{requests:?}");
+        site.answerer.handle_request(&node(), &question, NOW);
+        let (told, requests) = site.waiting();
+        assert!(told.iter().all(|answer| answer.unavailable) && told.len() == 1);
+        assert!(requests.is_empty(), "{requests:?}");
+        if job == SHOP {
+            let later = NOW + Duration::from_secs(20);
+            site.answerer.handle_timeout(later);
+            let told = site.told();
+            assert!(told.iter().any(exists), "{told:?}");
+            let ended = Undeployed {
+                appname: SHOP.to_owned(),
+                instance_number: 0,
+                epoch: 0,
+            };
+            let handled = site.answerer.handle_undeployed(&node(), &ended, NOW);
+            handled.unwrap();
+            site.told();
+        }
+    }
+}
+
+/// What changed while nothing could be said is said as soon as it can be; also that a job is none of the node's business.
+#[test]
+fn what_could_not_be_said_is_said_once_the_caller_is_known() {
+    for (ask, rules) in [(CART, vec![]), (BANK, vec![rule(SHOP, BANK)])] {
+        let mut site = Site::new(Isolation::Enforce, &rules);
+        // Nothing runs on the node: it is told everything.
+        assert!(exists(&site.asked(ask)));
+        let handled = site.answerer.handle_deployed(&node(), &deployed(SHOP), NOW);
+        handled.unwrap();
+        let (told, waiting) = site.waiting();
+        assert!(told.is_empty(), "{told:?}");
+        // Meanwhile the rule that would allow it goes, and the rows change.
+        site.rules.clear();
+        let update = JobUpdate {
+            job_name: name(ask),
+            instance_number: -1,
+            kind: UpdateKind::Deployment,
+        };
+        site.answerer.handle_job_update(&update, NOW);
+        let other = NodeId::new("n2").unwrap();
+        let handled = site.answerer.handle_deployed(&other, &deployed(ask), NOW);
+        handled.unwrap();
+        let (told, more) = site.waiting();
+        assert!(told.is_empty(), "{told:?}");
+        let told = site.answered(waiting.into_iter().chain(more).collect());
+        let of_job: Vec<_> = told.iter().filter(|it| it.app_name == ask).collect();
+        let last = of_job.last().expect("it is told");
+        assert_eq!(exists(last), ask == CART, "{told:?}");
+        assert_eq!(is_gone(last), ask == BANK, "{told:?}");
+    }
+}
+
+/// It ended before the root could be told: nothing is kept of it, and nobody waits for it.
+#[test]
+fn an_instance_that_ends_before_its_service_is_known_leaves_nothing() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    let handled = site.answerer.handle_deployed(&node(), &deployed(SHOP), NOW);
+    handled.unwrap();
+    let (_, waiting) = site.waiting();
+    let ended = Undeployed {
+        appname: SHOP.to_owned(),
+        instance_number: 0,
+        epoch: 0,
+    };
+    let handled = site.answerer.handle_undeployed(&node(), &ended, NOW);
+    handled.unwrap();
+    site.answered(waiting);
+    let elsewhere = NodeId::new("n2").unwrap();
+    let seen = site.answerer.view(&name(SHOP), &elsewhere);
+    assert!(seen.is_none_or(|rows| rows.instance_list.iter().all(|row| !row.is_placed())));
+    assert!(exists(&site.asked(BANK)), "nothing runs on the node");
+}
+
 /// A manager that lost its store hears of the instances again, but not yet of their services: that is no reason to take
 /// anything away.
 #[test]
@@ -271,20 +426,8 @@ fn nothing_is_said_for_want_of_knowledge() {
     // The root's answer about the shop is still to come.
     let handled = site.answerer.handle_deployed(&node(), &deployed(SHOP), NOW);
     handled.unwrap();
-    site.answerer.handle_request(&node(), &question, NOW);
-    let waiting: Vec<_> = std::iter::from_fn(|| site.answerer.poll_transmit()).collect();
-    let answer = waiting.iter().find_map(|transmit| match transmit {
-        Transmit::Publish { payload, .. } => read::<TableQueryResult>("answer", payload).ok(),
-        Transmit::Root(_) => None,
-    });
-    assert!(answer.is_some_and(|answer| answer.unavailable));
-    let body = site.job(SHOP);
-    for transmit in waiting {
-        if let Transmit::Root(request) = transmit {
-            let reply = Some((200, body.as_slice()));
-            site.answerer.handle_root_reply(request.id, reply, NOW);
-        }
-    }
-    site.told();
+    let (told, waiting) = site.waiting();
+    assert!(told.is_empty(), "{told:?}");
+    site.answered(waiting);
     assert!(exists(&site.asked(CART)));
 }
