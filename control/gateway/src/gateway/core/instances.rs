@@ -244,7 +244,8 @@ impl Core {
                     name_server_v6: name_server.v6.and_then(v6),
                 };
                 if let Some(reply) = reply {
-                    let _ = reply.send(Ok(attached));
+                    self.unvouched
+                        .add(service, wired.ns_ip, attached, reply, now);
                 }
             }
             Err(refusal) => {

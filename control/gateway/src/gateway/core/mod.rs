@@ -14,6 +14,7 @@ mod placement;
 mod registration;
 mod remember;
 mod subnet_by_caller;
+mod vouched;
 
 use super::Error;
 use super::mqtt::{Mqtt, MqttEvent};
@@ -47,6 +48,7 @@ use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use vouched::Unvouched;
 
 /// The kernel's tables are read at most so often: a routing daemon may change thousands of routes at once.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
@@ -83,6 +85,7 @@ pub(crate) struct Core {
     /// Until when each of them is waited for stands beside it.
     attaching: BTreeMap<String, (Attaching, Duration)>,
     nameless: BTreeMap<(ServiceName, u32), Nameless>,
+    unvouched: Unvouched,
     hosts: Hosts,
     /// Instances whose end the cluster may not know yet.
     ended: BTreeMap<(String, u32), Ended>,
@@ -176,6 +179,7 @@ impl Core {
             subnet_asked_at: None,
             attaching: BTreeMap::new(),
             nameless: BTreeMap::new(),
+            unvouched: Unvouched::default(),
             hosts: Hosts::default(),
             ended,
             withdrawn: VecDeque::new(),
@@ -239,6 +243,7 @@ impl Core {
         sooner(self.prober.poll_timeout());
         sooner(Some(self.look_at));
         sooner(self.waits_until());
+        sooner(self.unvouched.poll_timeout());
         sooner(self.registering.iter().map(|(_, until)| *until).min());
         sooner(self.forbidden.poll_timeout());
         sooner(self.ways_changed.then(|| self.followed_at + FOLLOW_PAUSE));
@@ -417,6 +422,7 @@ impl Core {
         self.end_forbidden(now);
         // After the tables: whoever is told an address may dial it.
         self.publish_names();
+        self.answer_vouched(now);
         if self.ways_changed && self.followed_at + FOLLOW_PAUSE <= now {
             self.ways_changed = false;
             self.followed_at = now;
