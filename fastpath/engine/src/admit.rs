@@ -5,14 +5,14 @@ use crate::engine::{Engine, limit_key};
 use crate::flow::{self, Flow, Inserted, Pin, State};
 use crate::policy::{self, Verdict};
 use crate::trace::Decision;
-use crate::{icmp, select};
+use crate::{icmp, relay, select};
 use sluice_memory::{Endpoint, Frame};
 use sluice_tables::{
     Instance, InstanceSlot, Known, Placement, Question, Suspicion, Tables, Target,
 };
 use sluice_wire::icmp_error::Unreachable;
 use sluice_wire::tcp_flag::{ACK, RST, SYN};
-use sluice_wire::{Class, DropReason, FlowKey, IcmpKind, InstanceIp, NsIp, Parsed, Protocol};
+use sluice_wire::{Class, DropReason, FlowKey, IcmpKind, InstanceIp, Ip, NsIp, Parsed, Protocol};
 
 /// Apparent source ports tried when a local instance's own flow has the pair already.
 const PORT_TRIES: usize = 64;
@@ -77,6 +77,7 @@ impl Engine {
             (Placement::Local, None) => {}
             (Placement::Peer(peer), Some(outer))
                 if tables.peer(peer).is_some_and(|peer| peer.ip == outer.ip) => {}
+            (Placement::Peer(_), Some(outer)) if relay::vouches(lane, known, outer, tables) => {}
             (Placement::Nowhere, Some(outer)) => {
                 return Err(Stop::Ask(Question::InnerSource {
                     source: lane.packet.src,
@@ -200,11 +201,11 @@ impl Engine {
             },
             service: None,
             peer: match sender.row.placement {
-                Placement::Peer(peer) => Some(peer),
+                Placement::Peer(peer) => Some(lane.relay.unwrap_or(peer)),
                 Placement::Local | Placement::Nowhere => None,
             },
             created_s: turn.now_s,
-            state: State::new(packet.protocol, true, turn.now_s),
+            state: State::new(packet.protocol, true, turn.now_s).with_relayed(lane.relay.is_some()),
             index: 0,
         };
         let flow = self.enter_passive(new)?;
@@ -266,24 +267,31 @@ fn tell_sender(
     lane: &Lane,
     turn: &Turn<'_>,
 ) -> Stop {
-    let Placement::Peer(peer) = sender.row.placement else {
-        return Stop::Drop(reason);
-    };
-    let ns_ip = sender.row.ns_ip.of(lane.packet.family);
-    match (ns_ip, turn.tables.peer(peer)) {
-        (Some(ns_ip), Some(peer)) => Stop::Refuse(
+    match way_back(sender, lane, turn.tables) {
+        Some((ns_ip, outer)) => Stop::Refuse(
             reason,
             Answer::Remote {
-                ns_ip: ns_ip.ip(),
-                outer: Endpoint {
-                    ip: peer.ip,
-                    port: peer.port,
-                },
+                ns_ip,
+                outer,
                 reason: why,
             },
         ),
-        _ => Stop::Drop(reason),
+        None => Stop::Drop(reason),
     }
+}
+
+/// The NsIP and the node of an admitted sender elsewhere.
+pub(crate) fn way_back(sender: Sender<'_>, lane: &Lane, tables: &Tables) -> Option<(Ip, Endpoint)> {
+    let Placement::Peer(peer) = sender.row.placement else {
+        return None;
+    };
+    let ns_ip = sender.row.ns_ip.of(lane.packet.family)?;
+    let peer = tables.peer(peer)?;
+    let outer = Endpoint {
+        ip: peer.ip,
+        port: peer.port,
+    };
+    Some((ns_ip.ip(), outer))
 }
 
 /// Only instances speak, and gateways where they report an error.

@@ -3,7 +3,7 @@
 use crate::engine::Output;
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, BATCH_MAX, Endpoint, Pool};
-use sluice_tables::{Question, Tables};
+use sluice_tables::{PeerSlot, Question, Tables};
 use sluice_wire::icmp_error::Unreachable;
 use sluice_wire::{DropReason, Family, Fragment, FragmentKey, Ip, Parsed, Protocol, parse};
 
@@ -87,6 +87,8 @@ pub(crate) enum Kind {
 pub(crate) struct Lane {
     pub(crate) packet: Parsed,
     pub(crate) kind: Kind,
+    /// The node that sent it on, because its instance came from there.
+    pub(crate) relay: Option<PeerSlot>,
 }
 
 impl Lane {
@@ -96,6 +98,7 @@ impl Lane {
         Self {
             packet,
             kind: Kind::Unfit(reason),
+            relay: None,
         }
     }
 
@@ -117,6 +120,11 @@ pub(crate) enum Stop {
     AwaitFirst(FragmentKey),
     /// It became its own answer, to the node at that address.
     Back(Endpoint),
+    /// It goes on to another node, in pieces of at most so many bytes.
+    Onward {
+        outer: Endpoint,
+        mtu: u16,
+    },
 }
 
 /// What the sender of a dropped packet is told.
@@ -133,6 +141,12 @@ pub(crate) enum Answer {
         ns_ip: Ip,
         outer: Endpoint,
         reason: Unreachable,
+    },
+    /// The same: the packet size that fits the way onward.
+    RemoteTooBig {
+        ns_ip: Ip,
+        outer: Endpoint,
+        mtu: u16,
     },
 }
 

@@ -14,6 +14,8 @@ pub struct Counters {
     pub begun_passive: Counter,
     /// Flows begun that no rule allows, where that is only observed.
     pub observed: Counter,
+    /// Frames sent on to where their instance moved, and answers to them.
+    pub relayed: Counter,
     /// Flows whose source port had to be rewritten.
     pub ports_rewritten: Counter,
     /// Frames held for an answer now.

@@ -322,7 +322,7 @@ impl Engine {
                     Stop::Drop(DropReason::FragmentTableFull)
                 }
             },
-            Stop::Drop(_) | Stop::Refuse(..) | Stop::Back(_) => stop,
+            Stop::Drop(_) | Stop::Refuse(..) | Stop::Back(_) | Stop::Onward { .. } => stop,
         };
         match stop {
             Stop::Refuse(reason, answer) => {
@@ -334,6 +334,7 @@ impl Engine {
                 turn.out.done.push(frame);
             }
             Stop::Back(_) => turn.out.to_underlay.push(frame),
+            Stop::Onward { outer, mtu } => self.send_onward(frame, outer, mtu, turn),
             Stop::Ask(_) | Stop::AwaitFirst(_) => {
                 unreachable!("both were turned into a drop above")
             }
@@ -362,7 +363,7 @@ impl Engine {
         frame.fill(bytes);
         turn.account.originated.add(1);
         match answer {
-            Answer::Remote { outer, .. } => {
+            Answer::Remote { outer, .. } | Answer::RemoteTooBig { outer, .. } => {
                 frame.outer = Some(outer);
                 turn.out.to_underlay.push(frame);
             }
@@ -391,7 +392,7 @@ impl Engine {
         }
         let from = turn.tables.gateway(packet.family)?;
         let to = match answer {
-            Answer::Remote { ns_ip, .. } => ns_ip,
+            Answer::Remote { ns_ip, .. } | Answer::RemoteTooBig { ns_ip, .. } => ns_ip,
             Answer::Unreachable(_) | Answer::TooBig { .. } | Answer::Reset => packet.src,
         };
         if !icmp_error::may_answer(packet) || !self.errors.allows(to.to_bits(), turn.now) {
@@ -402,7 +403,9 @@ impl Engine {
             Answer::Unreachable(reason) | Answer::Remote { reason, .. } => {
                 icmp_error::unreachable(quote, from, to, reason, scratch)
             }
-            Answer::TooBig { mtu } => icmp_error::too_big(quote, from, to, mtu, scratch),
+            Answer::TooBig { mtu } | Answer::RemoteTooBig { mtu, .. } => {
+                icmp_error::too_big(quote, from, to, mtu, scratch)
+            }
             Answer::Reset => None,
         }
     }

@@ -4,7 +4,7 @@ use crate::batch::{Lane, Now, Step, Stops, Turn};
 use crate::engine::{Engine, Output, Side};
 use crate::shortcut::Glances;
 use crate::trace::{Decision, Entry};
-use crate::{decap, liveness, shortcut, translate};
+use crate::{decap, liveness, relay, shortcut, translate};
 use sluice_memory::{Account, Batch, Frame, Pool, append};
 use sluice_tables::Tables;
 
@@ -70,10 +70,22 @@ impl Engine {
         if liveness::is_for_gateway(frame, lane, turn.tables) {
             return self.answer_echo(frame, lane, turn);
         }
+        // While instances that moved are still called where they were.
+        if turn.tables.knows_moves()
+            && let Some(detour) = relay::detour(frame, lane, turn.tables)
+        {
+            return self.take_detour(frame, lane, detour, turn);
+        }
+        self.receive(frame, lane, turn)
+    }
+
+    /// A packet for an instance of this node, under the NsIP that it has now.
+    pub(crate) fn receive(&mut self, frame: &mut Frame, lane: &Lane, turn: &Turn<'_>) -> Step<()> {
         // The flow is looked up before admission because its slot hint spares admission a search by address.
         let known = self.known_inbound(frame, lane, turn)?;
         let sender = self.admit(frame, lane, known.as_ref(), turn)?;
         self.hear_suspect(lane, &sender, turn);
+        self.end_detour(frame, lane, known.as_ref(), turn);
         let flow = self.accept(frame, lane, known, sender, turn)?;
         self.suspect_unreachable(lane, &flow, turn);
         self.bind_first(lane, &flow, turn)?;

@@ -16,6 +16,7 @@ pub mod flow;
 mod admit;
 mod select;
 mod locate;
+mod relay;
 mod fragment;
 mod translate;
 mod icmp;

@@ -5,7 +5,7 @@
 
 use crate::batch::{Answer, Step, Stop, drop_as};
 use crate::flow::{Ends, Flow};
-use crate::policy;
+use crate::{policy, relay};
 use sluice_memory::Frame;
 use sluice_tables::{Peer, PeerSlot, Placement, Question, Tables};
 use sluice_wire::{DropReason, InstanceIp, Ip, NsIp, Parsed};
@@ -29,6 +29,11 @@ pub(crate) fn remote<'a>(flow: &Flow, ends: &Ends<'_>, tables: &'a Tables) -> St
     let (Some(src), Some(dst)) = (local.instance_ip.of(family), remote.ns_ip.of(family)) else {
         return policy::refuse(DropReason::NoAddress);
     };
+    if flow.state.is_relayed()
+        && let Some(location) = relay::location(flow, ends, tables)
+    {
+        return Ok(location);
+    }
     let peer = match remote.placement {
         Placement::Local => None,
         Placement::Peer(slot) => match tables.peer(slot) {

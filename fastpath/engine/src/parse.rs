@@ -28,6 +28,7 @@ pub(crate) fn headers(frame: &Frame) -> Lane {
     let mut lane = Lane {
         packet,
         kind: Kind::Own,
+        relay: None,
     };
     // The kernel took one off the hop limit on the way here; nobody does after us. Zero should not have reached us.
     if lane.packet.hop_limit == 0 {

@@ -143,7 +143,7 @@ impl From<Stop> for Decision {
             Stop::Refuse(reason, _) => Self::Refused(reason),
             Stop::Ask(question) => Self::Held(question),
             Stop::AwaitFirst(_) => Self::AwaitsFirst,
-            Stop::Back(outer) => Self::Tunnelled(outer),
+            Stop::Back(outer) | Stop::Onward { outer, .. } => Self::Tunnelled(outer),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod snapshot;
 pub mod route;
 mod permits;
+mod moves;
 pub mod slots;
 pub mod publish;
 pub mod upcall;

@@ -81,6 +81,11 @@ impl Writer {
         self.published.clone()
     }
 
+    /// For the parts of the state that have their own files.
+    pub(crate) const fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
     /// The state as edited so far, published or not.
     #[must_use]
     pub const fn tables(&self) -> &Tables {
@@ -252,6 +257,7 @@ impl Writer {
         row.epoch += 1;
         let ips = row.instance_ip;
         self.set_route(slot);
+        self.forget_moves(slot);
         for ip in ips.iter() {
             self.tables.semantic.remove(&ip.ip());
         }

@@ -1,5 +1,6 @@
 //! The snapshot a worker reads: instances, services and peers in stable slots, and the indexes that find them.
 
+use crate::moves::Moves;
 use crate::permits::{Isolation, Permits};
 use crate::route::{PeerRoute, PeerRoutes, Route, Routed, Routes};
 use crate::slots::{Index, InstanceSlot, PeerSlot, Rows, ServiceSlot, Slot};
@@ -180,6 +181,7 @@ pub struct Tables {
     pub(crate) local: Index<NsIp, InstanceSlot>,
     pub(crate) outer: Index<Ip, Arc<[PeerSlot]>>,
     pub(crate) permits: Permits,
+    pub(crate) moves: Arc<Moves>,
 }
 
 impl Tables {
@@ -199,6 +201,7 @@ impl Tables {
             local: Index::new(),
             outer: Index::new(),
             permits: Permits::default(),
+            moves: Arc::default(),
         }
     }
 

@@ -16,6 +16,7 @@
 //! | [`mss`] | lowering the MSS of a SYN to what the tunnel carries |
 //! | [`icmp_error`] | unreachable, too big, time exceeded, and TCP resets |
 //! | [`icmp_echo`] | echo between gateways |
+//! | [`hop_limit`] | one less, where a packet is forwarded as it is |
 //! | [`segment`] | cutting a super-frame into packets, and joining packets into a super-frame |
 //! | [`drop_reason`] | every way a packet can end, with cause and cure |
 //!
@@ -34,6 +35,7 @@ pub mod glance;
 pub mod mss;
 pub mod icmp_error;
 pub mod icmp_echo;
+pub mod hop_limit;
 pub mod segment;
 
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};

@@ -179,7 +179,8 @@ pub struct Flow {
     pub remote: Pin,
     /// The service that was dialled, when it was a ServiceIP.
     pub service: Option<ServiceSlot>,
-    /// Where the remote instance was when the flow began: whom its quota is charged to. Never used to send.
+    /// Where the remote instance was when the flow began, or the node that relayed its packets: whom its quota is charged
+    /// to. Used to send only while that node relays.
     pub peer: Option<PeerSlot>,
     pub created_s: u32,
     pub state: State,
@@ -350,6 +351,8 @@ const RESET: u64 = RESET_OUT | RESET_IN;
 const OFFLOAD_ASKED: u64 = 1 << 10;
 /// It is offloaded: the kernel forwards its packets.
 const OFFLOADED: u64 = 1 << 11;
+/// Its packets come and go by the node that its local instance moved away from.
+const RELAYED: u64 = 1 << 12;
 const FLAGS: u64 = 0xffff;
 
 /// How far a flow's offload has come.
@@ -403,9 +406,19 @@ impl State {
         self.0 & ESTABLISHED != 0
     }
 
-    /// Established, and nobody said RST.
+    /// Established, nobody said RST, and its packets take the straight way.
     pub(crate) const fn is_undisturbed(self) -> bool {
-        self.0 & (ESTABLISHED | RESET) == ESTABLISHED
+        self.0 & (ESTABLISHED | RESET | RELAYED) == ESTABLISHED
+    }
+
+    #[must_use]
+    pub const fn is_relayed(self) -> bool {
+        self.0 & RELAYED != 0
+    }
+
+    pub(crate) const fn with_relayed(self, relayed: bool) -> Self {
+        let flag = if relayed { RELAYED } else { 0 };
+        Self(self.0 & !RELAYED | flag)
     }
 
     #[must_use]
@@ -432,7 +445,7 @@ impl State {
     /// Its packets only go to and fro, and nobody has asked for its offload yet.
     #[must_use]
     pub const fn may_be_offloaded(self) -> bool {
-        const ASIDE: u64 = FIN_OUT | FIN_IN | RESET | ICMP | OFFLOAD_ASKED;
+        const ASIDE: u64 = FIN_OUT | FIN_IN | RESET | ICMP | OFFLOAD_ASKED | RELAYED;
         self.0 & (ESTABLISHED | ASIDE) == ESTABLISHED
     }
 

@@ -240,12 +240,22 @@ impl Table {
 
     /// Notes how far the flow's offload has come. Returns whether the flow is still there.
     pub fn set_offloading(&self, flow: &Flow, offloading: Offloading) -> bool {
+        self.change(flow, |state| state.with_offloading(offloading))
+    }
+
+    /// Notes that the flow's packets take the straight way from now on.
+    pub(crate) fn end_relay(&self, flow: &Flow) {
+        self.change(flow, |state| state.with_relayed(false));
+    }
+
+    /// Changes the flow's state; false when the flow ended meanwhile.
+    fn change(&self, flow: &Flow, to: impl Fn(State) -> State) -> bool {
         let Some(entry) = self.entry(flow.index) else {
             return false;
         };
         let mut state = State::read(entry.state());
         while state.is_live() && state.generation() == flow.state.generation() {
-            match state.swap(entry.state(), state.with_offloading(offloading)) {
+            match state.swap(entry.state(), to(state)) {
                 Ok(()) => return true,
                 Err(changed) => state = changed,
             }
