@@ -120,6 +120,10 @@ fn describe() {
         "sluice_flows_observed_total",
         "Flows begun across namespaces that no rule allows, where that is only observed"
     );
+    describe_counter!(
+        "sluice_frames_relayed_total",
+        "Frames sent on to where their instance moved, and answers to them"
+    );
     describe_gauge!("sluice_tunnels", "Active tunnels");
     describe_gauge!("sluice_instances", "Instances known, by placement");
     describe_gauge!("sluice_tables_generation", "Publishes of the tables so far");
@@ -177,6 +181,7 @@ fn refresh(view: &GatewayView) {
     gauge!("sluice_flows").set(flows as f64);
     let state = view.state.borrow();
     counter!("sluice_flows_observed_total").absolute(state.flows_observed);
+    counter!("sluice_frames_relayed_total").absolute(state.frames_relayed);
     gauge!("sluice_flows_offloaded").set(state.flows_offloaded as f64);
     gauge!("sluice_tunnels").set(state.tunnels as f64);
     gauge!("sluice_questions_open").set(state.questions_open as f64);

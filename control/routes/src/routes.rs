@@ -5,6 +5,7 @@
 
 use crate::isolation::Tenancy;
 use doubt::Doubts;
+use moves::Moves;
 use sluice_proto::ServiceName;
 use sluice_proto::isolation::Isolation;
 use sluice_proto::table_query::asker::{Event, Routes as JobRoutes};
@@ -59,10 +60,11 @@ pub struct Routes {
     jobs: BTreeMap<ServiceName, Job>,
     local: BTreeMap<(ServiceName, u32), LocalInstance>,
     tenancy: Tenancy,
-    /// Where each instance is placed, and how many on each peer.
+    /// Where each instance is placed, and how many on each peer or came from it a moment ago.
     placed: BTreeMap<InstanceSlot, PeerSlot>,
     peers: BTreeMap<PeerSlot, usize>,
     doubts: Doubts,
+    moves: Moves,
     /// The peer whose path was looked at last.
     looked_at: Option<PeerSlot>,
     own: Option<(Ip, u16)>,
@@ -81,6 +83,7 @@ impl Routes {
             placed: BTreeMap::new(),
             peers: BTreeMap::new(),
             doubts: Doubts::new(),
+            moves: Moves::default(),
             looked_at: None,
             own: None,
             peer_mtu,
@@ -170,6 +173,7 @@ impl Routes {
         };
         for row in &known.instances {
             if self.local.contains_key(&(name.clone(), row.number)) {
+                self.take_over(name, row);
                 continue;
             }
             let before = job.instances.get(&row.number);
@@ -181,6 +185,9 @@ impl Routes {
             self.write_instance(&mut job, remote(slot, row, place));
         }
         self.jobs.insert(name.clone(), job);
+        for row in &known.instances {
+            self.send_on(name, row);
+        }
         for local in self.locals_of(name) {
             self.write_local(&local);
         }
@@ -273,6 +280,7 @@ impl Routes {
     /// An instance of this node ended. Its row goes with it; if it runs elsewhere by now, the next answer says so.
     pub fn remove_local(&mut self, name: &ServiceName, number: u32) -> Option<LocalInstance> {
         let local = self.local.remove(&(name.clone(), number))?;
+        self.note_end(&local);
         let others = !self.locals_of(name).is_empty();
         self.tenancy.set_local(name, others, &mut self.writer);
         self.withdraw(name, number);
@@ -291,6 +299,7 @@ impl Routes {
             return self.remove_local(name, row.number);
         }
         let local = self.local.remove(&key)?;
+        self.note_end(&local);
         let others = !self.locals_of(name).is_empty();
         self.tenancy.set_local(name, others, &mut self.writer);
         if let Some(mut job) = self.jobs.remove(name) {
@@ -299,6 +308,7 @@ impl Routes {
             self.write_instance(&mut job, update);
             self.jobs.insert(name.clone(), job);
         }
+        self.send_on(name, row);
         self.write_candidates(name);
         Some(local)
     }
@@ -465,9 +475,13 @@ impl Routes {
         if let Some(peer) = here {
             *self.peers.entry(peer).or_default() += 1;
         }
-        if let Some(peer) = before
-            && let Some(count) = self.peers.get_mut(&peer)
-        {
+        if let Some(peer) = before {
+            self.release_peer(peer);
+        }
+    }
+
+    fn release_peer(&mut self, peer: PeerSlot) {
+        if let Some(count) = self.peers.get_mut(&peer) {
             *count -= 1;
             if *count == 0 {
                 self.peers.remove(&peer);
@@ -538,6 +552,7 @@ fn remote(
 }
 
 mod doubt;
+mod moves;
 pub use doubt::NodeInUse;
 
 #[cfg(test)]

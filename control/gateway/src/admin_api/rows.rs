@@ -49,6 +49,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "flows_offloaded": state.flows_offloaded,
         "isolation": state.isolation,
         "flows_observed": state.flows_observed,
+        "frames_relayed": state.frames_relayed,
         "offload": state.offload,
         "sockets": state.sockets,
         "workers": workers(&state, &view.running()),

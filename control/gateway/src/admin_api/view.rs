@@ -81,6 +81,8 @@ pub struct GatewayState {
     pub isolation: &'static str,
     /// Flows begun across namespaces that no rule allows, where that is only observed.
     pub flows_observed: u64,
+    /// Frames sent on to where their instance moved, and answers to them.
+    pub frames_relayed: u64,
     /// Why the gateway cannot serve yet, in words; empty when it can.
     pub not_ready: String,
 }

@@ -410,6 +410,12 @@ impl Plane {
         counters.map(|counters| counters.observed.value()).sum()
     }
 
+    /// Frames sent on to where their instance moved, and answers to them.
+    pub(crate) fn relayed(&self) -> u64 {
+        let counters = self.counters.iter();
+        counters.map(|counters| counters.relayed.value()).sum()
+    }
+
     /// AF_XDP sockets as they were when last looked at.
     pub(crate) fn sockets(&self) -> &[SocketRow] {
         &self.sockets

@@ -14,6 +14,8 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+/// The old node sends on for 30 s.
+const WINDOW: Duration = Duration::from_secs(45);
 const LIMIT: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(500);
 
@@ -99,5 +101,72 @@ fn a_moved_instance_keeps_its_addresses_and_its_callers() {
     // Its state was not moved: the new place's kernel says so.
     let lost = again(&mut connection).unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::ConnectionReset);
+    world.check();
+}
+
+/// The cluster of the caller's node is away while the instance moves within the other one.
+#[test]
+#[ignore = "needs root"]
+fn a_caller_whose_node_has_not_heard_reaches_it_by_the_old_node() {
+    let layout = Layout {
+        gateways: vec![0, 0, 1],
+        ..Layout::two_sites()
+    };
+    let mut world = World::laid("stragglers", &layout);
+    let old = world.echo(0, "old");
+    let caller = world.caller(2);
+    let sockets = [0, 1].map(|family| udp_socket(&caller.namespace, family, 0));
+    for (family, socket) in sockets.iter().enumerate() {
+        assert_eq!(udp(socket, old.ip(family)).unwrap().name, "old");
+    }
+    let mut connection = connect(&caller.namespace, old.ip(0)).unwrap();
+    again(&mut connection).unwrap();
+    world.sites.clusters[1].kill();
+    let namespace = NetNs::new("new").unwrap();
+    serve(&namespace, "new");
+    migrate(&world, 1, &namespace);
+    world.sites.detach(0, &old.attached).unwrap();
+    wait_for("the old node to hear of the move", LIMIT, || {
+        let answer = tcp(&caller.namespace, old.ip(0)).map_err(|error| error.to_string())?;
+        (answer.name == "new").then_some(()).ok_or(answer.name)
+    })
+    .unwrap();
+    for _ in 0..3 {
+        for (family, socket) in sockets.iter().enumerate() {
+            let answer = udp(socket, old.ip(family)).unwrap();
+            assert_eq!(answer.name, "new");
+            assert_eq!(answer.from.ip(), old.ip(family), "as it was dialled");
+            assert_eq!(answer.peer, caller.ip(family), "as it is known");
+            let answer = tcp(&caller.namespace, old.ip(family)).unwrap();
+            assert_eq!(answer.name, "new", "a new connection");
+        }
+    }
+    // Its state was not moved: the new place's kernel says so, by the old node.
+    let lost = again(&mut connection).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::ConnectionReset);
+    let status = world.sites.gateways[0].role.ask("/v1/status").unwrap();
+    assert!(status["frames_relayed"].as_u64().unwrap() > 0, "{status}");
+    // The old node stops: callers are told, and once managers are there again, their node is led to the new place.
+    wait_for("the old node to stop", WINDOW, || {
+        match tcp(&caller.namespace, old.ip(0)) {
+            Err(error) if error.kind() == ErrorKind::HostUnreachable => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .unwrap();
+    world.sites.clusters[1].start().unwrap();
+    world.sites.clusters[1].ready().unwrap();
+    wait_for(
+        "the caller to be led to the new place",
+        LIMIT,
+        || match tcp(&caller.namespace, old.ip(0)) {
+            Ok(answer) if answer.name == "new" => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .unwrap();
+    for (family, socket) in sockets.iter().enumerate() {
+        assert_eq!(udp(socket, old.ip(family)).unwrap().name, "new");
+    }
     world.check();
 }

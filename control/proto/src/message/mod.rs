@@ -21,7 +21,8 @@ pub use node::{
     SubnetRequest, SubnetResult, Undeployed, UpdatesAvailable,
 };
 pub use table_query::{
-    InstanceEntry, IpType, Revision, ServiceIpEntry, TableQueryRequest, TableQueryResult,
+    FormerPlace, InstanceEntry, IpType, Revision, ServiceIpEntry, TableQueryRequest,
+    TableQueryResult,
 };
 pub use topic::{NodeId, Topic, TopicError, Verb};
 

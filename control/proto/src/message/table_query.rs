@@ -1,10 +1,12 @@
 //! The table query (thesis 3.6.6) on the wire: question, answer and the rows of an answer.
 
+use super::job::InstanceStatus;
 use super::text;
 use crate::isolation::Rule;
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
+use std::net::IpAddr;
 
 /// "Which service has this address or this name?" (`tablequery/request`). The address wins when both are given; the
 /// question also registers the node's interest.
@@ -147,7 +149,28 @@ pub struct InstanceEntry {
     /// Extension: it may call the asker's services but not be called (rules are directional).
     #[serde(default, skip_serializing_if = "is_false")]
     pub reply_only: bool,
+    /// Extension: the nodes where it ran before, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<FormerPlace>,
 }
+
+/// A node where an instance ran before it moved, as others reach it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct FormerPlace {
+    pub host_ip: IpAddr,
+    pub host_port: u16,
+}
+
+impl FormerPlace {
+    /// Node address and tunnel port.
+    #[must_use]
+    pub fn address(self) -> (Ip, u16) {
+        (self.host_ip.into(), self.host_port)
+    }
+}
+
+/// Of one instance; callers follow within seconds.
+const FORMER_MAX: usize = 4;
 
 impl InstanceEntry {
     /// The InstanceIPs; `None` for a family whose text names an address of the other family.
@@ -168,8 +191,33 @@ impl InstanceEntry {
         self.host_ip.is_some() && self.host_port.is_some() && self.ns_ips().iter().next().is_some()
     }
 
+    /// Where the instance runs from now on; where it ran is remembered.
+    pub fn place(&mut self, status: &InstanceStatus) {
+        self.unplace();
+        self.worker_id.clone_from(&status.worker_id);
+        self.namespace_ip = status.namespace_ip;
+        self.namespace_ip_v6 = status.namespace_ip_v6;
+        self.host_ip = status.host_ip;
+        self.host_port = Some(status.host_port);
+        let here = self.here();
+        self.former.retain(|former| Some(*former) != here);
+        let excess = self.former.len().saturating_sub(FORMER_MAX);
+        self.former.drain(..excess);
+    }
+
+    fn here(&self) -> Option<FormerPlace> {
+        Some(FormerPlace {
+            host_ip: self.host_ip?.into(),
+            host_port: self.host_port.filter(|port| *port != 0)?,
+        })
+    }
+
     /// Forgets where the instance runs.
     pub fn unplace(&mut self) {
+        if let Some(here) = self.here() {
+            self.former.retain(|former| *former != here);
+            self.former.push(here);
+        }
         self.worker_id = None;
         self.namespace_ip = None;
         self.namespace_ip_v6 = None;

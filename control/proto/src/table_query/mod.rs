@@ -11,7 +11,7 @@ pub mod notifier;
 mod backoff;
 pub(crate) mod timers;
 
-use crate::message::{InstanceEntry, IpType, ServiceIpEntry, TableQueryRequest};
+use crate::message::{FormerPlace, InstanceEntry, IpType, ServiceIpEntry, TableQueryRequest};
 use crate::names::ServiceName;
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::fmt;
@@ -143,6 +143,8 @@ pub struct Row {
     pub cluster_id: Option<String>,
     /// It may call us; we may only answer.
     pub reply_only: bool,
+    /// The nodes where it ran before, the last one last.
+    pub former: Vec<FormerPlace>,
 }
 
 impl Row {
@@ -169,6 +171,7 @@ impl Row {
             place,
             cluster_id: entry.cluster_id.clone(),
             reply_only: entry.reply_only,
+            former: entry.former.clone(),
         })
     }
 
@@ -189,6 +192,7 @@ impl Row {
             service_ip: Vec::new(),
             epoch: self.epoch,
             reply_only: self.reply_only,
+            former: self.former.clone(),
         }
     }
 }

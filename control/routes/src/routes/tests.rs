@@ -1,11 +1,14 @@
 //! Rows and events in, tables out.
 
+use super::moves::{SENT_ON_FOR, TAKEN_FOR};
 use super::*;
+use sluice_proto::message::FormerPlace;
 use sluice_proto::table_query::ServiceAddress;
 use sluice_tables::Target;
 use sluice_wire::AddressPlan;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 const NODE_ONE: &str = "192.0.2.1";
 const NODE_TWO: &str = "192.0.2.2";
@@ -49,6 +52,7 @@ fn row(number: u32, node: &str) -> Row {
         }),
         cluster_id: None,
         reply_only: false,
+        former: Vec::new(),
     }
 }
 
@@ -350,4 +354,120 @@ fn nodes_in_use_are_those_of_services_that_packets_go_to() {
     });
     assert_eq!(routes.nodes_in_use(100), used);
     assert_eq!(routes.nodes_in_use(101), []);
+}
+
+/// The instance ran on node one before it came here.
+fn came_here(mut row: Row) -> Row {
+    row.place = None;
+    row.former = vec![former(NODE_ONE)];
+    row
+}
+
+fn former(node: &str) -> FormerPlace {
+    FormerPlace {
+        host_ip: node.parse().unwrap(),
+        host_port: 50103,
+    }
+}
+
+fn here(number: u32) -> LocalInstance {
+    LocalInstance {
+        job: name(),
+        number,
+        epoch: 1,
+        instance_ip: instance_ips(number),
+        ns_ip: ns_ips(number),
+        veth: None,
+    }
+}
+
+/// Both orders: the old node hears of the move before the instance ends there, or after.
+#[test]
+fn what_moved_away_is_sent_on_for_30_seconds() {
+    let mut moved = row(0, NODE_TWO);
+    moved.former = vec![former(SELF)];
+    let old = NsIp::new(ip("10.18.0.10"));
+    for heard_before in [true, false] {
+        let mut routes = routes();
+        routes.add_local(here(0));
+        if heard_before {
+            routes.set_job(&job(&[moved.clone()]));
+            routes.move_local(&name(), &moved);
+        } else {
+            routes.remove_local(&name(), 0);
+            assert_eq!(routes.tables().left(old), None);
+            routes.set_job(&job(&[moved.clone()]));
+        }
+        let slot = routes.tables().left(old).unwrap();
+        let place = routes.tables().instance(slot).unwrap().placement;
+        assert!(matches!(place, Placement::Peer(_)));
+        let at = Duration::from_secs(100);
+        routes.handle_timeout(at);
+        assert_eq!(routes.poll_timeout(), Some(at + SENT_ON_FOR));
+        assert!(!routes.handle_timeout(at + SENT_ON_FOR / 2));
+        assert_eq!(routes.tables().left(old), Some(slot));
+        assert!(routes.handle_timeout(at + SENT_ON_FOR));
+        assert_eq!(routes.tables().left(old), None);
+        assert_eq!(routes.poll_timeout(), None);
+        // What is heard later changes nothing.
+        routes.set_job(&job(&[moved.clone()]));
+        assert_eq!(routes.tables().left(old), None);
+    }
+}
+
+/// Managers that do not name former nodes tell the new one nothing, which would then refuse what is sent on; and what ended
+/// for good, or is another instance by now, did not move.
+#[test]
+fn only_what_the_managers_say_was_here_is_sent_on() {
+    let mut named = row(0, NODE_TWO);
+    named.former = vec![former(SELF)];
+    let mut other = named.clone();
+    other.epoch = 2;
+    for row in [row(0, NODE_TWO), other] {
+        let mut routes = routes();
+        routes.add_local(here(0));
+        routes.remove_local(&name(), 0);
+        routes.set_job(&job(&[row]));
+        assert!(!routes.tables().knows_moves());
+    }
+    let mut routes = routes();
+    routes.add_local(here(0));
+    routes.move_local(&name(), &named);
+    assert!(routes.tables().knows_moves());
+    routes.withdraw(&name(), 0);
+    assert!(!routes.tables().knows_moves());
+}
+
+#[test]
+fn what_came_here_is_taken_from_where_it_was_for_a_while() {
+    let mut routes = routes();
+    routes.add_local(here(0));
+    routes.set_job(&job(&[came_here(row(0, SELF))]));
+    let slot = routes.tables().local(NsIp::new(ip("10.18.0.10"))).unwrap();
+    assert!(routes.tables().came_from(slot, ip(NODE_ONE)).is_some());
+    assert_eq!(routes.tables().came_from(slot, ip(NODE_TWO)), None);
+    let at = Duration::from_secs(100);
+    routes.handle_timeout(at);
+    // Another answer, and a longer history, do not make it last longer.
+    let mut longer = came_here(row(0, SELF));
+    longer.former.insert(0, former(NODE_TWO));
+    for row in [came_here(row(0, SELF)), longer] {
+        routes.set_job(&job(&[row]));
+        assert_eq!(routes.poll_timeout(), Some(at + TAKEN_FOR));
+    }
+    assert!(routes.tables().came_from(slot, ip(NODE_TWO)).is_some());
+    assert!(routes.handle_timeout(at + TAKEN_FOR));
+    assert!(!routes.tables().knows_moves());
+    assert!(
+        routes.tables().peers_at(ip(NODE_ONE)).is_empty(),
+        "nobody is there any more"
+    );
+    assert_eq!(routes.poll_timeout(), None);
+    // Once it ended here, its peers are not kept either.
+    let mut routes = self::routes();
+    routes.add_local(here(0));
+    routes.set_job(&job(&[came_here(row(0, SELF))]));
+    routes.remove_local(&name(), 0);
+    assert!(!routes.tables().knows_moves());
+    assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
 }

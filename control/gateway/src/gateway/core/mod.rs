@@ -241,6 +241,7 @@ impl Core {
         let mut sooner = |at: Option<Duration>| due = at.map_or(due, |at| due.min(at));
         sooner(self.asker.poll_timeout());
         sooner(self.prober.poll_timeout());
+        sooner(self.routes.poll_timeout());
         sooner(Some(self.look_at));
         sooner(self.waits_until());
         sooner(self.unvouched.poll_timeout());
@@ -254,6 +255,7 @@ impl Core {
 
     pub(crate) fn handle_timeout(&mut self, now: Duration) {
         self.asker.handle_timeout(now);
+        self.routes_changed |= self.routes.handle_timeout(now);
         self.look_at_failures(now);
         self.probe_nodes(now);
         self.end_waits(now);

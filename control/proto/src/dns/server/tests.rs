@@ -54,6 +54,7 @@ fn web() -> Routes {
             place: None,
             cluster_id: None,
             reply_only: false,
+            former: Vec::new(),
         }],
         rules: Vec::new(),
     }

@@ -3,7 +3,7 @@
 use super::isolation::Standing;
 use super::{Answerer, Known, Settings};
 use crate::message::{
-    InstanceEntry, InstanceStatus, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
+    InstanceEntry, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
 };
 use crate::table_query::Key;
 use crate::table_query::backoff::Random;
@@ -101,7 +101,7 @@ impl Known {
                     Ordering::Greater if epochs_say => None,
                     Ordering::Less if epochs_say => Some(entry),
                     Ordering::Less | Ordering::Equal | Ordering::Greater => {
-                        place(&mut entry, &placement.status);
+                        entry.place(&placement.status);
                         Some(entry)
                     }
                 }
@@ -197,14 +197,6 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-fn place(entry: &mut InstanceEntry, status: &InstanceStatus) {
-    entry.worker_id.clone_from(&status.worker_id);
-    entry.namespace_ip = status.namespace_ip;
-    entry.namespace_ip_v6 = status.namespace_ip_v6;
-    entry.host_ip = status.host_ip;
-    entry.host_port = Some(status.host_port);
 }
 
 fn instance_ips(entry: &InstanceEntry) -> Dual<Ip> {

@@ -277,11 +277,7 @@ fn is_elsewhere(entry: &InstanceEntry, speaker: Option<&String>, status: &Instan
 fn place(entry: &mut InstanceEntry, status: &InstanceStatus) {
     if status.namespace_ip.is_none() && status.namespace_ip_v6.is_none() {
         entry.unplace();
-        return;
+    } else {
+        entry.place(status);
     }
-    entry.namespace_ip = status.namespace_ip;
-    entry.namespace_ip_v6 = status.namespace_ip_v6;
-    entry.host_ip = status.host_ip;
-    entry.host_port = Some(status.host_port);
-    entry.worker_id.clone_from(&status.worker_id);
 }

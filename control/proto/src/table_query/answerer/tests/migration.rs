@@ -66,11 +66,15 @@ fn root_says(answerer: &mut Answerer, row: &InstanceEntry, told: (u16, &[u8])) -
 
 /// The address of the node where instance 0 is said to run.
 fn runs_at(answerer: &mut Answerer) -> Option<Ip> {
+    row(answerer).host_ip
+}
+
+fn row(answerer: &mut Answerer) -> InstanceEntry {
     drained(answerer);
     ask(answerer, "n7", JOB, Some(180));
     let (_, payload) = published(answerer).pop().unwrap();
     let rows: TableQueryResult = read("rows", payload.as_bytes()).unwrap();
-    rows.instance_list[0].host_ip
+    rows.instance_list[0].clone()
 }
 
 #[test]
@@ -104,6 +108,21 @@ fn a_node_that_an_instance_left_cannot_take_it_back() {
         deployed(answerer, "n1", 1, 1);
         assert_eq!(runs_at(answerer), Some(ip("192.0.2.1")));
     }
+}
+
+/// Both nodes are told of each other before the root is.
+#[test]
+fn a_row_names_the_place_before() {
+    let mut answerer = knowing(vec![entry(0, "c1", false)]);
+    deployed(&mut answerer, "n1", 1, 1);
+    let before = row(&mut answerer);
+    let known = before.former.clone();
+    answerer = knowing(vec![InstanceEntry { epoch: 1, ..before }]);
+    deployed(&mut answerer, "n2", 2, 1);
+    let former = row(&mut answerer).former;
+    let (last, rest) = former.split_last().unwrap();
+    assert_eq!(last.address(), (ip("192.0.2.1"), 50103));
+    assert_eq!(rest, known);
 }
 
 /// Legacy nodes never say an end: what they deploy is new.

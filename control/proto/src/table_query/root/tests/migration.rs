@@ -10,6 +10,15 @@ fn placed(root: &Root) -> (Option<Ip>, Option<Ip>, u64) {
     (entry.instance_ip, entry.namespace_ip, entry.epoch)
 }
 
+/// The nodes where it ran before.
+fn former(root: &Root) -> Vec<String> {
+    let job = root
+        .job(&Key::parse("demo.default.nginx.test").unwrap())
+        .unwrap();
+    let former = job.instance_list[0].former.iter();
+    former.map(|former| former.host_ip.to_string()).collect()
+}
+
 fn says(cluster: &str, place: Option<([u8; 4], [u8; 4])>) -> Command {
     let Command::Status(mut told) = status(ID, 0) else {
         unreachable!("it is one")
@@ -55,6 +64,7 @@ fn an_instance_moves_to_another_cluster_make_before_break() {
         "the same instance"
     );
     assert_eq!(after.1, Some(Ip::v4([10, 18, 7, 2])));
+    assert_eq!(former(&root), ["192.0.2.9"]);
     for late in [Some(old), None] {
         assert_eq!(root.apply(&says("c1", late), 1000).reply.status, 409);
         assert_eq!(placed(&root), after);
@@ -83,6 +93,21 @@ fn the_end_of_the_former_place_counts_until_the_new_one_is_known() {
     assert!(placed(&root).1.is_some());
     said(&mut root, says("c1", None), 200, "Status updated");
     assert_eq!(placed(&root).1, None);
+    assert_eq!(former(&root), ["192.0.2.9"]);
+}
+
+/// The last four, each once, and not the one where it runs.
+#[test]
+fn former_places_are_remembered() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    for last in [1, 2, 3, 1, 4, 5, 6] {
+        let place = ([10, 18, last, 2], [192, 0, 2, last]);
+        root.apply(&says("c1", Some(place)), 1000);
+    }
+    let expected = [3, 1, 4, 5].map(|last| format!("192.0.2.{last}"));
+    assert_eq!(former(&root), expected);
 }
 
 #[test]

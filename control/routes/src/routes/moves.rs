@@ -1,0 +1,180 @@
+//! How long an instance that moved is still found where it was: its old node sends on what comes for it, its new node
+//! takes that. The managers' rows name the nodes it was on, and so both sides agree.
+
+use super::{LocalInstance, Routes};
+use sluice_proto::ServiceName;
+use sluice_proto::message::FormerPlace;
+use sluice_proto::table_query::Row;
+use sluice_tables::{InstanceSlot, PeerSlot, Placement, TunnelFormat};
+use sluice_wire::{Dual, InstanceIp, NsIp};
+use std::time::Duration;
+
+/// For so long the old node sends on, after the instance ended there. Callers' nodes are told of the move in far less; one that
+/// cannot be told asks anew when this is over.
+pub(super) const SENT_ON_FOR: Duration = Duration::from_secs(30);
+/// For so long the new node takes what former nodes send on. Longer, because it does not know when the old place ends:
+/// the new one runs before.
+pub(super) const TAKEN_FOR: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    left: Vec<Left>,
+    came: Vec<Came>,
+}
+
+/// An instance that ended here, and may have moved.
+#[derive(Debug)]
+struct Left {
+    job: ServiceName,
+    number: u32,
+    epoch: u64,
+    instance_ip: Dual<InstanceIp>,
+    ns_ip: Dual<NsIp>,
+    /// Set when the clock is looked at next.
+    until: Option<Duration>,
+}
+
+/// A local instance that ran elsewhere before.
+#[derive(Debug)]
+struct Came {
+    job: ServiceName,
+    number: u32,
+    former: Vec<FormerPlace>,
+    slot: InstanceSlot,
+    /// None when the time is over.
+    peers: Vec<PeerSlot>,
+    until: Option<Duration>,
+}
+
+impl Routes {
+    /// When [`Routes::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let left = self.moves.left.iter().map(|left| left.until);
+        let came = self.moves.came.iter().filter(|came| !came.peers.is_empty());
+        left.chain(came.map(|came| came.until))
+            .map(Option::unwrap_or_default)
+            .min()
+    }
+
+    /// Ends what moves left behind. Returns whether the tables changed.
+    pub fn handle_timeout(&mut self, now: Duration) -> bool {
+        let mut moves = std::mem::take(&mut self.moves);
+        let mut changed = false;
+        moves.left.retain_mut(|left| {
+            let stays = now < *left.until.get_or_insert(now + SENT_ON_FOR);
+            if !stays {
+                self.writer.end_left(left.ns_ip);
+                changed = true;
+            }
+            stays
+        });
+        for came in &mut moves.came {
+            if now >= *came.until.get_or_insert(now + TAKEN_FOR) {
+                changed |= !came.peers.is_empty();
+                self.end_came(came);
+            }
+        }
+        self.moves = moves;
+        changed
+    }
+
+    /// A local instance ends, and may have moved.
+    pub(super) fn note_end(&mut self, local: &LocalInstance) {
+        let is = |came: &Came| came.job == local.job && came.number == local.number;
+        if let Some(at) = self.moves.came.iter().position(is) {
+            let mut came = self.moves.came.swap_remove(at);
+            self.end_came(&mut came);
+        }
+        if local.epoch != 0 {
+            self.moves.left.push(Left {
+                job: local.job.clone(),
+                number: local.number,
+                epoch: local.epoch,
+                instance_ip: local.instance_ip,
+                ns_ip: local.ns_ip,
+                until: None,
+            });
+        }
+    }
+
+    /// What still comes here for an instance that ended here is sent on, if the row says that it moved and that it was here.
+    pub(super) fn send_on(&mut self, job: &ServiceName, row: &Row) {
+        let was_here = |former: &FormerPlace| self.own == Some(former.address());
+        if self.moves.left.is_empty() || !row.former.iter().any(was_here) {
+            return;
+        }
+        let slot = self
+            .jobs
+            .get(job)
+            .and_then(|job| job.instances.get(&row.number));
+        let Some(&slot) = slot.filter(|slot| {
+            let row = self.tables().instance(**slot);
+            row.is_some_and(|row| matches!(row.placement, Placement::Peer(_)))
+        }) else {
+            return;
+        };
+        let left = self.moves.left.iter().filter(|left| {
+            left.job == *job
+                && left.number == row.number
+                && left.epoch == row.epoch
+                && left.instance_ip == row.instance_ip
+        });
+        for left in left {
+            self.writer.set_left(left.ns_ip, slot);
+        }
+    }
+
+    /// What still comes for a local instance where it was before is taken from there.
+    pub(super) fn take_over(&mut self, job: &ServiceName, row: &Row) {
+        let local = self.local.get(&(job.clone(), row.number));
+        let slot = local
+            .filter(|it| it.instance_ip == row.instance_ip && !row.former.is_empty())
+            .and_then(|it| it.ns_ip.iter().find_map(|ip| self.tables().local(ip)));
+        let Some(slot) = slot else { return };
+        let is = |came: &Came| came.job == *job && came.number == row.number;
+        let known = self.moves.came.iter().position(is);
+        let until = match known.map(|at| self.moves.came.swap_remove(at)) {
+            Some(came) if came.former == row.former => {
+                self.moves.came.push(came);
+                return;
+            }
+            Some(mut came) => {
+                self.end_came(&mut came);
+                came.until
+            }
+            None => None,
+        };
+        let elsewhere = |former: &&FormerPlace| self.own != Some(former.address());
+        let former: Vec<FormerPlace> = row.former.iter().filter(elsewhere).copied().collect();
+        let peers: Vec<PeerSlot> = former
+            .into_iter()
+            .map(|former| {
+                let (ip, port) = former.address();
+                let mtu = (self.peer_mtu)(ip, port);
+                let peer = self.writer.upsert_peer(ip, port, TunnelFormat::Plain, mtu);
+                *self.peers.entry(peer).or_default() += 1;
+                peer
+            })
+            .collect();
+        self.writer.set_came(slot, peers.clone());
+        self.moves.came.push(Came {
+            job: job.clone(),
+            number: row.number,
+            former: row.former.clone(),
+            slot,
+            peers,
+            until,
+        });
+    }
+
+    fn end_came(&mut self, came: &mut Came) {
+        if came.peers.is_empty() {
+            return;
+        }
+        self.writer.set_came(came.slot, Vec::new());
+        for peer in came.peers.drain(..) {
+            self.release_peer(peer);
+        }
+    }
+}
