@@ -7,6 +7,7 @@ use crate::table_query::ServiceAddress;
 use crate::table_query::asker::Routes;
 use sluice_wire::{Dual, InstanceIp, Ip, ServiceIp};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -86,12 +87,21 @@ pub enum Known {
     Unresolved,
 }
 
-/// Everything that answers are made from. Cloning shares the services.
-#[derive(Clone, Debug, Default)]
+/// How many parts the names are in.
+const PARTS: usize = 64;
+
+/// Everything that answers are made from. A clone shares what it can: a change after it copies one part of the names.
+#[derive(Clone, Debug)]
 pub struct Names {
     isolation: Isolation,
-    known: BTreeMap<ServiceName, Known>,
-    callers: BTreeMap<Ip, Arc<ServiceName>>,
+    known: [Arc<BTreeMap<ServiceName, Known>>; PARTS],
+    callers: Arc<BTreeMap<Ip, Arc<ServiceName>>>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::new(Isolation::default())
+    }
 }
 
 impl Names {
@@ -100,7 +110,8 @@ impl Names {
     pub fn new(isolation: Isolation) -> Self {
         Self {
             isolation,
-            ..Self::default()
+            known: std::array::from_fn(|_| Arc::default()),
+            callers: Arc::default(),
         }
     }
 
@@ -119,12 +130,13 @@ impl Names {
     /// What is known about a name, if anything.
     #[must_use]
     pub fn look_up(&self, name: &ServiceName) -> Option<&Known> {
-        self.known.get(name)
+        self.known[part_of(name)].get(name)
     }
 
     /// The services that were resolved since the last call.
     pub fn take_used(&self) -> impl Iterator<Item = &ServiceName> {
-        self.known.iter().filter_map(|(name, known)| match known {
+        let known = self.known.iter().flat_map(|part| part.iter());
+        known.filter_map(|(name, known)| match known {
             Known::Service(service) => service.take_used().then_some(name),
             Known::Absent | Known::Unresolved => None,
         })
@@ -133,14 +145,14 @@ impl Names {
     /// Replaces what is known about a service; true when that changed anything.
     pub fn set_service(&mut self, routes: &Routes) -> bool {
         let service = Service::of_routes(routes);
-        if let Some(Known::Service(old)) = self.known.get(&routes.job) {
+        if let Some(Known::Service(old)) = self.look_up(&routes.job) {
             if old.says_the_same(&service) {
                 return false;
             }
             service.used.store(old.take_used(), Ordering::Relaxed);
         }
         let known = Known::Service(Arc::new(service));
-        self.known.insert(routes.job.clone(), known);
+        self.part(&routes.job).insert(routes.job.clone(), known);
         true
     }
 
@@ -148,7 +160,7 @@ impl Names {
     pub fn set_negative(&mut self, name: &ServiceName, known: Known) -> bool {
         let is_service = self.is_service(name);
         if !is_service {
-            self.known.insert(name.clone(), known);
+            self.part(name).insert(name.clone(), known);
         }
         !is_service
     }
@@ -160,17 +172,57 @@ impl Names {
 
     /// Nothing is known about the name any more; false when nothing was.
     pub fn forget(&mut self, name: &ServiceName) -> bool {
-        self.known.remove(name).is_some()
+        self.look_up(name).is_some() && self.part(name).remove(name).is_some()
+    }
+
+    /// The part with the name, to be changed: a copy while a clone has it, too.
+    fn part(&mut self, name: &ServiceName) -> &mut BTreeMap<ServiceName, Known> {
+        Arc::make_mut(&mut self.known[part_of(name)])
     }
 
     fn is_service(&self, name: &ServiceName) -> bool {
-        matches!(self.known.get(name), Some(Known::Service(_)))
+        matches!(self.look_up(name), Some(Known::Service(_)))
     }
 
     /// The instances of this node by their own addresses; true when they are others than before.
     pub fn set_callers(&mut self, callers: BTreeMap<Ip, Arc<ServiceName>>) -> bool {
-        let changed = self.callers != callers;
-        self.callers = callers;
+        let changed = *self.callers != callers;
+        if changed {
+            self.callers = Arc::new(callers);
+        }
         changed
+    }
+}
+
+fn part_of(name: &ServiceName) -> usize {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    usize::try_from(hasher.finish() % PARTS as u64).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_after_a_clone_copies_one_part_and_shows_in_one_of_them() {
+        let mut names = Names::default();
+        let name = |number: u32| format!("a{number}.b.c.d").parse().unwrap();
+        for number in 0..1000 {
+            assert!(names.set_negative(&name(number), Known::Absent));
+        }
+        let before = names.clone();
+        assert!(names.clear_negative(&name(7)));
+        assert!(!names.clear_negative(&name(7)));
+        let shared = names.known.iter().zip(&before.known);
+        let shared = shared.filter(|(now, before)| Arc::ptr_eq(now, before));
+        assert_eq!(shared.count(), PARTS - 1);
+        assert!(names.look_up(&name(7)).is_none());
+        for number in 0..1000 {
+            assert!(before.look_up(&name(number)).is_some());
+            assert_eq!(names.look_up(&name(number)).is_some(), number != 7);
+        }
+        let sizes = names.known.each_ref().map(|part| part.len());
+        assert!(sizes.iter().all(|size| *size < 100), "{sizes:?}");
     }
 }
