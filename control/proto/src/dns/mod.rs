@@ -6,6 +6,7 @@
 
 pub mod zone;
 pub mod names;
+mod allowance;
 mod decide;
 mod reply;
 mod outcome;

@@ -24,11 +24,13 @@ pub enum Outcome {
     Malformed,
     /// More queries at once than are held or forwarded.
     Overloaded,
+    /// An instance asks for more unknown services than the managers are to be asked about.
+    Limited,
 }
 
 impl Outcome {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Answered,
         Self::NoData,
         Self::NxDomain,
@@ -38,6 +40,7 @@ impl Outcome {
         Self::Refused,
         Self::Malformed,
         Self::Overloaded,
+        Self::Limited,
     ];
 
     /// As metrics and status spell it.
@@ -53,6 +56,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Malformed => "malformed",
             Self::Overloaded => "overloaded",
+            Self::Limited => "limited",
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A query about a service that is not known yet is held until the next snapshot of the names answers it, or until
 //! [`Settings::wait`] is over; a query about somebody else's name, until its exchange with an upstream resolver ends.
-//! How many are open, in all and for each source, is bounded.
+//! How many are open, in all and for each source, is bounded; so is how many unknown services a source may ask about.
 
+use super::allowance::Allowances;
 use super::decide::{Decision, decide};
 use super::names::Names;
 use super::outcome::{Counts, Outcome};
@@ -31,6 +32,9 @@ pub struct Settings {
     /// Queries that wait for managers or upstream resolvers, in all and from one source.
     pub open_max: usize,
     pub open_per_source_max: usize,
+    /// Services not known yet that one source may ask about: so many at once, and then one in each period.
+    pub unknown_burst: u32,
+    pub unknown_every: Duration,
 }
 
 impl Default for Settings {
@@ -41,6 +45,9 @@ impl Default for Settings {
             // Each may have a socket of its own, and a process may have 1,024 files unless it is told otherwise.
             open_max: 512,
             open_per_source_max: 128,
+            // More services than an application calls; and invented names cost the managers little.
+            unknown_burst: 256,
+            unknown_every: Duration::from_millis(100),
         }
     }
 }
@@ -109,6 +116,7 @@ pub struct Server<T> {
     /// Open queries of each source.
     open: BTreeMap<Ip, usize>,
     open_in_all: usize,
+    allowances: Allowances,
     replies: VecDeque<Reply<T>>,
     questions: VecDeque<ServiceName>,
     forwards: VecDeque<Forward<T>>,
@@ -125,6 +133,7 @@ impl<T> Server<T> {
             waiting: BTreeMap::new(),
             open: BTreeMap::new(),
             open_in_all: 0,
+            allowances: Allowances::default(),
             replies: VecDeque::new(),
             questions: VecDeque::new(),
             forwards: VecDeque::new(),
@@ -167,7 +176,11 @@ impl<T> Server<T> {
         match decide(&self.zones, &self.names, from, &held.query) {
             Decision::Answer(outcome, body) => self.answer(held, outcome, &body),
             Decision::Ask(service) => {
-                if let Some(held) = self.admit(held) {
+                let is_asked = self.waiting.contains_key(&service);
+                if !is_asked && !self.allows(from, now) {
+                    let body = Body::error(ResponseCode::ServFail);
+                    self.answer(held, Outcome::Limited, &body);
+                } else if let Some(held) = self.admit(held) {
                     let waiting = self.waiting.entry(service.clone()).or_default();
                     if waiting.is_empty() {
                         self.questions.push_back(service);
@@ -187,6 +200,8 @@ impl<T> Server<T> {
     /// The managers said something, or local instances came or went.
     pub fn handle_names(&mut self, names: Arc<Names>) {
         self.names = names;
+        let names = &self.names;
+        self.allowances.retain(|from| names.caller(from).is_some());
         for (service, group) in std::mem::take(&mut self.waiting) {
             for held in group {
                 match decide(&self.zones, &self.names, held.from, &held.query) {
@@ -276,6 +291,17 @@ impl<T> Server<T> {
         self.counts.add(outcome);
         let bytes = reply::write(&held.query, body);
         self.replies.push_back(Reply { to: held.to, bytes });
+    }
+
+    /// Whether the source may cause one more question to the managers.
+    fn allows(&mut self, from: Ip, now: Duration) -> bool {
+        let Settings {
+            unknown_burst,
+            unknown_every,
+            ..
+        } = self.settings;
+        self.allowances
+            .take(from, unknown_burst, unknown_every, now)
     }
 
     /// Gives the query back if it may be held, else answers it.

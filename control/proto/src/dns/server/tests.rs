@@ -542,3 +542,41 @@ fn a_question_is_repeated_while_others_wait() {
     assert_eq!(server.poll_question(), None, "nobody waits");
     assert_eq!(server.open(), 0);
 }
+
+#[test]
+fn an_instance_that_invents_names_makes_few_questions_and_harms_nobody() {
+    let mut server = server(names());
+    let burst = server.settings.unknown_burst;
+    let mut now = NOW;
+    let invent = |server: &mut Server<u32>, count: u32, now: Duration| {
+        let mut questions = 0;
+        for number in 0..count {
+            let name = format!("s{number}.x{}.y.z.any.rr.local.", now.as_millis());
+            let bytes = query(&name, RecordType::A).to_vec().unwrap();
+            server.handle_query(&bytes, ip(CALLER), Transport::Udp, 1, now);
+            // Each is answered before the next is asked, so that none is refused for being one of too many.
+            if let Some(service) = server.poll_question() {
+                questions += 1;
+                let mut known = names();
+                known.set_negative(&service, Known::Absent);
+                server.handle_names(Arc::new(known));
+            }
+            assert!(server.poll_reply().is_some());
+        }
+        questions
+    };
+    assert_eq!(invent(&mut server, 2 * burst, now), burst);
+    let limited = server.counts.of(Outcome::Limited);
+    assert_eq!(limited, u64::from(burst));
+    // What it calls is answered all the same, and so are others.
+    let known = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
+    let reply = asked(&mut server, CALLER, &known);
+    assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+    let unknown = query("a.b.c.d.any.rr.local.", RecordType::A);
+    give(&mut server, STRANGER, &unknown);
+    assert_eq!(server.poll_question(), Some(service("a.b.c.d")));
+    now += 10 * server.settings.unknown_every;
+    assert_eq!(invent(&mut server, 20, now), 10);
+    now += 2 * burst * server.settings.unknown_every;
+    assert_eq!(invent(&mut server, 2 * burst, now), burst);
+}
