@@ -2,6 +2,7 @@
 //! on another machine, which says what it saw as JSON.
 
 pub mod ends;
+pub mod load;
 
 use crate::lab::clock::{now, pause};
 use crate::lab::{Host, LabError, Program, cores, host, napi};
@@ -32,6 +33,12 @@ pub enum Instrument {
     Blast(ends::Blast),
     /// Measures requests to `serve`, one at a time
     Request(ends::Request),
+    /// Holds connections to `serve`, until its standard input ends
+    Hold(load::Hold),
+    /// Sends over one connection to `serve` as fast as TCP lets it, until its standard input ends
+    Bulk(load::Bulk),
+    /// Sends SYNs, each of another pair of ports, in parts that it reads from standard input
+    Flood(load::Flood),
     /// The AF_XDP links without the path between them
     Forward(Forward),
 }
@@ -50,6 +57,9 @@ impl Instrument {
             Self::Transfer(transfer) => Ok(json(&transfer.run()?)),
             Self::Blast(blast) => Ok(json(&blast.run()?)),
             Self::Request(request) => Ok(json(&request.run()?)),
+            Self::Hold(hold) => hold.run().map(|()| String::new()),
+            Self::Bulk(bulk) => bulk.run().map(|()| String::new()),
+            Self::Flood(flood) => flood.run().map(|()| String::new()),
             Self::Forward(forward) => forward::run(forward).map(|()| String::new()),
         }
     }

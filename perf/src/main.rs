@@ -113,6 +113,9 @@ struct Hosts {
     /// The device under test: [USER@]HOST:SERVICE,UNDERLAY
     #[arg(long, value_name = "PLACE", requires_all = ["generator", "sink", "call"])]
     dut: Option<Place>,
+    /// Another instance at the device under test, which floods: [USER@]HOST/NETNS:INTERFACE
+    #[arg(long, value_name = "PLACE", requires_all = ["generator", "dut", "sink", "call"])]
+    flooder: Option<Place>,
     /// Where traffic goes: [USER@]HOST:INTERFACE; for connections HOST/NETNS:UNDERLAY with the instance that is called
     #[arg(long, value_name = "PLACE", requires_all = ["generator", "dut", "call"])]
     sink: Option<Place>,
@@ -136,7 +139,7 @@ struct Hosts {
         default_value = "systemctl stop sluice-gateway"
     )]
     gateway_stop: String,
-    /// Its configuration: `tun` and `fastpath --only tcp` change it for their runs, here and at the sink, and put it back
+    /// Its configuration: `tun` and `fastpath` with connections change it for their runs, here and at the sink, and put it back
     #[arg(long, value_name = "FILE", default_value = "/etc/sluice/sluice.toml")]
     gateway_config: String,
 }
@@ -153,6 +156,7 @@ impl Hosts {
             generator: generator.clone(),
             dut: dut.clone(),
             sink: sink.clone(),
+            flooder: self.flooder.clone(),
             shell: words(&self.remote_shell),
             gateway: Gateway {
                 start: words(&self.gateway_start),

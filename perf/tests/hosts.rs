@@ -186,9 +186,9 @@ fn the_suite_runs_between_hosts() {
     );
 }
 
-/// A host with a file system of its own, as far as it matters: `/run/netns` knows one instance as `instance`, `etc` in the
-/// scratch directory has its configuration. It ends with the value.
-fn host(sites: &Sites, gateway: usize, instance: &NetNs) -> Process {
+/// A host with a file system of its own, as far as it matters: `/run/netns` knows its instances, and `etc` in the scratch
+/// directory has its configuration. It ends with the value.
+fn host(sites: &Sites, gateway: usize, instances: &[&NetNs]) -> Process {
     let root = sites.scratch.path().display().to_string();
     let own = sites
         .scratch
@@ -197,11 +197,18 @@ fn host(sites: &Sites, gateway: usize, instance: &NetNs) -> Process {
         .join("sluice.toml");
     let role = &sites.gateways[gateway].role;
     std::fs::copy(&role.config, own).unwrap();
+    let named: String = instances
+        .iter()
+        .map(|instance| {
+            let (name, path) = (instance.name(), instance.path());
+            let path = path.display();
+            format!("touch /run/netns/{name} && mount --bind {path} /run/netns/{name} && ")
+        })
+        .collect();
     let setup = format!(
-        "mkdir -p /run/netns && mount -t tmpfs netns /run/netns && touch /run/netns/instance && \
-         mount --bind {} /run/netns/instance && mount --bind {root}/host{gateway} {root}/etc && \
-         mount -t bpf bpf /sys/fs/bpf && touch {root}/host{gateway}/up && exec sleep infinity",
-        instance.path().display()
+        "mkdir -p /run/netns && mount -t tmpfs netns /run/netns && {named}\
+         mount --bind {root}/host{gateway} {root}/etc && \
+         mount -t bpf bpf /sys/fs/bpf && touch {root}/host{gateway}/up && exec sleep infinity"
     );
     let program = Program::new("unshare").args(["--mount", "sh", "-c", &setup]);
     let log = sites.scratch.path().join(format!("host{gateway}.log"));
@@ -228,21 +235,27 @@ fn suites_with_connections_run_between_instances_on_two_hosts() {
         .apply(&descriptor(
             "bench",
             "sluice",
-            &["client", "server"].map(Microservice::measured),
+            &["client", "flooder", "server"].map(Microservice::measured),
         ))
         .unwrap();
-    let instances = ["client", "server"].map(|name| NetNs::new(name).unwrap());
-    let attached = [0, 1].map(|gateway| {
-        let service = format!("bench.sluice.{}.perf", instances[gateway].name());
-        let target = Target::Namespace(&instances[gateway]);
-        sites.attach(gateway, &service, target).unwrap()
-    });
+    let instances = ["client", "flooder", "server"].map(|name| NetNs::new(name).unwrap());
+    let [client, flooder, server] = &instances;
+    let attach = |gateway, instance: &NetNs| {
+        let service = format!("bench.sluice.{}.perf", instance.name());
+        sites
+            .attach(gateway, &service, Target::Namespace(instance))
+            .unwrap()
+    };
+    let [caller, _, called] = [attach(0, client), attach(0, flooder), attach(1, server)];
     for gateway in &mut sites.gateways {
         gateway.role.stop();
     }
     let scratch = &sites.scratch;
     let etc = scratch.directory("etc").unwrap().display().to_string();
-    let hosts = [0, 1].map(|gateway| host(&sites, gateway, &instances[gateway]));
+    let hosts = [
+        host(&sites, 0, &[client, flooder]),
+        host(&sites, 1, &[server]),
+    ];
     let [a, b] = [0, 1].map(|gateway: usize| hosts[gateway].pid());
     let shell = script(
         scratch,
@@ -258,13 +271,9 @@ fn suites_with_connections_run_between_instances_on_two_hosts() {
         &format!("{etc}/sluice.toml"),
     );
     let [start, stop] = ["start", "stop"].map(|verb| format!("{service} {verb}"));
-    let call = [
-        &attached[0].ns_address,
-        &attached[1].instance_ip,
-        &attached[1].ns_address,
-    ]
-    .map(|addresses| addresses[0].to_string())
-    .join(",");
+    let call = [&caller.ns_address, &called.instance_ip, &called.ns_address]
+        .map(|addresses| addresses[0].to_string())
+        .join(",");
     let json = scratch.path().join("rows.json").display().to_string();
     let configurations =
         [0, 1].map(|gateway| scratch.path().join(format!("host{gateway}/sluice.toml")));
@@ -272,7 +281,17 @@ fn suites_with_connections_run_between_instances_on_two_hosts() {
         .each_ref()
         .map(|path| std::fs::read(path).unwrap());
     for (suite, expected) in [
-        (&["fastpath"][..], &["tun", "tun"][..]),
+        (
+            &["fastpath"][..],
+            &[
+                "tun",
+                "tun",
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "vxlan_dnat",
+                "vxlan_dnat",
+            ][..],
+        ),
         (
             &["tun"],
             &[
@@ -292,9 +311,10 @@ fn suites_with_connections_run_between_instances_on_two_hosts() {
     ] {
         let mut arguments = suite.to_vec();
         arguments.extend(["--quick", "--json", &json, "--call", &call]);
-        arguments.extend(["--generator", "a/instance:eth0", "--dut", "a:eth0"]);
-        arguments.extend(["--sink", "b/instance:eth0", "--remote-shell", &shell]);
+        arguments.extend(["--generator", "a/client:eth-sluice", "--dut", "a:eth0"]);
+        arguments.extend(["--sink", "b/server:eth0", "--remote-shell", &shell]);
         arguments.extend(["--gateway-start", &start, "--gateway-stop", &stop]);
+        arguments.extend(["--flooder", "a/flooder:eth-sluice"]);
         let file = format!("{etc}/sluice.toml");
         arguments.extend(["--gateway-config", &file]);
         let output = run(&arguments);
@@ -317,12 +337,16 @@ fn suites_with_connections_run_between_instances_on_two_hosts() {
             .collect();
         assert_eq!(peers, expected);
         assert!(
-            report.rows.iter().all(|row| row.value > 0.0),
+            report
+                .rows
+                .iter()
+                .filter(|row| row.peer.is_some())
+                .all(|row| row.value > 0.0),
             "{:?}",
             report.rows
         );
         // Nothing stays behind: no gateway, no device of the peer, no changed configuration.
-        for (gateway, host) in sites.gateways.iter().zip(&hosts) {
+        for ((gateway, host), instances) in sites.gateways.iter().zip(&hosts).zip([2, 1]) {
             let left = |words: &[&str]| {
                 let pid = host.pid().to_string();
                 let enter = ["--target", &pid, "--mount", "--net"];
@@ -332,7 +356,7 @@ fn suites_with_connections_run_between_instances_on_two_hosts() {
                     .unwrap()
             };
             assert!(!left(&["ip", "link"]).contains("vx"));
-            assert_eq!(left(&["ip", "netns", "list"]).lines().count(), 1);
+            assert_eq!(left(&["ip", "netns", "list"]).lines().count(), instances);
         }
         let pids = [0, 1].map(|gateway| scratch.path().join(format!("host{gateway}/gateway.pid")));
         assert!(pids.iter().all(|pid| !pid.exists()), "both are stopped");

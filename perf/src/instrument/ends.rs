@@ -5,6 +5,7 @@ use crate::lab::conversation::answer;
 use crate::lab::scratch::Scratch;
 use crate::lab::{Conversation, Host, LabError, NetNs, Program};
 use crate::traffic::datagrams::{self, Counter, Sent};
+use crate::traffic::held::Instance;
 use crate::traffic::requests::{self, Latency};
 use crate::traffic::tcp::{self, Received};
 use clap::Args;
@@ -16,14 +17,20 @@ use std::time::Duration;
 const REQUESTS_PORT: u16 = 7000;
 const DATAGRAMS_PORT: u16 = 7001;
 
-/// Arguments of `serve`: it has none.
+/// Arguments of `serve`.
 #[derive(Args, Clone, Debug)]
-pub struct Serve {}
+pub struct Serve {
+    /// How it answers who it is
+    #[arg(long, default_value_t = 'a')]
+    pub name: char,
+}
 
 /// What `serve` says when it is asked, counted since it started.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Served {
     pub datagrams: u64,
+    /// Bytes of bulk connections.
+    pub bytes: u64,
 }
 
 impl Serve {
@@ -33,9 +40,11 @@ impl Serve {
         let _iperf = tcp::server(&here, &scratch.path().join("iperf3.log"))?;
         requests::answer(&here, REQUESTS_PORT)?;
         let counter = Counter::new(&here, DATAGRAMS_PORT)?;
-        answer(|| {
+        let instance = Instance::new(&here, u8::try_from(self.name).unwrap_or(b'?'))?;
+        answer(|()| {
             Ok(Served {
                 datagrams: counter.received(),
+                bytes: instance.received(),
             })
         })
     }
@@ -44,9 +53,11 @@ impl Serve {
     ///
     /// # Errors
     /// When a port is taken there.
-    pub fn start(host: &Host, sluice_perf: &Path) -> Result<Conversation, LabError> {
-        let mut server = Conversation::start(host, &Program::new(sluice_perf).arg("serve"))?;
-        server.ask::<Served>()?;
+    pub fn start(&self, host: &Host, sluice_perf: &Path) -> Result<Conversation, LabError> {
+        let program = Program::new(sluice_perf).arg("serve");
+        let name = [("--name", self.name.to_string())];
+        let mut server = Conversation::start(host, &with(program, name))?;
+        server.ask::<Served>(&())?;
         Ok(server)
     }
 }

@@ -35,7 +35,9 @@ impl Accounts {
         self.drops.get(reason).copied().unwrap_or_default()
     }
 
-    fn parse(status: &Value, drops: &Value) -> Option<Self> {
+    /// From `/v1/status` and `/v1/drops`.
+    #[must_use]
+    pub fn parse(status: &Value, drops: &Value) -> Option<Self> {
         let workers = status.get("workers")?.as_array()?;
         let sum = |key: &str| -> Option<u64> {
             workers.iter().map(|worker| worker.get(key)?.as_u64()).sum()
@@ -78,10 +80,18 @@ pub fn read(admin: &Path) -> Result<Accounts, LabError> {
 /// # Errors
 /// When the gateway does not answer, or never rests.
 pub fn quiescent(admin: &Path) -> Result<Accounts, LabError> {
-    let mut before = read(admin)?;
+    at_rest(|| read(admin))
+}
+
+/// The same, of the account that `read` reads.
+///
+/// # Errors
+/// When that fails, or the gateway never rests.
+pub fn at_rest(read: impl Fn() -> Result<Accounts, LabError>) -> Result<Accounts, LabError> {
+    let mut before = read()?;
     wait_for("the gateway to rest", Duration::from_secs(10), || {
         pause(Duration::from_millis(100));
-        let after = read(admin).map_err(|error| error.to_string())?;
+        let after = read().map_err(|error| error.to_string())?;
         if after == before {
             return Ok(after);
         }

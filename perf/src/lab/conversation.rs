@@ -1,9 +1,10 @@
-//! A program at a host that answers every line it is told with a line of JSON, until nobody is left to tell it anything.
+//! A program at a host that answers questions, a line of JSON each, until nobody is left to ask.
 
 use super::clock::{now, pause};
 use super::error::LabError;
 use super::host::Host;
 use super::process::Program;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -48,15 +49,14 @@ impl Conversation {
         })
     }
 
-    /// Tells it an empty line, and reads the answer.
+    /// Asks it, and waits for the answer.
     ///
     /// # Errors
     /// When it has ended, or says something else.
-    pub fn ask<T: DeserializeOwned>(&mut self) -> Result<T, LabError> {
+    pub fn ask<T: DeserializeOwned>(&mut self, question: &impl Serialize) -> Result<T, LabError> {
         let mut text = String::new();
         let answered = match &mut self.told {
-            Some(told) => told
-                .write_all(b"\n")
+            Some(told) => writeln!(told, "{}", json(question))
                 .and_then(|()| told.flush())
                 .and_then(|()| self.said.read_line(&mut text)),
             None => Err(io::ErrorKind::BrokenPipe.into()),
@@ -88,16 +88,23 @@ impl Drop for Conversation {
     }
 }
 
-/// The other side: calls `answer` for every line on standard input, and writes what it returns.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data: {error}"))
+}
+
+/// The other side: calls `answer` for every question on standard input, and writes what it returns.
 ///
 /// # Errors
-/// When `answer` fails. When nobody reads, that is the end.
-pub fn answer<T: serde::Serialize>(
-    mut answer: impl FnMut() -> Result<T, LabError>,
+/// When a question cannot be read, or `answer` fails. When nobody reads, that is the end.
+pub fn answer<Q: DeserializeOwned, T: Serialize>(
+    mut answer: impl FnMut(Q) -> Result<T, LabError>,
 ) -> Result<(), LabError> {
-    for _ in io::stdin().lines().map_while(Result::ok) {
-        let text = serde_json::to_string(&answer()?)
-            .unwrap_or_else(|error| unreachable!("plain data: {error}"));
+    for text in io::stdin().lines().map_while(Result::ok) {
+        let question = serde_json::from_str(&text).map_err(|_| LabError::Reply {
+            what: "a question".to_owned(),
+            text,
+        })?;
+        let text = json(&answer(question)?);
         let mut out = io::stdout();
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
             break;

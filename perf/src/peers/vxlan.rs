@@ -1,6 +1,5 @@
 //! The kernel's own way to the same end: VXLAN between the nodes, and nft DNAT from a virtual to a real address.
 
-use crate::lab::wire::veth;
 use crate::lab::{Host, LabError, NetNs, Program};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -29,37 +28,45 @@ pub struct Node<'a> {
 pub struct VxlanBetweenHosts {
     nodes: [Host; 2],
     pub client: Host,
+    /// Its address is [`OTHER_CLIENT`].
+    pub other_client: Host,
     pub server: Host,
-    /// The address a client dials.
-    pub service: Ipv4Addr,
 }
 
 const CLIENT: &str = "sluice-perf-from";
-const SERVER: &str = "sluice-perf-to";
+const CLIENT_TOO: &str = "sluice-perf-too";
+const SERVER_AT: &str = "sluice-perf-to";
 
 impl VxlanBetweenHosts {
-    /// `addresses` are the hosts' own on the underlay.
+    /// Each node with its own address on the underlay.
     ///
     /// # Errors
     /// When a kernel refuses.
-    pub fn new(nodes: [Host; 2], addresses: [Ipv4Addr; 2]) -> Result<Self, LabError> {
+    pub fn new(nodes: [(Host, Ipv4Addr); 2]) -> Result<Self, LabError> {
+        let [(client_at, first), (server_at, second)] = nodes;
         let path = Self {
-            client: nodes[0].inside(CLIENT),
-            server: nodes[1].inside(SERVER),
-            service: SERVICE,
-            nodes,
+            client: client_at.inside(CLIENT),
+            other_client: client_at.inside(CLIENT_TOO),
+            server: server_at.inside(SERVER_AT),
+            nodes: [client_at, server_at],
         };
         // What a run that was killed has left.
         path.remove();
-        let [first, second] = addresses.map(IpAddr::from);
-        let sides = [
-            (0, first, second, &path.client, CLIENT, 1, 2),
-            (1, second, first, &path.server, SERVER, 2, 1),
-        ];
-        for (node, address, other, end, end_name, own, far) in sides {
-            let node = &path.nodes[node];
+        let [client_at, server_at] = &path.nodes;
+        for (node, end, end_name) in [
+            (client_at, &path.client, CLIENT),
+            (client_at, &path.other_client, CLIENT_TOO),
+            (server_at, &path.server, SERVER_AT),
+        ] {
             node.ip(&format!("netns add {end_name}"))?;
             end.ip("link set lo up")?;
+        }
+        let [first, second] = [first, second].map(IpAddr::from);
+        let sides = [
+            (client_at, first, second, &path.client, CLIENT, 1, 2),
+            (server_at, second, first, &path.server, SERVER_AT, 2, 1),
+        ];
+        for (node, address, other, end, end_name, own, far) in sides {
             Side {
                 node,
                 address,
@@ -71,15 +78,24 @@ impl VxlanBetweenHosts {
             }
             .set_up()?;
         }
-        translate(&path.nodes[0])?;
+        translate(client_at)?;
+        join(client_at, &path.other_client, CLIENT_TOO)?;
         Ok(path)
+    }
+
+    /// As [`VxlanDnat::headers`].
+    ///
+    /// # Errors
+    /// When a node has no VXLAN device.
+    pub fn headers(&self) -> Result<Vec<u8>, LabError> {
+        headers(&self.nodes[0], &self.nodes[1])
     }
 
     /// What is not there needs no removing.
     fn remove(&self) {
         let [first, second] = &self.nodes;
         let _ = first.nft(&format!("delete table inet {TABLE}\n"));
-        for (node, end) in [(first, CLIENT), (second, SERVER)] {
+        for (node, end) in [(first, CLIENT), (first, CLIENT_TOO), (second, SERVER_AT)] {
             for command in [
                 format!("netns delete {end}"),
                 "link delete vx0".to_owned(),
@@ -97,8 +113,12 @@ impl Drop for VxlanBetweenHosts {
     }
 }
 
-/// The address that is dialled, and the table that translates it.
-const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
+/// The address that is dialled, and the server's own.
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 2, 2);
+/// Of a second client.
+pub const OTHER_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 3);
+/// What translates.
 const TABLE: &str = "vxlan_dnat";
 
 /// The UDP port of its tunnel.
@@ -138,7 +158,7 @@ impl VxlanDnat {
             client,
             server,
             service: [SERVICE.into(), IpAddr::from([0xfd98, 0, 0, 0, 0, 0, 0, 1])],
-            server_address: [10, 99, 2, 2].into(),
+            server_address: SERVER.into(),
         })
     }
 
@@ -148,10 +168,9 @@ impl VxlanDnat {
     /// When the kernel refuses.
     pub fn another_client(client_at: Node<'_>) -> Result<(NetNs, Ipv4Addr), LabError> {
         let host = NetNs::new("vxlan-client-2")?;
-        veth((client_at.namespace, "vxport1"), (&host, "eth0"), MTU)?;
-        client_at.namespace.ip("link set vxport1 master vxbr0")?;
-        host.ip("address add 10.99.1.3/24 dev eth0\nroute add default via 10.99.1.1")?;
-        Ok((host, Ipv4Addr::new(10, 99, 1, 3)))
+        let name = host.path().display().to_string();
+        join(&client_at.namespace.into(), &(&host).into(), &name)?;
+        Ok((host, OTHER_CLIENT))
     }
 
     /// What precedes a packet from the first node to the second inside the tunnel's datagram: the VXLAN header (RFC 7348
@@ -160,14 +179,25 @@ impl VxlanDnat {
     /// # Errors
     /// When a node has no VXLAN device.
     pub fn headers(client_at: Node<'_>, server_at: Node<'_>) -> Result<Vec<u8>, LabError> {
-        let mac = |node: Node<'_>| {
-            Host::from(node.namespace)
-                .device("vx0")
-                .map(|device| device.mac)
-        };
-        let (from, to) = (mac(client_at)?, mac(server_at)?);
-        Ok([&[8, 0, 0, 0, 0, 0, 99, 0][..], &to, &from, &[8, 0]].concat())
+        headers(&client_at.namespace.into(), &server_at.namespace.into())
     }
+}
+
+fn headers(client_at: &Host, server_at: &Host) -> Result<Vec<u8>, LabError> {
+    let (from, to) = (client_at.device("vx0")?.mac, server_at.device("vx0")?.mac);
+    Ok([&[8, 0, 0, 0, 0, 0, 99, 0][..], &to, &from, &[8, 0]].concat())
+}
+
+/// Attaches a second client to the first node; `name` is what `ip` calls its namespace there.
+fn join(node: &Host, end: &Host, name: &str) -> Result<(), LabError> {
+    node.ip(&format!(
+        "link add vxport1 mtu {MTU} type veth peer name eth0 mtu {MTU} netns {name}\n\
+         link set vxport1 up\n\
+         link set vxport1 master vxbr0"
+    ))?;
+    end.ip(&format!(
+        "link set eth0 up\naddress add {OTHER_CLIENT}/24 dev eth0\nroute add default via 10.99.1.1"
+    ))
 }
 
 /// One node and what is attached to it.
@@ -238,7 +268,7 @@ fn translate(node: &Host) -> Result<(), LabError> {
         "table inet {TABLE} {{\n\
          chain prerouting {{\n\
          type nat hook prerouting priority -100\n\
-         ip daddr {SERVICE} dnat ip to 10.99.2.2\n\
+         ip daddr {SERVICE} dnat ip to {SERVER}\n\
          }}\n}}\n"
     ))
 }

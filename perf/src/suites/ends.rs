@@ -31,7 +31,7 @@ impl Ends {
         Ok(Self {
             client,
             service,
-            server: Serve::start(server, sluice_perf)?,
+            server: Serve { name: 'a' }.start(server, sluice_perf)?,
             sluice_perf: sluice_perf.to_owned(),
         })
     }
@@ -66,10 +66,10 @@ impl Ends {
             blast.at(&self.client, &self.sluice_perf)
         };
         let server = &mut self.server;
-        let first = server.ask::<Served>()?.datagrams;
+        let first = server.ask::<Served>(&())?.datagrams;
         let mut before = first;
         wait_for("a first datagram", Duration::from_secs(3), || {
-            let tried = send(TRIAL_S).and_then(|_| server.ask::<Served>());
+            let tried = send(TRIAL_S).and_then(|_| server.ask::<Served>(&()));
             before = tried.map_err(|error| error.to_string())?.datagrams;
             if before > first {
                 return Ok(());
@@ -77,7 +77,7 @@ impl Ends {
             Err("none arrived".to_owned())
         })?;
         let sent = send(seconds)?;
-        let received = server.ask::<Served>()?.datagrams - before;
+        let received = server.ask::<Served>(&())?.datagrams - before;
         Ok(received as f64 / sent.seconds)
     }
 

@@ -6,7 +6,7 @@ pub mod forward;
 mod tcp;
 mod flood;
 
-use super::{Settings, environment};
+use super::{Settings, environment, places};
 use crate::lab::LabError;
 use crate::report::Report;
 
@@ -33,6 +33,7 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     // Frames go over hosts, and connections over instances on hosts; what runs in memory stays here.
     let over_hosts: &[&str] = match &settings.places {
         None => &PARTS,
+        Some(places) if places.has_instances() && places.flooder.is_some() => &["tcp", "flood"],
         Some(places) if places.has_instances() => &["tcp"],
         Some(_) => &["af_xdp"],
     };
@@ -40,7 +41,10 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
         && !over_hosts.contains(&part)
     {
         return Err(LabError::Request(match part {
-            "tcp" => places.no_instances(part),
+            "flood" if places.has_instances() => {
+                format!("flood needs --flooder: {}", places::A_FLOODER)
+            }
+            "tcp" | "flood" => places.no_instances(part),
             "af_xdp" => format!(
                 "af_xdp sends frames into an interface of the device under test: --generator must be a host before it, \
                  HOST:INTERFACE; {} is a namespace at it",

@@ -11,7 +11,7 @@ use super::{Settings, environment};
 use crate::lab::clock::{now, pause, wait_for};
 use crate::lab::scratch::Scratch;
 use crate::lab::sites::{Attached, Cable, Layout, Sites, Target, ping_round_trip};
-use crate::lab::{LabError, NetNs, http};
+use crate::lab::{Host, LabError, NetNs, http};
 use crate::report::{Goal, Report, Row};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -225,10 +225,15 @@ fn many_flows(pair: &Pair, sites: &Sites) -> Result<f64, LabError> {
     })
 }
 
-/// Resident memory of a process.
-pub(super) fn resident_mib(pid: u32) -> Result<f64, LabError> {
+/// Resident memory of a process of this machine.
+fn resident_mib(pid: u32) -> Result<f64, LabError> {
+    resident_mib_at(&Host::Here, pid)
+}
+
+/// Resident memory of a process at a host.
+pub(super) fn resident_mib_at(host: &Host, pid: u32) -> Result<f64, LabError> {
     let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).map_err(LabError::file(&path))?;
+    let text = host.read(&path)?;
     text.lines()
         .find_map(|line| {
             let kib = line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?;

@@ -113,6 +113,8 @@ pub struct Places {
     pub dut: Place,
     /// Counts what arrives at its one interface; its namespace is the instance that is called.
     pub sink: Place,
+    /// Another instance at `dut`, which floods.
+    pub flooder: Option<Place>,
     /// What starts a command at a host whose name follows, like `ssh`.
     pub shell: Vec<String>,
     /// The gateway of the device under test, and with connections the sink's, each configured there.
@@ -160,6 +162,10 @@ impl FromStr for Call {
     }
 }
 
+/// What `--flooder` must be.
+pub(super) const A_FLOODER: &str =
+    "one interface of a second instance at the device under test, HOST/NETNS:INTERFACE";
+
 impl Places {
     /// # Errors
     /// When a place has too few or too many interfaces.
@@ -185,6 +191,11 @@ impl Places {
             if given != count && !underlay_only {
                 return Err(format!("{name} {place}: expected {what}"));
             }
+        }
+        if let Some(flooder) = &self.flooder
+            && !(flooder.is_within(&self.dut) && flooder.interfaces.len() == 1)
+        {
+            return Err(format!("--flooder {flooder}: expected {A_FLOODER}"));
         }
         Ok(self)
     }
@@ -280,6 +291,7 @@ mod tests {
             generator: place("a:eth0"),
             dut: place(dut),
             sink: place("c:eth0"),
+            flooder: None,
             shell: vec!["ssh".to_owned()],
             gateway: Gateway {
                 start: Vec::new(),

@@ -82,7 +82,7 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
     let mut peer = Ends::new(
         kernel.client.clone(),
         &kernel.server,
-        kernel.service,
+        kernel.service.into(),
         &sluice_perf,
     )?;
     let restart = |nodes: &mut dyn Nodes, lines| nodes.restart_with("tun", lines);

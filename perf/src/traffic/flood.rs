@@ -8,6 +8,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, connect, setsockopt, socket,
     sockopt,
 };
+use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -34,7 +35,7 @@ pub struct Flood {
 }
 
 /// What became of a flood.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Flooded {
     /// SYNs that the sender's kernel took.
     pub sent: u32,

@@ -23,6 +23,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
     json!({
         "role": "gateway",
         "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
         "ready": state.not_ready.is_empty(),
         "not_ready": state.not_ready,
         "node_id": state.node_id,

@@ -8,18 +8,19 @@
 //! TCP over a connection that was there before; goodput is what the servers read of it. Connections held by client and
 //! flooder are asked before and after which instance they are with.
 
-use super::super::Settings;
-use super::super::footprint::resident_mib;
-use super::super::nodes::{Nodes as _, vxlan_node};
+use super::super::nodes::{HostNodes, Nodes};
 use super::super::pair::{Member, Pair, v4};
+use super::super::places::{A_FLOODER, Places};
+use super::super::{Settings, sluice_perf};
+use crate::instrument::ends::{Serve, Served};
+use crate::instrument::load::{Bulk, Flood, Hold, Part};
 use crate::lab::clock::now;
-use crate::lab::sites::Gateway;
-use crate::lab::{LabError, NetNs, account};
-use crate::peers::vxlan::{self, VxlanDnat};
+use crate::lab::{Conversation, Host, LabError, account};
+use crate::peers::vxlan;
 use crate::report::{Goal, Report, Row};
-use crate::traffic::flood::Flood;
-use crate::traffic::held::{Bulk, Held, Instance};
-use std::net::{IpAddr, SocketAddrV4};
+use crate::traffic::flood::Flooded;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PEER: &str = "vxlan_dnat";
@@ -45,7 +46,6 @@ const WARM_UP: u32 = 40_960;
 const WARM_UPS_MAX: u32 = 16;
 /// Connections held by the client, and as many by the flooder.
 const HELD: usize = 64;
-const TUNNEL_PORT: u16 = 50103;
 
 /// How long and how often.
 struct Pace {
@@ -64,12 +64,30 @@ enum Source {
 
 /// A contestant.
 struct Track {
-    client: NetNs,
-    flooder: NetNs,
+    client: Host,
+    flooder: Host,
     service: IpAddr,
-    servers: Vec<Instance>,
-    by_instance: Flood,
-    by_peer: Flood,
+    servers: Vec<Conversation>,
+    by_instance: Conversation,
+    by_peer: Conversation,
+    sluice_perf: PathBuf,
+}
+
+/// Where a contestant's packets come from and go to.
+struct Ways<'a> {
+    client: Host,
+    flooder: Host,
+    /// Of the flooder, as its own node sees it, and as the other one does.
+    source: Ipv4Addr,
+    source_inside: Ipv4Addr,
+    service: Ipv4Addr,
+    /// The real address of a server.
+    server: Ipv4Addr,
+    servers: &'a [Host],
+    /// The first node, the second node's end of the tunnel, and what precedes a packet there.
+    node: Host,
+    tunnel: SocketAddrV4,
+    headers: &'a [u8],
 }
 
 /// What a contestant made of a flood.
@@ -89,19 +107,47 @@ struct Outcome {
 /// `syn_flood_*`, for a flood by an instance and for one by a peer.
 pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabError> {
     let pace = if settings.quick { &QUICK } else { &FULL };
-    let mut pair = Pair::new(settings, &["client", "flooder"], &["a", "b"])?;
-    let mut ours = ours(&pair)?;
-    let mut kernel = kernel(&pair)?;
+    let sluice_perf = sluice_perf()?;
+    let (mut nodes, mut ours): (Box<dyn Nodes>, _) = match &settings.places {
+        None => {
+            let pair = Pair::new(settings, &["client", "flooder"], &["a", "b"])?;
+            let ours = in_namespaces(&pair, &sluice_perf)?;
+            (Box::new(pair.sites), ours)
+        }
+        Some(places) => {
+            let mut nodes = HostNodes::new(places, &settings.sluice)?;
+            let ours = between_hosts(places, &mut nodes, &sluice_perf)?;
+            (Box::new(nodes), ours)
+        }
+    };
+    let nodes = &mut *nodes;
+    let path = nodes.kernel()?;
+    let [(node, _), (_, address)] = nodes.hosts();
+    let mut kernel = Track::new(
+        &Ways {
+            client: path.client.clone(),
+            flooder: path.other_client.clone(),
+            source: path.other_address,
+            source_inside: path.other_address,
+            service: path.service,
+            server: path.server_address,
+            servers: std::slice::from_ref(&path.server),
+            node,
+            tunnel: SocketAddrV4::new(address, vxlan::PORT),
+            headers: &path.headers,
+        },
+        &sluice_perf,
+    )?;
     for source in [Source::Instance, Source::Peer] {
         let mut rows = Rows::default();
         for round in 0..pace.rounds {
             (settings.say)(&format!("{source}, round {} of {}", round + 1, pace.rounds));
             if round % 2 == 0 {
-                let own = own_round(&mut pair, &mut ours, source, pace)?;
-                rows.push(&own, &peer_round(&mut pair, &mut kernel, source, pace)?);
+                let own = own_round(nodes, &mut ours, source, pace)?;
+                rows.push(&own, &peer_round(nodes, &mut kernel, source, pace)?);
             } else {
-                let other = peer_round(&mut pair, &mut kernel, source, pace)?;
-                rows.push(&own_round(&mut pair, &mut ours, source, pace)?, &other);
+                let other = peer_round(nodes, &mut kernel, source, pace)?;
+                rows.push(&own_round(nodes, &mut ours, source, pace)?, &other);
             }
         }
         rows.report(source, report);
@@ -110,23 +156,18 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
 }
 
 fn own_round(
-    pair: &mut Pair,
+    nodes: &mut dyn Nodes,
     ours: &mut Track,
     source: Source,
     pace: &Pace,
 ) -> Result<Outcome, LabError> {
-    pair.sites.restart_with("af_xdp", "")?;
-    let gateways = &pair.sites.gateways;
+    nodes.restart_with("af_xdp", "offload = true")?;
     let flooded = match source {
-        Source::Instance => &gateways[0],
-        Source::Peer => &gateways[1],
+        Source::Instance => 0,
+        Source::Peer => 1,
     };
-    let watched = Watched {
-        all: gateways,
-        flooded,
-    };
-    let outcome = ours.measure(source, pace, Some(&watched))?;
-    let account = account::quiescent(&flooded.role.admin)?;
+    let outcome = ours.measure(source, pace, Some(&Watched { nodes, flooded }))?;
+    let account = account::at_rest(|| nodes.account(flooded))?;
     if !account.balanced() {
         return Err(LabError::Reply {
             what: "the account of frames after the flood".to_owned(),
@@ -137,37 +178,76 @@ fn own_round(
 }
 
 fn peer_round(
-    pair: &mut Pair,
+    nodes: &mut dyn Nodes,
     kernel: &mut Track,
     source: Source,
     pace: &Pace,
 ) -> Result<Outcome, LabError> {
     // The gateways carry nothing, and no XDP program of theirs makes the kernel copy the peer's frames.
-    pair.sites.restart_with("tun", "offload = false")?;
+    nodes.restart_with("tun", "offload = false")?;
     kernel.measure(source, pace, None)
 }
 
 /// Our gateways under a flood.
 struct Watched<'a> {
-    all: &'a [Gateway],
-    flooded: &'a Gateway,
+    nodes: &'a dyn Nodes,
+    flooded: usize,
 }
 
 impl Watched<'_> {
     fn resident_mib(&self) -> Result<f64, LabError> {
-        self.all
-            .iter()
-            .map(|gateway| resident_mib(gateway.role.pid().unwrap_or_default()))
-            .sum()
+        self.nodes.resident_mib()
     }
 
     /// SYNs that the flooded one refused, by the quota's name.
     fn refused(&self) -> Result<u64, LabError> {
-        account::read(&self.flooded.role.admin).map(|account| account.dropped(REASON))
+        let account = self.nodes.account(self.flooded)?;
+        Ok(account.dropped(REASON))
     }
 }
 
 impl Track {
+    fn new(ways: &Ways<'_>, sluice_perf: &Path) -> Result<Self, LabError> {
+        let headers = ways.headers.iter().map(|octet| format!("{octet:02x}"));
+        let by_instance = Flood {
+            source: ways.source,
+            destination: ways.service,
+            tunnel: None,
+            headers: String::new(),
+        };
+        let by_peer = Flood {
+            source: ways.source_inside,
+            destination: ways.server,
+            tunnel: Some(ways.tunnel),
+            headers: headers.collect(),
+        };
+        let servers = ways.servers.iter().zip('a'..);
+        Ok(Self {
+            servers: servers
+                .map(|(host, name)| Serve { name }.start(host, sluice_perf))
+                .collect::<Result<_, _>>()?,
+            by_instance: by_instance.start(&ways.flooder, sluice_perf)?,
+            by_peer: by_peer.start(&ways.node, sluice_perf)?,
+            client: ways.client.clone(),
+            flooder: ways.flooder.clone(),
+            service: ways.service.into(),
+            sluice_perf: sluice_perf.to_owned(),
+        })
+    }
+
+    /// Bytes that all servers have read so far.
+    fn received(&mut self) -> Result<u64, LabError> {
+        let of = |server: &mut Conversation| server.ask::<Served>(&()).map(|served| served.bytes);
+        self.servers.iter_mut().map(of).sum()
+    }
+
+    fn flood(&mut self, source: Source, part: &Part) -> Result<Flooded, LabError> {
+        match source {
+            Source::Instance => self.by_instance.ask(part),
+            Source::Peer => self.by_peer.ask(part),
+        }
+    }
+
     fn measure(
         &mut self,
         source: Source,
@@ -176,32 +256,37 @@ impl Track {
     ) -> Result<Outcome, LabError> {
         let resident_mib = || watched.map_or(Ok(0.0), Watched::resident_mib);
         let refused = || watched.map_or(Ok(0), Watched::refused);
-        let mut held = [
-            Held::open(&self.client, self.service, HELD)?,
-            Held::open(&self.flooder, self.service, HELD)?,
-        ];
-        let bulk = Bulk::start(&self.client, self.service)?;
-        let flood = match source {
-            Source::Instance => &mut self.by_instance,
-            Source::Peer => &mut self.by_peer,
+        let hold = Hold {
+            to: self.service,
+            count: HELD,
         };
-        for part in 0..WARM_UPS_MAX {
-            let begin = pace.pairs + part * WARM_UP;
-            flood.run(begin..begin + WARM_UP, RATE, pace.limit)?;
+        let mut held = [
+            hold.start(&self.client, &self.sluice_perf)?,
+            hold.start(&self.flooder, &self.sluice_perf)?,
+        ];
+        let bulk = Bulk { to: self.service }.start(&self.client, &self.sluice_perf)?;
+        let part = |first, pairs| Part {
+            first,
+            pairs,
+            rate: RATE,
+            limit: pace.limit,
+        };
+        for number in 0..WARM_UPS_MAX {
+            self.flood(source, &part(pace.pairs + number * WARM_UP, WARM_UP))?;
             if watched.is_none() || refused()? > 0 {
                 break;
             }
         }
-        let received = |servers: &[Instance]| servers.iter().map(Instance::received).sum::<u64>();
         let (before_mib, refused_before) = (resident_mib()?, refused()?);
-        let (before, begin) = (received(&self.servers), now());
-        let flooded = flood.run(0..pace.pairs, RATE, pace.limit)?;
-        let bytes = received(&self.servers) - before;
+        let (before, begin) = (self.received()?, now());
+        let flooded = self.flood(source, &part(0, pace.pairs))?;
+        let bytes = self.received()? - before;
         let goodput = bytes as f64 * 8e-6 / begin.elapsed().as_secs_f64();
         let refused = (refused()? - refused_before) as f64 / f64::from(flooded.sent);
         let grown_mib = resident_mib()? - before_mib;
         drop(bulk);
-        let lost = held.iter_mut().map(Held::lost).sum();
+        let lost = held.iter_mut().map(|held| held.ask::<usize>(&()));
+        let lost = lost.sum::<Result<usize, LabError>>()?;
         Ok(Outcome {
             goodput,
             rate: flooded.rate,
@@ -212,57 +297,72 @@ impl Track {
     }
 }
 
-fn ours(pair: &Pair) -> Result<Track, LabError> {
-    let [client, flooder] = [&pair.clients[0], &pair.clients[1]];
-    let service = v4(pair.service)?;
-    let second = v4(pair.sites.gateways[1].address[0])?;
-    let server = v4(pair.servers[0].attached.ns_address[0])?;
-    let named = |(member, name): (&Member, u8)| Instance::new(&member.namespace, name);
-    Ok(Track {
-        client: client.namespace.clone(),
-        flooder: flooder.namespace.clone(),
-        service: pair.service,
-        servers: pair
-            .servers
-            .iter()
-            .zip(b'a'..)
-            .map(named)
-            .collect::<Result<_, _>>()?,
-        by_instance: Flood::by_host(
-            &flooder.namespace,
-            v4(flooder.attached.ns_address[0])?,
-            service,
-        )?,
-        by_peer: Flood::by_node(
-            pair.sites.gateways[0].namespace(),
-            SocketAddrV4::new(second, TUNNEL_PORT),
-            &[],
-            v4(flooder.attached.instance_ip[0])?,
-            server,
-        )?,
-    })
+/// The second node's end of our tunnel.
+fn tunnel(nodes: &dyn Nodes) -> Result<SocketAddrV4, LabError> {
+    let [_, (_, address)] = nodes.hosts();
+    let port = nodes.status(1)?["tunnel_port"].as_u64();
+    let port = port.and_then(|port| u16::try_from(port).ok());
+    Ok(SocketAddrV4::new(address, port.unwrap_or_default()))
 }
 
-fn kernel(pair: &Pair) -> Result<Track, LabError> {
-    let [first, second] = [0, 1].map(|gateway| vxlan_node(&pair.sites, gateway));
-    let vxlan = VxlanDnat::new(first, second)?;
-    let (flooder, source) = VxlanDnat::another_client(first)?;
-    let server = v4(vxlan.server_address)?;
-    let headers = VxlanDnat::headers(first, second)?;
-    Ok(Track {
-        servers: vec![Instance::new(&vxlan.server, b'a')?],
-        service: vxlan.service[0],
-        by_instance: Flood::by_host(&flooder, source, v4(vxlan.service[0])?)?,
-        by_peer: Flood::by_node(
-            first.namespace,
-            SocketAddrV4::new(v4(second.address)?, vxlan::PORT),
-            &headers,
-            source,
-            server,
-        )?,
-        client: vxlan.client,
+fn in_namespaces(pair: &Pair, sluice_perf: &Path) -> Result<Track, LabError> {
+    let [client, flooder] = [&pair.clients[0], &pair.clients[1]];
+    let host = |member: &Member| Host::from(&member.namespace);
+    let servers: Vec<Host> = pair.servers.iter().map(host).collect();
+    let ways = Ways {
+        client: host(client),
+        flooder: host(flooder),
+        source: v4(flooder.attached.ns_address[0])?,
+        source_inside: v4(flooder.attached.instance_ip[0])?,
+        service: v4(pair.service)?,
+        server: v4(pair.servers[0].attached.ns_address[0])?,
+        servers: &servers,
+        node: pair.sites.gateways[0].namespace().into(),
+        tunnel: tunnel(&pair.sites)?,
+        headers: &[],
+    };
+    Track::new(&ways, sluice_perf)
+}
+
+fn between_hosts(
+    places: &Places,
+    nodes: &mut HostNodes,
+    sluice_perf: &Path,
+) -> Result<Track, LabError> {
+    let Some(place) = &places.flooder else {
+        return Err(LabError::Request(format!(
+            "flood needs --flooder: {A_FLOODER}"
+        )));
+    };
+    let flooder = place.host(&places.shell);
+    let source = flooder.address(&place.interfaces[0])?;
+    nodes.restart_with("af_xdp", "offload = true")?;
+    let instances = nodes.ask(0, "instances")?;
+    let ours = |row: &&serde_json::Value| row["ns_ip"] == source.to_string();
+    let row = instances.as_array().into_iter().flatten().find(ours);
+    let source_inside = row
+        .and_then(|row| row["instance_ip"].as_str()?.parse().ok())
+        .ok_or_else(|| LabError::Reply {
+            what: format!(
+                "the instances of the gateway, of which --flooder {place} ({source}) is one,"
+            ),
+            text: instances.to_string(),
+        })?;
+    let call = places.gateway.call;
+    let [(node, _), _] = nodes.hosts();
+    let ways = Ways {
+        client: places.generator.host(&places.shell),
         flooder,
-    })
+        source,
+        source_inside,
+        service: call.dialled,
+        server: call.called,
+        servers: &[places.sink.host(&places.shell)],
+        node,
+        tunnel: tunnel(nodes)?,
+        headers: &[],
+    };
+    Track::new(&ways, sluice_perf)
 }
 
 /// Figures of one source, one entry a round.

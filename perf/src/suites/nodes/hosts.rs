@@ -5,7 +5,7 @@ use super::{KernelPath, Nodes};
 use crate::lab::clock::wait_for;
 use crate::lab::wire::{Carried, carried};
 use crate::lab::{Host, LabError, Program};
-use crate::peers::vxlan::VxlanBetweenHosts;
+use crate::peers::vxlan::{self, VxlanBetweenHosts};
 use crate::suites::places::Places;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -90,19 +90,31 @@ impl Nodes for HostNodes {
         Ok(())
     }
 
-    fn status(&self, gateway: usize) -> Result<Value, LabError> {
+    fn ask(&self, gateway: usize, about: &str) -> Result<Value, LabError> {
         let node = &self.nodes[gateway];
+        let words = match about {
+            "status" => vec![about],
+            _ => vec!["get", about],
+        };
         let program = Program::new(&self.sluice)
             .args(["--config", &node.file])
-            .args(["status", "--at", "gateway", "-o", "json"]);
+            .args(words)
+            .args(["--at", "gateway", "-o", "json"]);
         let text = node.host.succeed(&program)?;
         let value: Option<Value> = serde_json::from_str(&text).ok();
-        value
-            .map(|mut roles| roles["gateway"].take())
-            .ok_or_else(|| LabError::Reply {
-                what: format!("`{program}` at {}", node.host.name()),
-                text,
-            })
+        let mut said = value.ok_or_else(|| LabError::Reply {
+            what: format!("`{program}` at {}", node.host.name()),
+            text,
+        })?;
+        // The status is of all roles.
+        Ok(match said.get_mut("gateway") {
+            Some(gateway) => gateway.take(),
+            None => said,
+        })
+    }
+
+    fn hosts(&self) -> [(Host, Ipv4Addr); 2] {
+        [0, 1].map(|node: usize| (self.nodes[node].host.clone(), self.nodes[node].address))
     }
 
     fn machines(&self) -> &[Host] {
@@ -114,13 +126,15 @@ impl Nodes for HostNodes {
     }
 
     fn kernel(&self) -> Result<KernelPath, LabError> {
-        let [first, second] = &self.nodes;
-        let hosts = [first, second].map(|node| node.host.clone());
-        let path = VxlanBetweenHosts::new(hosts, [first.address, second.address])?;
+        let path = VxlanBetweenHosts::new(self.hosts())?;
         Ok(KernelPath {
             client: path.client.clone(),
             server: path.server.clone(),
-            service: path.service.into(),
+            other_client: path.other_client.clone(),
+            other_address: vxlan::OTHER_CLIENT,
+            service: vxlan::SERVICE,
+            server_address: vxlan::SERVER,
+            headers: path.headers()?,
             _between_hosts: Some(path),
         })
     }
