@@ -2,8 +2,10 @@
 
 use crate::manager::RootShell;
 use crate::network::{Party, Weather};
+use crate::truth::Identity;
 use crate::world::World;
 use rand::Rng;
+use sluice_proto::table_query::root::Command;
 use sluice_wire::AddressPlan;
 use std::time::Duration;
 
@@ -35,9 +37,18 @@ impl World {
         }
     }
 
+    /// A gateway is killed. Its instances go on, unheard; its kernel refuses what comes through the tunnel.
+    pub fn stop_node(&mut self, index: usize) {
+        self.note(format!("node{index} stops"));
+        self.connect(index, false);
+        self.network.reset(Party::Node(index));
+        self.nodes[index].up = false;
+    }
+
     pub fn restart_node(&mut self, index: usize) {
         self.connect(index, false);
         self.network.reset(Party::Node(index));
+        self.nodes[index].up = true;
         let seed = self.random.random();
         let now = self.now;
         self.note(format!("node{index} restarts"));
@@ -47,6 +58,35 @@ impl World {
             .forget_node(index, |identity| truth.living.get(identity).copied());
         self.drain();
         self.connect(index, !self.cut_off(index));
+    }
+
+    /// A gateway that was stopped starts with an empty state directory: to itself and to everybody, its instances are gone.
+    /// Gives them.
+    pub fn start_node_empty(&mut self, index: usize) -> Vec<Identity> {
+        self.note(format!("node{index} starts with an empty state directory"));
+        let seed = self.random.random();
+        let now = self.now;
+        let gone = self.nodes[index].wipe(seed, now);
+        for identity in &gone {
+            self.truth.living.remove(identity);
+        }
+        self.nodes[index].up = true;
+        self.drain();
+        self.connect(index, !self.cut_off(index));
+        gone
+    }
+
+    /// An orchestrator tells the root that an instance is gone whose node does not know it any more.
+    pub fn end_lost_instance(&mut self, (job, number, epoch): &Identity) {
+        self.note(format!("{job} {number} is given up"));
+        let command = Command::InstanceDelete {
+            id: self.root.root.id_for(job),
+            number: i64::from(*number),
+            epoch: Some(*epoch),
+            cluster_id: None,
+        };
+        let applied = self.root.apply(&command, self.now, Duration::ZERO);
+        assert_eq!(applied.reply.status, 200, "{:?}", applied.reply);
     }
 
     pub fn stop_cluster(&mut self, index: usize) {
@@ -65,8 +105,38 @@ impl World {
         self.note(format!("cluster{index} starts"));
         let seed = self.random.random();
         self.clusters[index].restart(seed, self.now);
+        self.connect_nodes_of(index);
+    }
+
+    /// A cluster manager that was stopped starts with an empty store.
+    pub fn start_cluster_empty(&mut self, index: usize) {
+        self.note(format!("cluster{index} starts with an empty store"));
+        let seed = self.random.random();
+        self.clusters[index].wipe(seed, self.now);
+        self.connect_nodes_of(index);
+    }
+
+    /// The broker of a cluster, as a process of its own, is killed; the cluster manager goes on.
+    pub fn stop_broker(&mut self, index: usize) {
+        self.note(format!("the broker of cluster{index} stops"));
+        self.clusters[index].broker_up = false;
         for node in 0..self.nodes.len() {
-            if self.nodes[node].cluster == index && !self.cut_off(node) {
+            if self.nodes[node].cluster == index {
+                self.connect(node, false);
+            }
+        }
+    }
+
+    /// It starts, and knows nothing: sessions are clean.
+    pub fn start_broker(&mut self, index: usize) {
+        self.note(format!("the broker of cluster{index} starts"));
+        self.clusters[index].broker_up = true;
+        self.connect_nodes_of(index);
+    }
+
+    fn connect_nodes_of(&mut self, cluster: usize) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].cluster == cluster && !self.cut_off(node) {
                 self.connect(node, true);
             }
         }
@@ -197,7 +267,9 @@ impl World {
 
     pub(crate) fn cut_off(&self, node: usize) -> bool {
         let cluster = self.nodes[node].cluster;
-        !self.clusters[cluster].up
+        !self.nodes[node].up
+            || !self.clusters[cluster].up
+            || !self.clusters[cluster].broker_up
             || self
                 .network
                 .is_cut(Party::Node(node), Party::Cluster(cluster))

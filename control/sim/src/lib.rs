@@ -9,6 +9,7 @@ pub mod network;
 pub mod truth;
 pub mod manager;
 pub mod node;
+pub mod probes;
 pub mod packet;
 pub mod plane;
 pub mod traffic;

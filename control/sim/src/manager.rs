@@ -78,6 +78,8 @@ pub struct Cluster {
     /// The broker's subscriptions to `jobs/J/updates_available`.
     pub subscriptions: BTreeSet<(ServiceName, NodeId)>,
     pub up: bool,
+    /// Nodes can reach the manager.
+    pub broker_up: bool,
     /// When an unanswered HTTP request ends in failure.
     pub http: BTreeMap<u64, Duration>,
     pub root_requests: u64,
@@ -96,6 +98,7 @@ impl Cluster {
             root_incarnation: None,
             subscriptions: BTreeSet::new(),
             up: true,
+            broker_up: true,
             http: BTreeMap::new(),
             root_requests: 0,
         }
@@ -133,6 +136,14 @@ impl Cluster {
         self.subscriptions.clear();
         self.http.clear();
         self.up = true;
+    }
+}
+
+impl Cluster {
+    /// The process starts anew without its store.
+    pub fn wipe(&mut self, seed: u64, now: Duration) {
+        self.store = Store::default();
+        self.restart(seed, now);
     }
 }
 

@@ -58,6 +58,7 @@ pub struct Network<M> {
     queue: BTreeMap<(Duration, u64), (Party, Party, M)>,
     cut: BTreeSet<(Party, Party)>,
     slow: BTreeMap<Party, Duration>,
+    slow_between: BTreeMap<(Party, Party), Duration>,
 }
 
 impl<M: Clone> Network<M> {
@@ -70,6 +71,7 @@ impl<M: Clone> Network<M> {
             queue: BTreeMap::new(),
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
+            slow_between: BTreeMap::new(),
         }
     }
 
@@ -83,12 +85,18 @@ impl<M: Clone> Network<M> {
         self.slow.insert(party, by);
     }
 
+    /// What the two say to each other comes late.
+    pub fn slow_between(&mut self, a: Party, b: Party, by: Duration) {
+        self.slow_between.insert((a.min(b), a.max(b)), by);
+    }
+
     /// Nobody is slow any more; what the slow ones had not come to yet is lost with their connections.
     pub fn speed_up(&mut self, now: Duration) {
-        if !self.slow.is_empty() {
+        if !self.slow.is_empty() || !self.slow_between.is_empty() {
             let late = now + self.weather.delay.1;
             self.queue.retain(|(at, _), _| *at <= late);
             self.slow.clear();
+            self.slow_between.clear();
         }
     }
 
@@ -105,7 +113,12 @@ impl<M: Clone> Network<M> {
     fn enqueue(&mut self, from: Party, to: Party, message: M, now: Duration) {
         let (least, most) = self.weather.delay;
         let slow = |party: &Party| self.slow.get(party).copied().unwrap_or_default();
-        let delay = self.random.random_range(least..=most) + slow(&from) + slow(&to);
+        let between = (from.min(to), from.max(to));
+        let way = self.slow_between.get(&between).copied();
+        let delay = self.random.random_range(least..=most)
+            + slow(&from)
+            + slow(&to)
+            + way.unwrap_or_default();
         self.sent += 1;
         self.queue
             .insert((now + delay, self.sent), (from, to, message));

@@ -2,8 +2,10 @@
 
 use crate::plane::{Left, Plane, TUNNEL_PORT};
 use crate::planted::Bug;
+use crate::probes::Failover;
 use crate::truth::Identity;
 use sluice_proto::ServiceName;
+use sluice_proto::liveness::{self, NodeAddress, Prober};
 use sluice_proto::message::{
     Deployed, InstanceRequest, InstanceResult, NodeId, SubnetRequest, TableQueryResult, Topic,
     Undeployed, UpdatesAvailable, Verb, read, write,
@@ -40,6 +42,9 @@ pub struct Node {
     pub asker: Asker,
     pub plane: Plane,
     pub connected: bool,
+    /// Its gateway runs. While it does not, its kernel refuses what comes through the tunnel.
+    pub up: bool,
+    pub failover: Failover,
     pub subnet: Option<Dual<Ip>>,
     /// Rows that flows may use: listed, or not listed and not withdrawn.
     pub rows: BTreeMap<(ServiceName, u32), Row>,
@@ -54,7 +59,12 @@ pub struct Node {
     /// NsIPs by their position in the subnet, and from when on they can be given.
     resting: BTreeMap<u128, Duration>,
     suspects: Suspects,
-    routes_changed: bool,
+    pub(crate) prober: Prober,
+    /// The own addresses of the gateways that are probed.
+    pub(crate) gateways: BTreeMap<NodeAddress, Dual<Ip>>,
+    /// When it is next looked at which nodes are in use.
+    pub(crate) look_at: Duration,
+    pub(crate) routes_changed: bool,
     pub tick_at: Duration,
     pub bug: Option<Bug>,
     pub repeat_at: Option<Duration>,
@@ -74,6 +84,8 @@ impl Node {
             asker: Asker::new(settings.clone(), seed),
             plane: Plane::new(own_ip(index), seed),
             connected: false,
+            up: true,
+            failover: Failover::Reported,
             subnet: None,
             rows: BTreeMap::new(),
             absent: BTreeSet::new(),
@@ -84,6 +96,9 @@ impl Node {
             requests: 0,
             resting: BTreeMap::new(),
             suspects: Suspects::default(),
+            prober: Prober::new(liveness::Settings::default()),
+            gateways: BTreeMap::new(),
+            look_at: TICK,
             routes_changed: false,
             tick_at: TICK,
             bug: None,
@@ -313,6 +328,8 @@ impl Node {
         self.absent.clear();
         self.plane = Plane::new(self.own_ip(), seed);
         self.suspects = Suspects::default();
+        self.prober = Prober::new(liveness::Settings::default());
+        self.gateways.clear();
         self.set_gateway();
         self.asker.restore(&snapshot, now);
         for ((job, number), local) in &self.locals {
@@ -320,6 +337,20 @@ impl Node {
             self.asker.handle_local(job, *number, true, now);
         }
         self.routes_changed = true;
+    }
+
+    /// The process is killed and starts without its state: it knows neither its subnet nor its instances, which it gives.
+    pub fn wipe(&mut self, seed: u64, now: Duration) -> Vec<Identity> {
+        let locals = std::mem::take(&mut self.locals);
+        self.asker = Asker::new(self.settings.clone(), seed);
+        self.subnet = None;
+        self.attaching.clear();
+        self.ended.clear();
+        self.resting.clear();
+        self.restart(seed, now);
+        let gone = locals.into_iter();
+        gone.map(|((job, number), local)| (job, number, local.epoch))
+            .collect()
     }
 
     /// Follows the asker's events as the tables of a gateway do; gives withdrawn instances.
@@ -400,6 +431,7 @@ impl Node {
                 Upcall::Ask(Question::Dialled(ip) | Question::InnerSource { source: ip, .. }) => {
                     self.asker.handle_question(&Key::Address(ip), now);
                 }
+                Upcall::Suspect { .. } if self.failover == Failover::Off => {}
                 Upcall::Suspect {
                     instance,
                     epoch,

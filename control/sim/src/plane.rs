@@ -39,7 +39,7 @@ pub struct Plane {
 /// The workers' clock.
 fn at(now: Duration) -> Now {
     Now {
-        ns: u64::try_from((EPOCH + now).as_nanos()).unwrap_or(u64::MAX),
+        ns: u64::try_from(Plane::clock(now).as_nanos()).unwrap_or(u64::MAX),
     }
 }
 
@@ -52,7 +52,9 @@ impl Plane {
     pub fn new(own: Ip, seed: u64) -> Self {
         let writer = Writer::new(AddressPlan::oakestra(), Dual::default());
         let limits = Limits {
-            flows_max: 1 << 10,
+            flows_max: 1 << 12,
+            // A gateway's own table is so large that a caller's share is not soon used up by calls that nobody answers.
+            embryonic_per_owner_max: 1 << 9,
             fragments_max: 64,
             seed: Some(seed),
             ..Limits::default()
@@ -71,6 +73,18 @@ impl Plane {
             account: Account::default(),
             output: Box::default(),
         }
+    }
+
+    /// What the workers' clock shows at `now`.
+    #[must_use]
+    pub fn clock(now: Duration) -> Duration {
+        EPOCH + now
+    }
+
+    /// When it is that the workers' clock shows `clock`.
+    #[must_use]
+    pub fn of_clock(clock: Duration) -> Duration {
+        clock.saturating_sub(EPOCH)
     }
 
     /// A packet of a local instance.

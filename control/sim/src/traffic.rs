@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// A flow sends so often.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What is answered later than this is lost to whoever asked.
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a flow dials.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,8 +46,29 @@ pub struct Flow {
     is_open: bool,
     /// Who answered last, as long as no gateway on the way has started anew.
     pub instance: Option<Identity>,
+    pub begun_at: Duration,
+    /// Between two requests.
+    pause: Duration,
+    /// It ends after so many requests.
+    requests_max: u32,
+    /// Requests that were answered within [`PATIENCE`].
+    pub in_time: u32,
     next_at: Duration,
     is_over: bool,
+}
+
+/// A flow that shall begin.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub caller: Identity,
+    pub node: usize,
+    pub job: ServiceName,
+    pub dialled: Dialled,
+    pub address: Ip,
+    pub is_tcp: bool,
+    /// Between two requests.
+    pub pause: Duration,
+    pub requests_max: u32,
 }
 
 /// All flows of a run.
@@ -151,16 +174,32 @@ impl World {
         let Some(address) = address.filter(|ip| self.truth.is_given(*ip)) else {
             return;
         };
-        let port = self.traffic.next_port();
-        let id = self.traffic.flows.len();
-        self.note(format!("flow {id} from {caller:?} to {address} ({target})"));
-        self.traffic.flows.push(Flow {
+        let call = Call {
             caller,
             node,
             job: target.clone(),
             dialled,
             address,
             is_tcp,
+            pause: PAUSE,
+            requests_max: u32::MAX,
+        };
+        let id = self.traffic.flows.len();
+        let text = format!("flow {id} from {:?} to {address} ({target})", call.caller);
+        self.note(text);
+        self.call(call);
+    }
+
+    /// Begins a flow, and gives its number.
+    pub fn call(&mut self, call: Call) -> usize {
+        let port = self.traffic.next_port();
+        self.traffic.flows.push(Flow {
+            caller: call.caller,
+            node: call.node,
+            job: call.job,
+            dialled: call.dialled,
+            address: call.address,
+            is_tcp: call.is_tcp,
             port,
             sent: 0,
             answered: 0,
@@ -168,9 +207,14 @@ impl World {
             forgotten: 0,
             is_open: false,
             instance: None,
+            begun_at: self.now,
+            pause: call.pause,
+            requests_max: call.requests_max,
+            in_time: 0,
             next_at: self.now,
             is_over: false,
         });
+        self.traffic.flows.len() - 1
     }
 
     /// Flows that are due send a request.
@@ -194,7 +238,8 @@ impl World {
             return;
         };
         flow.sent += 1;
-        flow.next_at = self.now + PAUSE;
+        flow.next_at = self.now + flow.pause;
+        flow.is_over = flow.sent >= flow.requests_max;
         let content = match (flow.is_tcp, flow.is_open) {
             (false, _) => Content::Udp,
             (true, true) => Content::Data,
@@ -211,12 +256,18 @@ impl World {
     }
 
     fn outbound(&mut self, node: usize, packet: &Packet) {
+        if !self.nodes[node].up {
+            return;
+        }
         let left = self.nodes[node].plane.outbound(&packet.build(), self.now);
         self.carry(node, left);
     }
 
     /// Moves what a gateway let go.
     pub(crate) fn carry(&mut self, node: usize, left: Vec<Left>) {
+        if !self.nodes[node].up {
+            return;
+        }
         for left in left {
             match left {
                 Left::Tunnel(to, bytes) => {
@@ -233,7 +284,16 @@ impl World {
 
     /// A tunnelled packet arrives.
     pub(crate) fn inbound(&mut self, from: usize, to: usize, bytes: &[u8]) {
-        let (from, now) = (self.nodes[from].own_ip(), self.now);
+        let (sender, now) = (from, self.now);
+        let from = self.nodes[sender].own_ip();
+        if !self.nodes[to].up {
+            let refusing = self.nodes[to].own_ip();
+            self.nodes[sender].handle_refused(refusing, now);
+            return;
+        }
+        if self.nodes[to].take_answer(from, bytes, now) {
+            return;
+        }
         if let Ok(Some(packet)) = Packet::read(bytes)
             && packet.dst.1 == ECHO_PORT
             && self.nodes[to].local_at(packet.dst.0).is_none()
@@ -348,6 +408,8 @@ impl World {
         }
         flow.is_open |= reply.content == Content::SynAck;
         flow.instance = Some(answerer.clone());
+        let asked_at = flow.begun_at + flow.pause * (reply.words[1] - 1);
+        flow.in_time += u32::from(self.now - asked_at <= PATIENCE);
         flow.answered = flow.answered.max(reply.words[1]);
         flow.answered_at = Some(self.now);
     }

@@ -4,6 +4,7 @@ use crate::manager::{Cluster, RootShell};
 use crate::network::{Network, Weather};
 use crate::node::Node;
 use crate::planted::Bug;
+use crate::probes::Failover;
 use crate::traffic::Traffic;
 use crate::truth::Truth;
 use rand::SeedableRng;
@@ -53,6 +54,7 @@ pub struct Shape {
     /// Rows per answer; small values make pruning happen.
     pub instances_max: usize,
     pub interest_idle: Duration,
+    pub failover: Failover,
 }
 
 impl Default for Shape {
@@ -62,6 +64,7 @@ impl Default for Shape {
             nodes_per_cluster: 3,
             instances_max: 24,
             interest_idle: Duration::from_secs(60),
+            failover: Failover::Reported,
         }
     }
 }
@@ -107,7 +110,9 @@ impl World {
                     ..asker::Settings::default()
                 };
                 let cluster = index % shape.clusters;
-                Node::new(id, index, cluster, settings, seed ^ index as u64)
+                let mut node = Node::new(id, index, cluster, settings, seed ^ index as u64);
+                node.failover = shape.failover;
+                node
             })
             .collect();
         let mut world = Self {
@@ -180,6 +185,7 @@ impl World {
                     node.asker.poll_timeout(),
                     node.repeat_at,
                     Some(node.tick_at),
+                    node.poll_probes(),
                 ]
             })
             .flatten();
@@ -231,6 +237,8 @@ impl World {
                 let left = self.nodes[index].tick(now);
                 self.carry(index, left);
             }
+            let probes = self.nodes[index].probe(now);
+            self.carry(index, probes);
         }
         self.send_requests();
         for cluster in self.clusters.iter_mut().filter(|cluster| cluster.up) {
