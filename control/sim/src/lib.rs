@@ -21,3 +21,4 @@ pub mod world;
 pub mod check;
 pub mod seed;
 pub mod report;
+pub mod matrix;

@@ -6,6 +6,7 @@ mod profile;
 mod read;
 mod rule;
 mod sim;
+mod sim_matrix;
 mod write;
 mod trace;
 

@@ -1,6 +1,6 @@
 //! `sim`: the whole system from seeds, with everything that can go wrong, on virtual time.
 
-use super::CliError;
+use super::{CliError, sim_matrix};
 use crate::output;
 use clap::Args;
 use sluice_perf::report::{Environment, Goal, Report, Row};
@@ -18,6 +18,12 @@ pub(super) struct Sim {
     /// Run this seed alone, and print what happened in it
     #[arg(long, value_name = "N", conflicts_with = "seeds")]
     seed: Option<u64>,
+    /// Run the fault table: 160 faults, each with a known cost
+    #[arg(long, conflicts_with_all = ["seeds", "seed"])]
+    matrix: bool,
+    /// Print the fault table's file of expected costs as it comes out now
+    #[arg(long, requires = "matrix", conflicts_with = "json")]
+    record: bool,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -31,7 +37,14 @@ impl Sim {
         // What a seed finds is told below; the place in the simulation's code says nothing to a user.
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
-        let done = self.run_quietly();
+        let done = match (self.matrix, self.record) {
+            (false, _) => self.run_quietly(),
+            (true, false) => sim_matrix::check(self.json.as_deref()),
+            (true, true) => {
+                sim_matrix::record();
+                Ok(())
+            }
+        };
         std::panic::set_hook(hook);
         done
     }
@@ -87,6 +100,6 @@ impl Sim {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-const fn count(number: u64) -> f64 {
+pub(super) const fn count(number: u64) -> f64 {
     number as f64
 }
