@@ -6,6 +6,7 @@
 //! A job that is *idle* is forgotten when all that is used has just been told, but only while the managers answer: stale
 //! beats nothing.
 
+mod absences;
 mod answers;
 mod interface;
 
@@ -17,6 +18,7 @@ use super::{Key, Row, ServiceAddress};
 use crate::isolation::Rule;
 use crate::message::{Revision, TableQueryResult, UpdateKind, UpdatesAvailable};
 use crate::names::{NameError, ServiceName};
+use absences::{Absences, kind};
 use sluice_wire::{InstanceIp, Ip, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -46,16 +48,6 @@ struct Query {
     again: bool,
 }
 
-/// An answer that names nothing.
-#[derive(Clone, Debug)]
-struct Absent {
-    /// Nobody could say; otherwise it does not exist.
-    unresolved: bool,
-    strikes: u32,
-    /// Only the strikes are remembered; the key is unknown.
-    expired: bool,
-}
-
 #[derive(Clone, Debug)]
 struct Held {
     row: Row,
@@ -82,16 +74,6 @@ struct Job {
     withdraw_missing: bool,
     /// In this session of the broker.
     subscribed: bool,
-}
-
-impl Absent {
-    fn event(&self, key: Key) -> Event {
-        if self.unresolved {
-            Event::Unresolved { key }
-        } else {
-            Event::Absent { key }
-        }
-    }
 }
 
 impl Job {
@@ -175,7 +157,9 @@ pub struct Asker {
     /// When a manager last answered.
     heard_at: Option<Duration>,
     queries: BTreeMap<Key, Query>,
-    absent: BTreeMap<Key, Absent>,
+    /// Queries on addresses, and on names.
+    open: [usize; 2],
+    absent: Absences,
     jobs: BTreeMap<ServiceName, Job>,
     addresses: BTreeMap<Ip, ServiceName>,
     /// Jobs that nothing used for long, as far as has been told.
@@ -194,7 +178,8 @@ impl Asker {
             connected: false,
             heard_at: None,
             queries: BTreeMap::new(),
-            absent: BTreeMap::new(),
+            open: [0; 2],
+            absent: Absences::default(),
             jobs: BTreeMap::new(),
             addresses: BTreeMap::new(),
             idle: BTreeSet::new(),
@@ -235,7 +220,7 @@ impl Asker {
             }
             return;
         }
-        if self.queries.len() >= self.settings.questions_max {
+        if self.open[kind(key)] >= self.settings.questions_max {
             self.events
                 .push_back(Event::Unanswered { key: key.clone() });
             return;
@@ -514,7 +499,7 @@ impl Asker {
         {
             job.renewed_at = now;
         }
-        self.queries.insert(
+        let former = self.queries.insert(
             key.clone(),
             Query {
                 asked_at: now,
@@ -523,6 +508,9 @@ impl Asker {
                 again: false,
             },
         );
+        if former.is_none() {
+            self.open[kind(&key)] += 1;
+        }
         self.transmit_query(key, now);
     }
 
@@ -567,7 +555,7 @@ impl Asker {
         // Only the refresh of a job goes on until it is answered.
         let refreshes = matches!(&key, Key::Name(name) if self.jobs.contains_key(name));
         if !refreshes && now >= asked_at + self.settings.answer_max {
-            self.queries.remove(&key);
+            self.answered(&key);
             return;
         }
         self.transmit_query(key, now);

@@ -1,6 +1,7 @@
 //! What an answer changes: rows, withdrawals, and what is believed to be absent.
 
-use super::{Absent, Asker, Event, Held, Query, SETTLE, Timer};
+use super::absences::kind;
+use super::{Asker, Event, Held, Query, SETTLE, Timer};
 use crate::message::TableQueryResult;
 use crate::names::ServiceName;
 use crate::table_query::backoff::Backoff;
@@ -49,7 +50,9 @@ impl Asker {
     /// Takes the query with this key off the list.
     pub(super) fn answered(&mut self, key: &Key) -> Option<Query> {
         self.timers.cancel(&Timer::Query(key.clone()));
-        self.queries.remove(key)
+        let query = self.queries.remove(key)?;
+        self.open[kind(key)] -= 1;
+        Some(query)
     }
 
     fn remember_absent(&mut self, key: Key, now: Duration) {
@@ -58,20 +61,16 @@ impl Asker {
 
     /// Believes an answer that names nothing for a while: longer each time when it was that nothing exists.
     fn remember(&mut self, key: Key, unresolved: bool, now: Duration) {
-        if !self.absent.contains_key(&key)
-            && self.absent.len() >= self.settings.absent_keys_max
-            && let Some((oldest, absent)) = self.absent.pop_first()
-        {
+        let max = self.settings.absent_keys_max;
+        if let Some((oldest, absent)) = self.absent.renew(&key, max) {
             self.timers.cancel(&Timer::Absent(oldest.clone()));
             if !absent.expired {
                 self.events.push_back(Event::Unknown { key: oldest });
             }
         }
-        let absent = self.absent.entry(key.clone()).or_insert(Absent {
-            unresolved,
-            strikes: 0,
-            expired: false,
-        });
+        let Some(absent) = self.absent.get_mut(&key) else {
+            return;
+        };
         absent.unresolved = unresolved;
         absent.strikes = if unresolved {
             1
@@ -91,7 +90,7 @@ impl Asker {
 
     /// Believes no earlier answer that names nothing.
     pub(super) fn forget_absent(&mut self) {
-        for (key, absent) in std::mem::take(&mut self.absent) {
+        for (key, absent) in std::mem::take(&mut self.absent).into_keys() {
             self.timers.cancel(&Timer::Absent(key.clone()));
             if !absent.expired {
                 self.events.push_back(Event::Unknown { key });

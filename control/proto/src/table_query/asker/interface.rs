@@ -29,7 +29,8 @@ pub struct Settings {
     /// How long "there is no such thing" is believed at first; doubles with every repetition up to `absent_max`.
     pub absent_first: Duration,
     pub absent_max: Duration,
-    /// Unanswered questions at a time, and remembered absent keys: a scan must not fill the memory.
+    /// Unanswered questions at a time, and remembered absent keys, each so many of addresses and so many of names: a scan
+    /// must not fill the memory, nor invented names the place of packets' questions.
     pub questions_max: usize,
     pub absent_keys_max: usize,
 }

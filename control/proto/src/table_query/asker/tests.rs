@@ -657,3 +657,34 @@ fn without_managers_what_is_unknown_fails_within_a_second() {
         events(&mut asker);
     }
 }
+
+#[test]
+fn invented_names_take_nothing_from_addresses_and_the_oldest_answer_goes_first() {
+    let mut asker = asker();
+    asker.settings.questions_max = 3;
+    asker.settings.absent_keys_max = 3;
+    let name = |letter: char| Key::parse(&format!("{letter}.x.y.z")).unwrap();
+    let address = Key::Address(ip("10.30.9.9"));
+    // In no order of their own: age is not spelling.
+    for letter in ['c', 'd', 'a', 'b'] {
+        asker.handle_question(&name(letter), s(0));
+    }
+    let refused = Event::Unanswered { key: name('b') };
+    assert_eq!(events(&mut asker), [refused]);
+    asker.handle_question(&address, s(0));
+    assert_eq!(queries(&mut asker).len(), 4, "the address, too");
+    for key in [address.clone(), name('c'), name('d'), name('a')] {
+        let answer = nothing(key.request(None).key());
+        asker.handle_result(&answer, s(0)).unwrap();
+    }
+    assert_eq!(events(&mut asker).len(), 4);
+    asker.handle_question(&name('b'), s(0));
+    asker.handle_result(&nothing("b.x.y.z"), s(0)).unwrap();
+    let oldest = Event::Unknown { key: name('c') };
+    let newest = Event::Absent { key: name('b') };
+    assert_eq!(events(&mut asker), [oldest, newest]);
+    for key in [address, name('d'), name('a'), name('b')] {
+        asker.handle_question(&key, s(0));
+        assert_eq!(events(&mut asker), [Event::Absent { key }]);
+    }
+}
