@@ -15,6 +15,7 @@ mod outliving;
 mod migration;
 mod membership;
 mod failover;
+mod roaming;
 mod neighbours;
 mod doctor;
 mod hardware;

@@ -5,11 +5,13 @@
 //!  instances ── gateway 1 ── wire ── gateway 2 ── instances
 //! ```
 
-use crate::world::{World, sluice, tcp};
-use serde_json::Value;
-use sluice_perf::lab::Program;
+use crate::world::{ECHO, World, serve, service_ip, sluice, tcp};
+use serde_json::{Value, json};
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::sites::Role;
+use sluice_perf::lab::{NetNs, Program, http};
+use sluice_wire::Subnet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -129,5 +131,81 @@ fn what_a_leaving_node_could_not_say_is_said_later() {
     .unwrap();
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
     tcp(&caller.namespace, b.ip(0)).unwrap();
+    world.check();
+}
+
+/// The cluster has subnets in reserve, and knows what is scheduled to it.
+#[test]
+#[ignore = "needs root"]
+fn a_node_joins_and_runs_what_is_scheduled_while_the_root_is_away() {
+    let mut world = World::new("joins-alone");
+    let (caller, a) = (world.caller(0), world.echo(0, "a"));
+    world.schedule(ECHO, 1);
+    world.sites.gateways[1].role.stop();
+    remove(&world.sites.gateways[1].role).unwrap();
+    resting(&world);
+    world.sites.root.kill();
+
+    world.sites.gateways[1].role.ready().unwrap();
+    let network = subnet(&world.sites.gateways[1].role);
+    let namespace = NetNs::new("late").unwrap();
+    serve(&namespace, "late");
+    let log = world.sites.scratch.path().join("late.log");
+    let workload = Program::new("sleep").arg("1000");
+    let workload = namespace.start(&workload, &log).unwrap();
+    let deploy = json!({"pid": workload.pid(), "serviceName": ECHO, "instanceNumber": 1, "portMappings": ""});
+    let socket = &world.sites.gateways[1].node_socket;
+    let deployed = http::request(
+        socket,
+        "POST",
+        "/container/deploy",
+        Some(&deploy.to_string()),
+        LIMIT,
+    )
+    .unwrap();
+    assert_eq!(deployed.status, 200, "{deployed:?}");
+    // Both instances, by the ServiceIP; the root is still away.
+    let mut names = BTreeSet::new();
+    wait_for("both instances to answer", LIMIT, || {
+        names.insert(tcp(&caller.namespace, service_ip(0)).unwrap().name);
+        (names.len() == 2)
+            .then_some(())
+            .ok_or_else(|| format!("{names:?}"))
+    })
+    .unwrap();
+    let status = world.sites.clusters[0].ask("/v1/status").unwrap();
+    assert_eq!(status["root_answers"], false);
+
+    world.sites.root.ready().unwrap();
+    let rows = |role: &Role| {
+        let rows = role.ask("/v1/instances").unwrap();
+        let rows = rows.as_array().unwrap().iter();
+        let fields = [
+            "instance",
+            "state",
+            "node",
+            "address",
+            "instance_ip",
+            "ns_ip",
+        ];
+        rows.filter(|row| row["service"] == ECHO)
+            .map(|row| fields.map(|field| row[field].clone()))
+            .collect::<Vec<_>>()
+    };
+    wait_for("root and cluster to say the same", LIMIT, || {
+        let said = [&world.sites.root, &world.sites.clusters[0]].map(rows);
+        let both = said[0] == said[1] && said[0].iter().all(|row| row[1] == "running");
+        (both && said[0].len() == 2)
+            .then_some(())
+            .ok_or_else(|| format!("{said:?}"))
+    })
+    .unwrap();
+    let ns_ip = rows(&world.sites.root)[1][5].as_str().unwrap().to_owned();
+    let network: Subnet = network.parse().unwrap();
+    assert!(
+        network.contains(ns_ip.parse().unwrap()),
+        "{ns_ip} in {network}"
+    );
+    tcp(&caller.namespace, a.ip(0)).unwrap();
     world.check();
 }

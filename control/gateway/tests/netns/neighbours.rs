@@ -203,32 +203,7 @@ fn a_node_engine_deploys_over_the_unix_socket() {
         .sites
         .apply(&services())
         .unwrap_or_else(|error| panic!("{error}"));
-    let service = world.sites.root.ask("/v1/services").unwrap();
-    let job = find_id(&service, ECHO).unwrap_or_else(|| panic!("no id of {ECHO} in {service}"));
-    // What the root orchestrator and the cluster orchestrator do when they schedule the instance.
-    let root = &world.sites.clusters[0].namespace;
-    let post = |url: &str, body: serde_json::Value| {
-        let program = Program::new(tools::find("curl").unwrap())
-            .args([
-                "-sS",
-                "--fail-with-body",
-                "-H",
-                "Content-Type: application/json",
-                "-d",
-            ])
-            .arg(body.to_string())
-            .arg(url);
-        root.succeed(&program)
-            .unwrap_or_else(|error| panic!("{error}"))
-    };
-    post(
-        "http://192.168.78.1:10099/api/net/instance/deploy",
-        serde_json::json!({"_id": job, "instance_number": 0, "cluster_id": "cluster-a"}),
-    );
-    post(
-        "http://192.168.78.2:10110/api/net/deployment",
-        serde_json::json!({"job_name": ECHO}),
-    );
+    world.schedule(ECHO, 0);
     let deployed = call("/container/deploy", deploy);
     assert_eq!(deployed.status, 200, "{deployed:?}");
     let body: serde_json::Value = serde_json::from_str(&deployed.body).unwrap();
@@ -253,20 +228,6 @@ fn a_node_engine_deploys_over_the_unix_socket() {
         "again is fine"
     );
     world.check();
-}
-
-/// The root's id of a service, wherever its listing has it.
-fn find_id(services: &serde_json::Value, name: &str) -> Option<String> {
-    let rows = services
-        .as_array()
-        .or_else(|| services["services"].as_array())?;
-    let row = rows.iter().find(|row| {
-        row.as_object()
-            .is_some_and(|row| row.values().any(|value| value == name))
-    })?;
-    ["_id", "id"]
-        .iter()
-        .find_map(|key| row.get(key)?.as_str().map(str::to_owned))
 }
 
 /// A published port of the node leads to the instance and answers.

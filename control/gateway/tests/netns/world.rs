@@ -152,6 +152,35 @@ impl World {
         .unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// What the root orchestrator and the cluster orchestrator do when they schedule an instance to the first cluster.
+    pub(crate) fn schedule(&self, service: &str, number: u32) {
+        let services = self.sites.root.ask("/v1/services").unwrap();
+        let id = find_id(&services, service);
+        let id = id.unwrap_or_else(|| panic!("no id of {service} in {services}"));
+        let token = std::fs::read_to_string(self.sites.scratch.path().join("token")).unwrap();
+        for (url, body) in [
+            (
+                "http://192.168.78.1:10099/api/net/instance/deploy",
+                serde_json::json!({"_id": id, "instance_number": number, "cluster_id": "cluster-a"}),
+            ),
+            (
+                "http://192.168.78.2:10110/api/net/deployment",
+                serde_json::json!({"job_name": service}),
+            ),
+        ] {
+            let program = Program::new(tools::find("curl").unwrap())
+                .args(["-sS", "--fail-with-body", "-d"])
+                .arg(body.to_string())
+                .args(["-H", "Content-Type: application/json", "-H"])
+                .arg(format!("Authorization: Bearer {}", token.trim()))
+                .arg(url);
+            let namespace = &self.sites.clusters[0].namespace;
+            namespace
+                .succeed(&program)
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+
     /// Every process still runs, none panicked, and every gateway accounts for every frame.
     pub(crate) fn check(mut self) {
         for gateway in &mut self.sites.gateways {
@@ -174,6 +203,20 @@ impl World {
             assert!(!said.contains("panicked at"), "{said}");
         }
     }
+}
+
+/// The root's id of a service, wherever its listing has it.
+fn find_id(services: &serde_json::Value, name: &str) -> Option<String> {
+    let rows = services
+        .as_array()
+        .or_else(|| services["services"].as_array())?;
+    let row = rows.iter().find(|row| {
+        row.as_object()
+            .is_some_and(|row| row.values().any(|value| value == name))
+    })?;
+    ["_id", "id"]
+        .iter()
+        .find_map(|key| row.get(key)?.as_str().map(str::to_owned))
 }
 
 pub(crate) fn service_ip(family: usize) -> IpAddr {

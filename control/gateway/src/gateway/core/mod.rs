@@ -282,7 +282,7 @@ impl Core {
         {
             self.ask_subnet(now);
         }
-        self.look_at_own_address();
+        self.look_at_own_address(now);
         self.look_at_hosts(now);
         self.routes_changed |= self.routes.look_at_paths();
         self.plane.offloader().tick();
@@ -344,19 +344,7 @@ impl Core {
     pub(crate) async fn handle_mqtt(&mut self, event: MqttEvent, now: Duration) {
         match event {
             MqttEvent::Connected => self.handle_connected(now),
-            MqttEvent::Disconnected(why) => {
-                if std::mem::take(&mut self.connected) {
-                    self.connected_until = Some(now);
-                    tracing::warn!(why, "lost the cluster's broker; known routes go on working");
-                } else if self.broker_away != why {
-                    tracing::warn!(why, "the cluster's broker cannot be reached");
-                }
-                self.broker_away = why;
-                for ended in self.ended.values_mut() {
-                    ended.told_until = None;
-                }
-                self.asker.handle_connection(false, now);
-            }
+            MqttEvent::Disconnected(why) => self.lose_broker(why, now),
             MqttEvent::Message { topic, payload } => {
                 if let Err(error) = self.handle_message(&topic, &payload, now).await {
                     metrics::counter!(MALFORMED).increment(1);
@@ -364,6 +352,20 @@ impl Core {
                 }
             }
         }
+    }
+
+    fn lose_broker(&mut self, why: String, now: Duration) {
+        if std::mem::take(&mut self.connected) {
+            self.connected_until = Some(now);
+            tracing::warn!(why, "lost the cluster's broker; known routes go on working");
+        } else if self.broker_away != why {
+            tracing::warn!(why, "the cluster's broker cannot be reached");
+        }
+        self.broker_away = why;
+        for ended in self.ended.values_mut() {
+            ended.told_until = None;
+        }
+        self.asker.handle_connection(false, now);
     }
 
     /// A worker asks, or saw something.

@@ -68,18 +68,12 @@ impl Core {
             return Ok(());
         };
         self.node_id = Some(NodeId::new(&registration.node_id)?);
-        self.look_at_own_address();
+        self.look_at_own_address(now);
         // Other links need the wiring first, see `wire`.
         if self.config.fastpath.link == LinkKind::Tun {
             self.plane.start_tun()?;
         }
-        let broker = MqttConfig {
-            node_id: registration.node_id.clone(),
-            host: registration.host.clone(),
-            port: registration.port,
-            token: self.token.clone(),
-        };
-        self.mqtt = Some(Mqtt::start(&broker, self.mqtt_events.clone()));
+        self.connect(&registration);
         self.state_changed = true;
         tracing::info!(
             node = registration.node_id,
@@ -92,11 +86,21 @@ impl Core {
         Ok(())
     }
 
+    fn connect(&mut self, registration: &Registration) {
+        let broker = MqttConfig {
+            node_id: registration.node_id.clone(),
+            host: registration.host.clone(),
+            port: registration.port,
+            token: self.token.clone(),
+        };
+        self.mqtt = Some(Mqtt::start(&broker, self.mqtt_events.clone()));
+    }
+
     /// The address that other nodes reach us at: configured, or the source of packets towards the cluster. A cluster on
     /// this machine, or one with a name (resolving it would hold up everything else), says nothing: then it is the source
-    /// of the default route.
-    pub(super) fn look_at_own_address(&mut self) {
-        let Some(registration) = &self.registration else {
+    /// of the default route. Where no way leads to the cluster for a moment, it stays what it was.
+    pub(super) fn look_at_own_address(&mut self, now: Duration) {
+        let Some(registration) = self.registration.clone() else {
             return;
         };
         let cluster = registration
@@ -109,15 +113,17 @@ impl Core {
             .gateway
             .node_address
             .or_else(|| gateway::source_towards(cluster))
-            .or_else(|| registration.host.parse::<IpAddr>().ok().map(Ip::from));
+            .or_else(|| loopback(&registration.host));
         let Some(ip) = found.filter(|ip| self.own_ip != Some(*ip)) else {
             return;
         };
         if let Some(old) = self.own_ip.replace(ip) {
             tracing::info!(%old, new = %ip, "the node's address changed");
+            // The connection is from the former address, whose end nobody tells it.
+            self.lose_broker("the node's address changed".to_owned(), now);
+            self.connect(&registration);
         }
         self.routes.set_own((ip, self.config.gateway.exposed_port));
-        self.announce_all();
     }
 
     pub(super) fn ask_subnet(&mut self, now: Duration) {
@@ -219,4 +225,10 @@ impl Core {
             let _ = reply.send(Err(Refusal::ManagersAway(away)));
         }
     }
+}
+
+/// The address of a cluster on this machine that other machines cannot reach.
+fn loopback(host: &str) -> Option<Ip> {
+    let ip = host.parse::<IpAddr>().ok();
+    ip.filter(IpAddr::is_loopback).map(Ip::from)
 }
