@@ -6,7 +6,7 @@
 //!  caller 3 ── gateway 3 ┴ gateway 2 ── echo new
 //! ```
 
-use crate::world::{ECHO, World, again, connect, serve, sluice, tcp, udp, udp_socket};
+use crate::world::{ECHO, Instance, World, again, connect, serve, sluice, tcp, udp, udp_socket};
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::sites::Layout;
 use sluice_perf::lab::{NetNs, Program};
@@ -104,15 +104,24 @@ fn a_moved_instance_keeps_its_addresses_and_its_callers() {
     world.check();
 }
 
-/// The cluster of the caller's node is away while the instance moves within the other one.
-#[test]
-#[ignore = "needs root"]
-fn a_caller_whose_node_has_not_heard_reaches_it_by_the_old_node() {
+/// An instance that moved while the caller's node could not hear of it.
+struct Unheard {
+    world: World,
+    /// As it was attached where it ran first.
+    old: Instance,
+    caller: Instance,
+    /// One of each family.
+    sockets: [UdpSocket; 2],
+}
+
+/// The cluster of the caller's node is away while the instance moves within the other one: callers reach it by the old node.
+fn moved_unheard(name: &str, fastpath: &str) -> Unheard {
     let layout = Layout {
         gateways: vec![0, 0, 1],
+        fastpath: fastpath.to_owned(),
         ..Layout::two_sites()
     };
-    let mut world = World::laid("stragglers", &layout);
+    let mut world = World::laid(name, &layout);
     let old = world.echo(0, "old");
     let caller = world.caller(2);
     let sockets = [0, 1].map(|family| udp_socket(&caller.namespace, family, 0));
@@ -146,7 +155,32 @@ fn a_caller_whose_node_has_not_heard_reaches_it_by_the_old_node() {
     assert_eq!(lost.kind(), ErrorKind::ConnectionReset);
     let status = world.sites.gateways[0].role.ask("/v1/status").unwrap();
     assert!(status["frames_relayed"].as_u64().unwrap() > 0, "{status}");
-    // The old node stops: callers are told, and once managers are there again, their node is led to the new place.
+    Unheard {
+        world,
+        old,
+        caller,
+        sockets,
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_caller_whose_node_has_not_heard_reaches_it_by_the_old_node_over_af_xdp() {
+    moved_unheard("stragglers-xdp", "link = \"af_xdp\"\n")
+        .world
+        .check();
+}
+
+/// When the old node stops, callers are told, and once managers are there again, their node is led to the new place.
+#[test]
+#[ignore = "needs root"]
+fn a_caller_whose_node_has_not_heard_reaches_it_by_the_old_node() {
+    let Unheard {
+        mut world,
+        old,
+        caller,
+        sockets,
+    } = moved_unheard("stragglers", "");
     wait_for("the old node to stop", WINDOW, || {
         match tcp(&caller.namespace, old.ip(0)) {
             Err(error) if error.kind() == ErrorKind::HostUnreachable => Ok(()),
