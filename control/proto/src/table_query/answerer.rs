@@ -10,11 +10,13 @@
 
 mod allot;
 mod answer;
+mod fetch;
 mod interest;
 mod interface;
 mod isolation;
 mod leave;
 mod migration;
+mod report;
 mod store;
 mod tell;
 mod upward;
@@ -177,6 +179,8 @@ pub struct Answerer {
     jobs: BTreeMap<ServiceName, Known>,
     addresses: BTreeMap<Ip, ServiceName>,
     residents: isolation::Residents,
+    /// The jobs that each node is interested in.
+    interested: interest::Interested,
     absent: BTreeMap<Key, Absent>,
     fetches: BTreeMap<Key, Fetch>,
     reports: BTreeMap<(ServiceName, u32), Outgoing>,
@@ -214,6 +218,7 @@ impl Answerer {
             jobs: BTreeMap::new(),
             addresses: BTreeMap::new(),
             residents: isolation::Residents::default(),
+            interested: interest::Interested::default(),
             absent: BTreeMap::new(),
             fetches: BTreeMap::new(),
             reports: BTreeMap::new(),

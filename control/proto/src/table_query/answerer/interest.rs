@@ -4,8 +4,32 @@ use super::{Answerer, Interest, Timer};
 use crate::message::NodeId;
 use crate::names::ServiceName;
 use crate::table_query::Key;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// The jobs that each node is interested in: [`Known::interests`](super::Known), seen from the nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Interested(BTreeMap<NodeId, BTreeSet<ServiceName>>);
+
+impl Interested {
+    pub(super) fn add(&mut self, node: &NodeId, job: &ServiceName) {
+        let jobs = self.0.entry(node.clone()).or_default();
+        jobs.insert(job.clone());
+    }
+
+    pub(super) fn remove(&mut self, node: &NodeId, job: &ServiceName) {
+        if let Some(jobs) = self.0.get_mut(node) {
+            jobs.remove(job);
+            if jobs.is_empty() {
+                self.0.remove(node);
+            }
+        }
+    }
+
+    pub(super) fn of(&self, node: &NodeId) -> impl Iterator<Item = &ServiceName> {
+        self.0.get(node).into_iter().flatten()
+    }
+}
 
 impl Answerer {
     pub(super) fn interest(
@@ -28,6 +52,9 @@ impl Answerer {
         };
         let until = interest_s.map(|s| now + Duration::from_secs(s.into()));
         let is_new = !known.interests.contains_key(node);
+        if is_new {
+            self.interested.add(node, name);
+        }
         let interest = known
             .interests
             .entry(node.clone())
@@ -75,6 +102,7 @@ impl Answerer {
         self.timers
             .cancel(&Timer::Interest(name.clone(), node.clone()));
         if known.interests.remove(node).is_some() {
+            self.interested.remove(node, name);
             self.dirty.job(name);
             self.drop_unused(name);
         }
@@ -116,6 +144,7 @@ impl Answerer {
         }
         self.timers.cancel(&Timer::Refresh(name.clone()));
         for node in known.interests.keys() {
+            self.interested.remove(node, name);
             self.timers
                 .cancel(&Timer::Interest(name.clone(), node.clone()));
         }

@@ -156,9 +156,9 @@ impl Answerer {
         nodes
             .into_iter()
             .map(|node| {
-                let interested = self.jobs.iter();
-                let standings = interested
-                    .filter(|(_, known)| known.interests.contains_key(&node))
+                let interested = self.interested.of(&node);
+                let known = interested.filter_map(|name| self.jobs.get_key_value(name));
+                let standings = known
                     .map(|(name, known)| (name.clone(), self.standing(&node, known)))
                     .collect();
                 (node, standings)
@@ -226,6 +226,7 @@ impl Answerer {
         if let Some(known) = self.jobs.get_mut(job)
             && known.interests.remove(node).is_some()
         {
+            self.interested.remove(node, job);
             self.timers
                 .cancel(&Timer::Interest(job.clone(), node.clone()));
             self.dirty.job(job);

@@ -231,6 +231,7 @@ impl Answerer {
                 self.timers
                     .set(Timer::Interest(name.clone(), node.clone()), until);
             }
+            self.interested.add(&node, &name);
             known.interests.insert(node, Interest { until, asked });
         }
         for (node, status, epoch) in stored.placements {

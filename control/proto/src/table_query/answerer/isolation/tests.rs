@@ -431,3 +431,49 @@ fn nothing_is_said_for_want_of_knowledge() {
     site.answered(waiting);
     assert!(exists(&site.asked(CART)));
 }
+
+/// However interests come and go: what is kept for each node is what is kept for each job.
+#[test]
+fn the_jobs_of_a_node_are_the_nodes_of_the_jobs() {
+    fn check(answerer: &Answerer, count: usize) {
+        let jobs = answerer.jobs.iter();
+        let of_jobs: BTreeSet<_> = jobs
+            .flat_map(|(name, known)| known.interests.keys().map(move |node| (node, name)))
+            .collect();
+        assert_eq!(of_jobs.len(), count);
+        let nodes = of_jobs.iter().map(|(node, _)| *node);
+        let nodes: BTreeSet<_> = nodes.collect();
+        let of_nodes: BTreeSet<_> = nodes
+            .iter()
+            .flat_map(|node| answerer.interested.of(node).map(move |name| (*node, name)))
+            .collect();
+        assert_eq!(of_nodes, of_jobs);
+        let gone = NodeId::new("n1").unwrap();
+        if !nodes.contains(&gone) {
+            assert_eq!(answerer.interested.of(&gone).count(), 0);
+        }
+    }
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    for (count, key) in [(1, SHOP), (2, CART), (3, BANK), (3, BANK)] {
+        site.asked(key);
+        check(&site.answerer, count);
+    }
+    let mut records = BTreeMap::new();
+    while let Some(change) = site.answerer.poll_change() {
+        if let crate::record::Change::Put { key, value } = change {
+            records.insert(key, value);
+        }
+    }
+    let stored = records
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_slice()));
+    let settings = site.answerer.settings.clone();
+    check(&Answerer::restore(settings, 1, stored, NOW).unwrap(), 3);
+    // One is none of its business any more, one it gives up, one is forgotten.
+    site.deployed(SHOP, true);
+    check(&site.answerer, 2);
+    site.answerer.interest_ended(&name(CART), &node());
+    check(&site.answerer, 1);
+    site.answerer.forget(&name(SHOP));
+    check(&site.answerer, 0);
+}
