@@ -129,7 +129,7 @@ impl Bindings {
     }
 
     fn places(&self, words: &[u64; 5]) -> impl Iterator<Item = &[AtomicU64; WORDS]> {
-        let start = self.keys.hash(words, false).second(self.len);
+        let start = self.keys.hash(words, false).below(self.len);
         (0..WAYS).filter_map(move |way| {
             let at = (start + way) % self.len * WORDS;
             self.words.get(at..)?.first_chunk()

@@ -1,4 +1,5 @@
-//! The compact index of the flow table: cache-line buckets of ten slots, two choices per key.
+//! The compact index of the flow table: cache-line buckets of ten slots, two choices per key. First choices are in the first
+//! half of the buckets, second ones in the other, which stays untouched while there are few flows.
 //!
 //! A bucket is 8 words: ten 32-bit entry numbers (words 0 to 4), ten 16-bit tags (words 5, 6 and the upper half of
 //! word 7) and a 32-bit sequence (the lower half of word 7) that is odd while somebody writes. Tag 0 is an empty slot.
@@ -19,20 +20,26 @@ const LOCK_TRIES: usize = 2_000;
 pub(crate) struct Hash(u64);
 
 impl Hash {
-    /// The number of its first bucket of so many.
+    /// The number of its first bucket of so many: in the first half of them.
     #[inline(always)]
     pub(crate) const fn first(self, buckets: usize) -> usize {
-        range(self.0 & 0xffff_ffff, buckets)
+        range(self.0 & 0xffff_ffff, buckets / 2)
     }
 
-    /// The number of its second bucket.
+    /// The number of its second bucket: in the second half.
     #[inline(always)]
     pub(crate) const fn second(self, buckets: usize) -> usize {
-        range(self.0 >> 32, buckets)
+        let first = buckets / 2;
+        first + range(self.0 >> 32, buckets - first)
     }
 
     pub(crate) const fn buckets(self, buckets: usize) -> [usize; 2] {
         [self.first(buckets), self.second(buckets)]
+    }
+
+    /// A number below `len`.
+    pub(crate) const fn below(self, len: usize) -> usize {
+        range(self.0 >> 32, len)
     }
 
     /// Never 0. The low bits of both halves: either bucket was chosen by the high bits of one.
@@ -177,6 +184,12 @@ impl Bucket<'_> {
         store(word, shift, 0xffff, u64::from(tag));
     }
 
+    /// Whether so many slots are those of `entry`.
+    pub(crate) fn has(self, entry: u32, slots: usize) -> bool {
+        let is_its = |&slot: &usize| self.tag(slot) != 0 && self.entry(slot) == entry;
+        (0..BUCKET_SLOTS).filter(is_its).count() == slots
+    }
+
     /// Empties the slot of `entry`. The caller holds the bucket.
     pub(crate) fn clear(self, entry: u32) {
         for slot in 0..BUCKET_SLOTS {
@@ -223,32 +236,36 @@ const fn next(word: u64) -> u64 {
 }
 
 /// Buckets held for writing, in ascending order so that two writers never wait for each other in a circle.
+///
+/// The first bucket of a key is where its writers meet: who holds it knows that nobody else enters or removes the key.
+/// A second bucket is held only when something is written there, so that those nobody needs stay untouched.
 pub(crate) struct Held<'a>(ArrayVec<Bucket<'a>, 4>);
 
 impl<'a> Held<'a> {
-    /// Holds the buckets of two keys; `None` when another writer keeps one for too long.
-    pub(crate) fn new([one, two]: [Hash; 2], buckets: &'a [Line]) -> Option<Self> {
-        let count = buckets.len();
-        let mut order = [
-            one.first(count),
-            one.second(count),
-            two.first(count),
-            two.second(count),
-        ];
-        order.sort_unstable();
+    /// Holds the first buckets of two keys, and then the second ones when `needs_second` says so of one of them; `None` when another writer keeps one for too long.
+    pub(crate) fn new(
+        keys: [Hash; 2],
+        buckets: &'a [Line],
+        needs_second: impl Fn(Bucket<'a>) -> bool,
+    ) -> Option<Self> {
         let mut held = Self(ArrayVec::new());
-        let mut last = None;
-        for number in order {
-            if last.replace(number) == Some(number) {
-                continue;
-            }
+        held.add(keys.map(|key| key.first(buckets.len())), buckets)?;
+        if held.0.iter().any(|bucket| needs_second(*bucket)) {
+            held.add(keys.map(|key| key.second(buckets.len())), buckets)?;
+        }
+        Some(held)
+    }
+
+    fn add(&mut self, [one, two]: [usize; 2], buckets: &'a [Line]) -> Option<()> {
+        let other = (one != two).then_some(one.max(two));
+        for number in [one.min(two)].into_iter().chain(other) {
             let bucket = Bucket(buckets.get(number)?);
             if !bucket.lock() {
                 return None;
             }
-            held.0.push(bucket);
+            self.0.push(bucket);
         }
-        Some(held)
+        Some(())
     }
 }
 
@@ -291,29 +308,35 @@ mod tests {
 
     #[test]
     fn a_held_bucket_reads_as_being_written_and_keeps_its_tags() {
-        let words = [words()];
-        let bucket = Bucket(&words[0]);
-        bucket.set(9, 0xffff, 7);
-        let before = bucket.sequence();
-        let held = Held::new([Hash(1), Hash(2)], &words).unwrap();
-        assert!(!bucket.unchanged_since(before));
-        assert!(!bucket.unchanged_since(before + 1));
+        let words = [words(), words()];
+        let [first, second] = [Bucket(&words[0]), Bucket(&words[1])];
+        first.set(9, 0xffff, 7);
+        let before = first.sequence();
+        let held = Held::new([Hash(1), Hash(2)], &words, |_| false).unwrap();
+        assert!(!first.unchanged_since(before));
+        assert!(!first.unchanged_since(before + 1));
+        assert!(second.unchanged_since(0));
         drop(held);
-        assert!(bucket.unchanged_since(before + 2));
-        assert_eq!(bucket.slots_tagged(0xffff), 1 << 9);
+        assert!(first.unchanged_since(before + 2));
+        assert_eq!(first.slots_tagged(0xffff), 1 << 9);
+        assert!(first.has(7, 1) && first.has(8, 0));
+        let held = Held::new([Hash(1), Hash(2)], &words, |_| true).unwrap();
+        assert!(!second.unchanged_since(0));
+        drop(held);
+        assert!(second.unchanged_since(2));
     }
 
     /// Callers count through ports and addresses; no bucket is met much more often than by chance, which is 3.5 keys to
     /// a bucket here.
     #[test]
     fn keys_in_a_row_are_spread() {
-        const BUCKETS: usize = 4681;
+        const BUCKETS: usize = 9362;
         let words = |src: u64, dst: u64, rest: u64| [src << 32 | dst, 0, 0, 0, rest];
         let rest = |ports: u64| FlowKey::V4 | 17 << 32 | ports;
         for seed in 0..32 {
             let keys = HashKeys::new(seed);
             for pattern in 0..4 {
-                let mut met = [[0_u8; BUCKETS]; 2];
+                let mut met = vec![0_u8; BUCKETS];
                 for n in 0..16_384 {
                     let key = match pattern {
                         0 => words(0x0a12_0002, 0x0a1e_0100, rest(n << 16 | 80)),
@@ -322,11 +345,11 @@ mod tests {
                         _ => [0xfdff << 48, 2, 0xfdff << 48, 1, 17 << 32 | n << 16 | 80],
                     };
                     let buckets = keys.hash(&key, true).buckets(BUCKETS);
-                    for (met, bucket) in met.iter_mut().zip(buckets) {
+                    for bucket in buckets {
                         met[bucket] += 1;
                     }
                 }
-                let most = met.as_flattened().iter().max();
+                let most = met.iter().max();
                 assert!(most < Some(&20), "seed {seed}, pattern {pattern}: {most:?}");
             }
         }

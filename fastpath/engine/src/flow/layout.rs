@@ -23,7 +23,7 @@ const HEADER_LINES: usize = 8;
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
 /// Slots of the index in use when the table is full, in percent. With the choice of [`Table::insert`], 2 M keys found no bucket
-/// with both choices full in twelve simulated runs at 72 and less; at 76 a few did.
+/// with both choices full in twelve simulated runs; at 74 one or two did.
 ///
 /// [`Table::insert`]: super::Table::insert
 const INDEX_LOAD_PERCENT: u64 = 70;
