@@ -1,12 +1,12 @@
 //! Everything that the managers acknowledged, and the comparison with what the root knows.
 
 use crate::orchestrator;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long a ServiceIP or InstanceIP rests between two owners (`root.address_rest_s`): longer than this test.
+/// How long an address rests between two owners (`root.address_rest_s`, and `root.subnet_rest_s` in this test).
 const REST: Duration = Duration::from_secs(86_400);
 
 /// Service and instance number.
@@ -19,6 +19,8 @@ struct State {
     resting: BTreeMap<IpAddr, Instant>,
     instances: BTreeMap<Instance, Vec<IpAddr>>,
     services: BTreeMap<String, Vec<IpAddr>>,
+    /// First addresses of subnets that came back.
+    returned: BTreeSet<IpAddr>,
     addresses: u64,
     subnets: u64,
 }
@@ -87,6 +89,13 @@ impl Ledger {
         state.subnets += 1;
     }
 
+    /// Before the node says so.
+    pub(crate) fn subnet_ends(&self, networks: &[IpAddr]) {
+        let mut state = self.0.lock().unwrap();
+        state.rest(networks);
+        state.returned.insert(networks[0]);
+    }
+
     /// The root knows exactly what was acknowledged. No request may be open.
     pub(crate) fn compare(&self, root: SocketAddr) {
         let state = self.0.lock().unwrap();
@@ -109,11 +118,20 @@ impl Ledger {
             .collect();
         let acknowledged: Vec<String> = state.services.keys().cloned().collect();
         assert_eq!(sorted(services), acknowledged, "known; acknowledged");
+        // The cluster tells the root by itself what it has acknowledged to nodes.
+        orchestrator::until(|| {
+            let nodes = rows("/v1/nodes");
+            let resting = nodes.iter().filter(|row| row["state"] == "resting");
+            let firsts: BTreeSet<IpAddr> = resting.map(|row| ips(row, &["subnet_v4"])[0]).collect();
+            (firsts == state.returned).then_some(())
+        });
     }
 
     pub(crate) fn summary(&self) -> String {
         let state = self.0.lock().unwrap();
-        format!("{} addresses, {} subnets", state.addresses, state.subnets)
+        let (addresses, subnets) = (state.addresses, state.subnets);
+        let returned = state.returned.len();
+        format!("{addresses} addresses, {subnets} subnets, {returned} of them returned")
     }
 }
 

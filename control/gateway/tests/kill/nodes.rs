@@ -1,4 +1,4 @@
-//! Nodes at the cluster's broker: they join, and instances are attached to them and end.
+//! Nodes at the cluster's broker: they join and leave, and instances are attached to them and end.
 
 use crate::ledger::{Instance, ips};
 use crate::orchestrator::{Service, rows};
@@ -45,6 +45,12 @@ pub(crate) fn work(
         let (node, networks) = nodes.iter().nth(chosen).unwrap();
         if choice == 1 {
             assert_eq!(&driver.subnet(node), networks, "the subnet of {node}");
+        } else if choice == 2 && !live.iter().any(|(_, at, _)| at == node) {
+            // Its id is not used again: what was asked for twice is answered twice.
+            let node = node.clone();
+            let networks = nodes.remove(&node).unwrap();
+            shared.ledger.subnet_ends(&networks);
+            driver.leave(&node, &networks);
         } else if live.len() < LIVE_MAX && choice < 8 {
             let id = format!("{worker}-{count}");
             let given = driver.attach(node, &service.name, &id);
@@ -97,7 +103,7 @@ impl Driver {
             for event in connection.iter() {
                 match event {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        for verb in ["subnetwork/result", "v1/instance/result"] {
+                        for verb in ["subnetwork/result", "v1/instance/result", "v1/leave/result"] {
                             let filter = format!("nodes/+/net/{verb}");
                             let _ = subscriber.try_subscribe(filter, QoS::AtLeastOnce);
                         }
@@ -121,6 +127,18 @@ impl Driver {
         let request = json!({"METHOD": "GET"});
         let result = self.ask(node, "subnet", &request, "subnetwork/result", |_| true);
         ips(&result, &["address", "addressv6"])
+    }
+
+    /// The node gives its subnet back.
+    fn leave(&self, node: &str, networks: &[IpAddr]) {
+        let request = json!({"address": networks[0], "addressv6": networks[1]});
+        self.ask(
+            node,
+            "v1/leave/request",
+            &request,
+            "v1/leave/result",
+            |_| true,
+        );
     }
 
     /// A new instance of the service on the node.

@@ -125,7 +125,7 @@ fn until_done(root: SocketAddr, method: &str, path: &str, body: &str) -> Value {
     })
 }
 
-fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(done) = attempt() {

@@ -41,6 +41,7 @@ impl Installation {
 listen = "{host}:{ROOT_PORT}"
 data_dir = "{at}/root"
 admin_socket = "{at}/root.sock"
+subnet_rest_s = 86400
 
 [cluster]
 id = "site"
