@@ -16,6 +16,7 @@ mod migration;
 mod membership;
 mod failover;
 mod roaming;
+mod fault_table;
 mod neighbours;
 mod doctor;
 mod hardware;

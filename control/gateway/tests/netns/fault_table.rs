@@ -1,0 +1,347 @@
+//! Sixteen cells of the fault table with real processes: what the simulation says of them must hold here, too.
+//!
+//! ```text
+//!                 root
+//!        cluster a      cluster b
+//!  gateway 1   2   3    gateway 4          gateway 1 is the observed node
+//! ```
+//! The expectation is the simulation's own file. Faults last [`AWAY`] instead of 20 s, so that figures which grow with
+//! the outage are scaled; and real processes may be [`SLACK`] worse.
+
+use crate::world::{Instance, PORT, World, serve};
+use sluice_perf::lab::NetNs;
+use sluice_perf::lab::clock::{now, pause};
+use sluice_perf::lab::sites::{Layout, Microservice, Role, Target, descriptor};
+use sluice_sim::matrix::{Cell, Direction, Fault, Outcome, Part, When, Where, expected};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+const AWAY: Duration = Duration::from_secs(3);
+/// As long as a fault of the simulation.
+const AWAY_SIMULATED: Duration = Duration::from_secs(20);
+/// What a killed process needs to be there again, or one that noticed its absence late: 3 s of everything.
+const SLACK: Duration = Duration::from_secs(3);
+/// After healing.
+const AFTER: Duration = Duration::from_secs(4);
+/// Requests of a flow, and new flows, follow each other so.
+const TICK: Duration = Duration::from_millis(100);
+/// Flows that go on.
+const FLOWS: usize = 4;
+/// Of requests that nothing should lose, so many may be lost by a machine that is busy.
+const FLOWS_STRAY: u32 = 4;
+
+/// Each part and each fault, before and after, same and other, out and in.
+const CELLS: [&str; 16] = [
+    "root,killed,before,other,out",
+    "root,partitioned,after,other,out",
+    "root,slow,after,same,in",
+    "root,flapping,after,other,in",
+    "cluster,killed,before,same,out",
+    "cluster,partitioned,after,other,in",
+    "cluster,slow,after,same,out",
+    "cluster,flapping,after,same,in",
+    "broker,partitioned,before,same,out",
+    "broker,partitioned,after,other,out",
+    "broker,flapping,after,same,out",
+    "node,killed,after,same,in",
+    "node,partitioned,after,other,in",
+    "node,slow,after,same,in",
+    "node,flapping,after,other,in",
+    "root,wiped,after,same,out",
+];
+
+fn cell(text: &str) -> Cell {
+    let names: Vec<&str> = text.split(',').collect();
+    Cell::parse(names.try_into().unwrap()).unwrap()
+}
+
+/// The cell's line of the file, for an outage of [`AWAY`] among real processes.
+fn limit(cell: Cell) -> Outcome {
+    let lines = expected();
+    let recorded = lines.iter().find(|line| line.cell == cell).unwrap().outcome;
+    let scaled = |figure: u32, per_s: u32, stray: u32| {
+        let share = AWAY.as_secs_f64() / AWAY_SIMULATED.as_secs_f64();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a few hundred"
+        )]
+        let scaled = (f64::from(figure) * share).ceil() as u32;
+        if figure == 0 {
+            stray
+        } else {
+            scaled + per_s * u32::try_from(SLACK.as_secs()).unwrap()
+        }
+    };
+    Outcome {
+        flows_lost: scaled(recorded.flows_lost, 40, FLOWS_STRAY),
+        new_lost: scaled(recorded.new_lost, 10, 1),
+        // One stray new flow may be any of them.
+        new_ms: recorded
+            .new_ms
+            .filter(|ms| *ms > 0)
+            .map(|ms| scaled(ms, 1000, 0)),
+        equal_ms: None,
+    }
+}
+
+/// The nodes that call and are called, as the simulation casts them.
+const fn cast(cell: Cell) -> (usize, &'static [usize]) {
+    match (cell.direction, cell.place) {
+        (Direction::Out, Where::Same) => (0, &[1, 2]),
+        (Direction::Out, Where::Other) => (0, &[3]),
+        (Direction::In, Where::Same) => (2, &[0, 1]),
+        (Direction::In, Where::Other) => (3, &[0, 1]),
+    }
+}
+
+/// Requests from one namespace: which flow, when, and whether it was answered.
+struct Talk {
+    caller: NetNs,
+    to: SocketAddr,
+    going: Vec<UdpSocket>,
+    new: Vec<(Instant, UdpSocket, bool)>,
+    sent: u32,
+    received: u32,
+}
+
+impl Talk {
+    fn new(caller: &NetNs, to: SocketAddr) -> Self {
+        let going = (0..FLOWS).map(|_| socket(caller)).collect();
+        Self {
+            caller: caller.clone(),
+            to,
+            going,
+            new: Vec::new(),
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    fn go_on_until(&mut self, until: Instant) {
+        while now() < until {
+            let begun = now();
+            for socket in &self.going {
+                // A refused request is a lost one; so is one that an ICMP error of an earlier one ends.
+                let _ = socket.send_to(b"?", self.to);
+                self.sent += 1;
+            }
+            let socket = socket(&self.caller);
+            let _ = socket.send_to(b"?", self.to);
+            self.new.push((begun, socket, false));
+            self.hear();
+            pause(TICK.saturating_sub(begun.elapsed()));
+        }
+    }
+
+    fn hear(&mut self) {
+        let mut bytes = [0; 200];
+        for socket in &self.going {
+            while socket.recv_from(&mut bytes).is_ok() {
+                self.received += 1;
+            }
+        }
+        for (_, socket, answered) in self.new.iter_mut().filter(|(_, _, answered)| !answered) {
+            *answered = socket.recv_from(&mut bytes).is_ok();
+        }
+    }
+
+    /// What was lost; `struck` is when the fault struck.
+    fn outcome(mut self, struck: Instant) -> Outcome {
+        pause(Duration::from_millis(500));
+        self.hear();
+        let lost = self.new.iter().filter(|(_, _, answered)| !answered);
+        let last = lost.clone().last();
+        let ms = |at: Instant| u32::try_from((at - struck + TICK).as_millis()).unwrap();
+        Outcome {
+            flows_lost: self.sent.saturating_sub(self.received),
+            new_lost: u32::try_from(lost.count()).unwrap(),
+            new_ms: Some(last.map_or(0, |(at, _, _)| ms(*at))),
+            equal_ms: Some(0),
+        }
+    }
+}
+
+fn socket(from: &NetNs) -> UdpSocket {
+    let socket = from.run(|| UdpSocket::bind(("0.0.0.0", 0))).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+fn role(world: &mut World, part: Part) -> &mut Role {
+    match part {
+        Part::Root => &mut world.sites.root,
+        Part::Cluster => &mut world.sites.clusters[0],
+        Part::Node => &mut world.sites.gateways[0].role,
+        Part::Broker => {
+            unreachable!("a broker that is a process of its own is not in the laboratory")
+        }
+    }
+}
+
+fn signal(role: &Role, name: &str) {
+    let pid = role.pid().unwrap().to_string();
+    let kill = std::process::Command::new("kill")
+        .args([&format!("-{name}"), &pid])
+        .status();
+    assert!(kill.unwrap().success());
+}
+
+/// Cuts a part from everybody, or joins it. A broker is cut from its nodes, which reach nobody else that way.
+fn cut(world: &mut World, part: Part, cut: bool) {
+    let script = if cut {
+        "add table inet cut\n\
+         add chain inet cut in { type filter hook input priority -400; }\n\
+         add chain inet cut out { type filter hook output priority -400; }\n\
+         add rule inet cut in iifname { \"mgmt0\", \"eth0\" } drop\n\
+         add rule inet cut out oifname { \"mgmt0\", \"eth0\" } drop"
+    } else {
+        "delete table inet cut"
+    };
+    if part == Part::Broker {
+        let script = script.replace(", \"eth0\"", "");
+        for gateway in &world.sites.gateways[..3] {
+            gateway.namespace().nft(&script).unwrap();
+        }
+    } else {
+        role(world, part).namespace.nft(script).unwrap();
+    }
+}
+
+/// The fault, from its beginning to its end, while `talk` goes on.
+fn fail(world: &mut World, cell: Cell, talk: &mut Talk) {
+    let struck = now();
+    let (part, end) = (cell.part, struck + AWAY);
+    match (cell.fault, part) {
+        (Fault::Partitioned, _) => {
+            cut(world, part, true);
+            talk.go_on_until(end);
+            cut(world, part, false);
+        }
+        (Fault::Flapping, Part::Broker) => {
+            for second in [1, 3] {
+                cut(world, part, true);
+                talk.go_on_until(struck + Duration::from_secs(second));
+                cut(world, part, false);
+                talk.go_on_until(end.min(struck + Duration::from_secs(second + 1)));
+            }
+        }
+        (Fault::Killed, _) => {
+            role(world, part).kill();
+            talk.go_on_until(end);
+            role(world, part).start().unwrap();
+        }
+        (Fault::Flapping, _) => {
+            for second in [1, 3] {
+                role(world, part).kill();
+                talk.go_on_until(struck + Duration::from_secs(second));
+                role(world, part).start().unwrap();
+                talk.go_on_until(end.min(struck + Duration::from_secs(second + 1)));
+            }
+        }
+        // It does nothing; its kernel goes on and holds what comes.
+        (Fault::Slow, _) => {
+            signal(role(world, part), "STOP");
+            talk.go_on_until(end);
+            signal(role(world, part), "CONT");
+        }
+        (Fault::Wiped, Part::Root) => {
+            let store = world.sites.scratch.path().join("root/root.redb");
+            let kept = store.with_extension("kept");
+            world.sites.root.kill();
+            std::fs::rename(&store, &kept).unwrap();
+            world.sites.root.start().unwrap();
+            talk.go_on_until(end);
+            world.sites.root.kill();
+            std::fs::rename(&kept, &store).unwrap();
+            world.sites.root.start().unwrap();
+        }
+        (Fault::Wiped, _) => unreachable!("only the root's store is lost here"),
+    }
+}
+
+fn address(number: usize) -> String {
+    format!("10.30.72.{}", number + 1)
+}
+
+/// Attaches the service's instances, lets the fault happen, and says what was lost.
+fn run(world: &mut World, number: usize, callers: &BTreeMap<usize, Instance>) -> Outcome {
+    let cell = cell(CELLS[number]);
+    let (caller, called) = cast(cell);
+    for gateway in called {
+        let name = format!("c{number}n{gateway}");
+        let namespace = NetNs::new(&name).unwrap();
+        let service = format!("table.sluice.s{number}.prod");
+        world
+            .sites
+            .attach(*gateway, &service, Target::Namespace(&namespace))
+            .unwrap_or_else(|error| panic!("{cell}: {error}"));
+        serve(&namespace, &name);
+    }
+    let to = SocketAddr::new(address(number).parse().unwrap(), PORT);
+    if cell.when == When::After {
+        // Until everybody is known and the nodes have been probed.
+        let mut warm = Talk::new(&callers[&caller].namespace, to);
+        warm.go_on_until(now() + Duration::from_millis(1500));
+    }
+    let mut talk = Talk::new(&callers[&caller].namespace, to);
+    if cell.when == When::After {
+        talk.go_on_until(now() + Duration::from_millis(500));
+    }
+    let struck = now();
+    fail(world, cell, &mut talk);
+    talk.go_on_until(now() + AFTER);
+    if cell.part != Part::Broker {
+        role(world, cell.part)
+            .ready()
+            .unwrap_or_else(|error| panic!("{cell}: {error}"));
+    }
+    talk.outcome(struck)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn sixteen_cells_hold_among_real_processes() {
+    let layout = Layout {
+        gateways: vec![0, 0, 0, 1],
+        ..Layout::two_sites()
+    };
+    let mut world = World::laid("fault-table", &layout);
+    let names: Vec<String> = (0..CELLS.len())
+        .map(|number| format!("s{number}"))
+        .collect();
+    let addresses: Vec<[String; 2]> = (0..CELLS.len())
+        .map(|number| [address(number), format!("fdff:2000::72:{:x}", number + 1)])
+        .collect();
+    let services: Vec<Microservice<'_>> = names
+        .iter()
+        .zip(&addresses)
+        .map(|(name, [v4, v6])| Microservice {
+            name,
+            namespace: "prod",
+            rr_ip: Some([v4, v6]),
+        })
+        .collect();
+    world
+        .sites
+        .apply(&descriptor("table", "sluice", &services))
+        .unwrap();
+    let callers: BTreeMap<usize, Instance> = [0, 2, 3]
+        .into_iter()
+        .map(|gateway| (gateway, world.caller(gateway)))
+        .collect();
+    let mut worse = Vec::new();
+    for number in 0..CELLS.len() {
+        let begun = now();
+        let outcome = run(&mut world, number, &callers);
+        let limit = limit(cell(CELLS[number]));
+        let line = format!("{}: {outcome}, at most {limit}", CELLS[number]);
+        println!("{line}  ({} ms)", begun.elapsed().as_millis());
+        if !outcome.is_within(&limit) {
+            worse.push(line);
+        }
+    }
+    assert!(worse.is_empty(), "{}", worse.join("\n"));
+    world.check();
+}
