@@ -142,8 +142,10 @@ struct Outgoing {
 }
 
 /// An instance that was allotted to a node of ours.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Attached {
+    /// Whom it was allotted to; `None` after a restart, when the nodes say what runs there.
+    node: Option<NodeId>,
     /// 0 after a restart: the root's.
     epoch: u64,
     /// The last request before the allotment: the answer to it, or to an earlier one, does not know the instance.

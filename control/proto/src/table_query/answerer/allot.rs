@@ -85,6 +85,7 @@ impl Answerer {
             Ok(instance) => {
                 if let Some(known) = self.jobs.get_mut(&name) {
                     let attached = Attached {
+                        node: Some(key.0.clone()),
                         epoch: instance.epoch,
                         after: self.requests,
                     };
@@ -92,6 +93,8 @@ impl Answerer {
                     known.left.end(instance.instance_number, &key.0);
                     self.dirty.job(&name);
                 }
+                // Before the node has it: it must not hear any more that the service is none of its business.
+                self.note_residents(&name);
                 let result = InstanceResult {
                     request_id: key.1,
                     instance_number: instance.instance_number,

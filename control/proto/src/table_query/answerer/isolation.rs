@@ -239,6 +239,7 @@ impl Known {
         let rows = self.entries().into_iter();
         rows.filter_map(|entry| NodeId::new(entry.worker_id?).ok())
             .chain(self.placements.values().map(|it| it.node.clone()))
+            .chain(self.attached.values().filter_map(|it| it.node.clone()))
             .collect()
     }
 }

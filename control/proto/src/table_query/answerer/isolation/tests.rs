@@ -3,7 +3,8 @@
 use super::*;
 use crate::isolation::Rule;
 use crate::message::{
-    Deployed, InstanceEntry, Job, JobUpdate, TableQueryResult, Undeployed, UpdateKind, read, write,
+    Deployed, InstanceDeployed, InstanceEntry, InstanceRequest, Job, JobUpdate, TableQueryResult,
+    Undeployed, UpdateKind, read, write,
 };
 use crate::table_query::Key;
 use crate::table_query::answerer::{RootRequest, Settings, Transmit};
@@ -412,6 +413,39 @@ fn an_instance_that_ends_before_its_service_is_known_leaves_nothing() {
     let seen = site.answerer.view(&name(SHOP), &elsewhere);
     assert!(seen.is_none_or(|rows| rows.instance_list.iter().all(|row| !row.is_placed())));
     assert!(exists(&site.asked(BANK)), "nothing runs on the node");
+}
+
+/// Two tenants are attached to a node in one moment. That one runs first is no reason to say that the other's service does
+/// not exist: its gateway would end what it just attached.
+#[test]
+fn what_is_allotted_to_a_node_is_its_business() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    assert!(exists(&site.asked(BANK)));
+    let request = InstanceRequest {
+        request_id: "r1".to_owned(),
+        service: name(BANK),
+        instance_number: None,
+        migrate: false,
+    };
+    site.answerer.handle_instance_request(&node(), request, NOW);
+    let (_, asked) = site.waiting();
+    let [allot] = asked.as_slice() else {
+        panic!("{asked:?}")
+    };
+    let instance = write(&InstanceDeployed {
+        instance_number: 0,
+        instance_ip: Some(Ip::v4([10, 30, 0, 3])),
+        instance_ip_v6: None,
+        epoch: 1,
+    });
+    let reply = Some((200, instance.as_slice()));
+    site.answerer.handle_root_reply(allot.id, reply, NOW);
+    site.told();
+    let told = site.deployed(SHOP, true);
+    assert!(!told.iter().any(is_gone), "{told:?}");
+    assert!(site.is_interested(BANK));
+    let told = site.deployed(BANK, true);
+    assert!(!told.iter().any(is_gone), "{told:?}");
 }
 
 /// A manager that lost its store hears of the instances again, but not yet of their services: that is no reason to take
