@@ -1,5 +1,6 @@
 //! What developers, operators and applications do to the world.
 
+use crate::tenants::namespaces;
 use crate::world::World;
 use sluice_proto::ServiceName;
 use sluice_proto::message::ServiceDeploy;
@@ -19,10 +20,11 @@ impl World {
         self.applied += 1;
         let name = format!("app{}", self.applied % 7);
         let service = format!("svc{}", self.applied);
+        let (app_ns, service_ns) = namespaces(self.applied);
         let descriptor = serde_json::json!({
-            "app_name": name, "app_ns": "ns", "service_name": service, "service_ns": "test",
-            "microservice_name": service, "microservice_namespace": "test", "port": "80"});
-        let job: ServiceName = format!("{name}.ns.{service}.test")
+            "app_name": name, "app_ns": app_ns, "service_name": service, "service_ns": service_ns,
+            "microservice_name": service, "microservice_namespace": service_ns, "port": "80"});
+        let job: ServiceName = format!("{name}.{app_ns}.{service}.{service_ns}")
             .parse()
             .expect("a service name");
         let deploy = ServiceDeploy {

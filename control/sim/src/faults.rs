@@ -186,7 +186,9 @@ impl World {
 
     /// What is stopped starts, and what is cut from the root is joined to it.
     pub fn repair(&mut self) {
-        self.network.speed_up(self.now);
+        for party in self.network.speed_up(self.now) {
+            self.reconnect(party);
+        }
         if !self.root.up {
             self.start_root();
         }
@@ -194,6 +196,17 @@ impl World {
             self.network.join(Party::Cluster(index), Party::Root);
             if !self.clusters[index].up {
                 self.start_cluster(index);
+            }
+        }
+    }
+
+    /// The connections between nodes and brokers that end at the party are made anew.
+    fn reconnect(&mut self, party: Party) {
+        for node in 0..self.nodes.len() {
+            let ends = [Party::Node(node), Party::Cluster(self.nodes[node].cluster)];
+            if ends.contains(&party) {
+                self.connect(node, false);
+                self.connect(node, !self.cut_off(node));
             }
         }
     }
@@ -254,8 +267,7 @@ impl World {
             }
         }
         for node in 0..self.nodes.len() {
-            self.connect(node, false);
-            self.connect(node, true);
+            self.reconnect(Party::Node(node));
         }
         let now = self.now;
         let requests = self.clusters.iter_mut().flat_map(|it| it.http.values_mut());

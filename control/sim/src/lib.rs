@@ -12,6 +12,7 @@ pub mod node;
 pub mod probes;
 pub mod packet;
 pub mod plane;
+pub mod tenants;
 pub mod traffic;
 pub mod planted;
 mod acts;

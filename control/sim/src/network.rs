@@ -13,6 +13,9 @@ pub enum Party {
     Root,
 }
 
+/// TCP sends again after this at least (RFC 6298; Linux' smallest).
+const RETRANSMISSION: Duration = Duration::from_millis(200);
+
 /// How bad the network is.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
@@ -59,6 +62,8 @@ pub struct Network<M> {
     cut: BTreeSet<(Party, Party)>,
     slow: BTreeMap<Party, Duration>,
     slow_between: BTreeMap<(Party, Party), Duration>,
+    /// When the last message of each stream arrives.
+    streams: BTreeMap<(Party, Party), Duration>,
 }
 
 impl<M: Clone> Network<M> {
@@ -72,6 +77,7 @@ impl<M: Clone> Network<M> {
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
             slow_between: BTreeMap::new(),
+            streams: BTreeMap::new(),
         }
     }
 
@@ -90,14 +96,34 @@ impl<M: Clone> Network<M> {
         self.slow_between.insert((a.min(b), a.max(b)), by);
     }
 
-    /// Nobody is slow any more; what the slow ones had not come to yet is lost with their connections.
-    pub fn speed_up(&mut self, now: Duration) {
+    /// Nobody is slow any more; what the slow ones had not come to yet is lost with their connections. Gives the parties
+    /// that were slow in everything.
+    pub fn speed_up(&mut self, now: Duration) -> Vec<Party> {
         if !self.slow.is_empty() || !self.slow_between.is_empty() {
             let late = now + self.weather.delay.1;
             self.queue.retain(|(at, _), _| *at <= late);
-            self.slow.clear();
             self.slow_between.clear();
+            self.streams.clear();
         }
+        std::mem::take(&mut self.slow).into_keys().collect()
+    }
+
+    /// As TCP does it: what is lost comes again and late, nothing overtakes, and a cut loses everything.
+    pub fn send_in_order(&mut self, from: Party, to: Party, message: M, now: Duration) {
+        if self.is_cut(from, to) {
+            return;
+        }
+        let is_lost = self.random.random_range(0..1000) < self.weather.lost;
+        let again = if is_lost {
+            RETRANSMISSION
+        } else {
+            Duration::ZERO
+        };
+        let at = now + again + self.delay(from, to);
+        let last = self.streams.entry((from, to)).or_default();
+        *last = at.max(*last);
+        let at = *last;
+        self.enqueue(from, to, message, at);
     }
 
     pub fn send(&mut self, from: Party, to: Party, message: M, now: Duration) {
@@ -105,23 +131,24 @@ impl<M: Clone> Network<M> {
             return;
         }
         if self.random.random_range(0..1000) < self.weather.repeated {
-            self.enqueue(from, to, message.clone(), now);
+            let at = now + self.delay(from, to);
+            self.enqueue(from, to, message.clone(), at);
         }
-        self.enqueue(from, to, message, now);
+        let at = now + self.delay(from, to);
+        self.enqueue(from, to, message, at);
     }
 
-    fn enqueue(&mut self, from: Party, to: Party, message: M, now: Duration) {
+    fn delay(&mut self, from: Party, to: Party) -> Duration {
         let (least, most) = self.weather.delay;
         let slow = |party: &Party| self.slow.get(party).copied().unwrap_or_default();
         let between = (from.min(to), from.max(to));
         let way = self.slow_between.get(&between).copied();
-        let delay = self.random.random_range(least..=most)
-            + slow(&from)
-            + slow(&to)
-            + way.unwrap_or_default();
+        self.random.random_range(least..=most) + slow(&from) + slow(&to) + way.unwrap_or_default()
+    }
+
+    fn enqueue(&mut self, from: Party, to: Party, message: M, at: Duration) {
         self.sent += 1;
-        self.queue
-            .insert((now + delay, self.sent), (from, to, message));
+        self.queue.insert((at, self.sent), (from, to, message));
     }
 
     /// When the next message arrives.
@@ -176,5 +203,6 @@ impl<M: Clone> Network<M> {
 
     fn drop_between(&mut self, gone: impl Fn(Party, Party) -> bool) {
         self.queue.retain(|_, (from, to, _)| !gone(*from, *to));
+        self.streams.retain(|(from, to), _| !gone(*from, *to));
     }
 }

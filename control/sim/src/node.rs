@@ -5,6 +5,7 @@ use crate::planted::Bug;
 use crate::probes::Failover;
 use crate::truth::Identity;
 use sluice_proto::ServiceName;
+use sluice_proto::isolation::same_namespaces;
 use sluice_proto::liveness::{self, NodeAddress, Prober};
 use sluice_proto::message::{
     Deployed, InstanceRequest, InstanceResult, NodeId, SubnetRequest, TableQueryResult, Topic,
@@ -58,6 +59,8 @@ pub struct Node {
     requests: u64,
     /// NsIPs by their position in the subnet, and from when on they can be given.
     resting: BTreeMap<u128, Duration>,
+    /// The services that ever had an instance here, or were to have one.
+    residents: BTreeSet<ServiceName>,
     suspects: Suspects,
     pub(crate) prober: Prober,
     /// The own addresses of the gateways that are probed.
@@ -95,6 +98,7 @@ impl Node {
             ended: BTreeMap::new(),
             requests: 0,
             resting: BTreeMap::new(),
+            residents: BTreeSet::new(),
             suspects: Suspects::default(),
             prober: Prober::new(liveness::Settings::default()),
             gateways: BTreeMap::new(),
@@ -122,6 +126,13 @@ impl Node {
         let ((job, number), local) =
             locals.find(|(_, local)| local.ns_ip.iter().any(|ip| ip == ns_ip))?;
         Some((job.clone(), *number, local.epoch))
+    }
+
+    /// Whether all instances that were ever here, or were to be, are of the job's tenant.
+    #[must_use]
+    pub fn has_been_of(&self, job: &ServiceName) -> bool {
+        let mut residents = self.residents.iter();
+        residents.all(|resident| same_namespaces(resident, job))
     }
 
     fn publish<T: serde::Serialize>(&self, verb: Verb, message: &T) -> Mqtt {
@@ -177,6 +188,7 @@ impl Node {
 
     /// Begins to attach an instance.
     pub fn attach(&mut self, service: &ServiceName, now: Duration) {
+        self.residents.insert(service.clone());
         self.requests += 1;
         let id = format!("r{}", self.requests);
         self.attaching.insert(id, service.clone());

@@ -28,6 +28,7 @@ pub enum Left {
 #[derive(Debug)]
 pub struct Plane {
     pub routes: Routes,
+    shared: Arc<Shared>,
     engine: Engine,
     publisher: Publisher,
     upcalls: Arc<Upcalls>,
@@ -66,7 +67,13 @@ impl Plane {
         routes.set_own((own, TUNNEL_PORT));
         Self {
             routes,
-            engine: Engine::new(shared, Arc::clone(&upcalls), &Settings::default(), seed),
+            engine: Engine::new(
+                Arc::clone(&shared),
+                Arc::clone(&upcalls),
+                &Settings::default(),
+                seed,
+            ),
+            shared,
             publisher,
             upcalls,
             pool: Pool::new(320, 2048).expect("memory for frames"),
@@ -121,10 +128,13 @@ impl Plane {
         self.settle()
     }
 
-    /// Makes the edits of the routes visible, which lets go what waited for them.
+    /// Makes the edits of the routes visible, which lets go what waited for them, and ends what is not allowed any more.
     pub fn publish(&mut self, now: Duration) -> Vec<Left> {
         self.routes.publish();
         let tables = self.publisher.snapshot();
+        if self.routes.take_revoked() {
+            self.shared.end_forbidden(&tables, |_| ());
+        }
         self.engine.release_held(
             &tables,
             at(now),

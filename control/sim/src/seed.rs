@@ -11,6 +11,9 @@ use std::time::Duration;
 const TROUBLE: Duration = Duration::from_secs(60);
 /// After healing, a route to what has ended is older than this nowhere.
 const REVOKED: Duration = Duration::from_secs(1);
+/// What is newly allowed has begun by then: that it does not exist was believed for 8 s at most, and a question a second
+/// before is answered.
+const ALLOWED: Duration = Duration::from_secs(12);
 /// What a slow party takes for everything.
 const SLOW: Duration = Duration::from_secs(10);
 /// After healing, all caches are equal.
@@ -80,6 +83,7 @@ fn live(world: &mut World) {
     let healed = world.now;
     world.run_until(healed + REVOKED);
     check::every_route_is_true(world);
+    world.truth.rules.have_reached_all();
     world.run_until(healed + EQUAL);
     check::gateways_agree_with_their_clusters(world);
     world.run_for(Duration::from_secs(10));
@@ -89,6 +93,22 @@ fn live(world: &mut World) {
     check::every_flow_is_answered(world);
     check::nothing_went_astray_since(world, healed + REVOKED);
     check::everything_resolves(world, Duration::from_secs(5));
+    rules_come_and_go(world);
+}
+
+/// In peace: everybody may call everybody, and then nobody across tenants any more.
+fn rules_come_and_go(world: &mut World) {
+    world.add_rule_for_all();
+    for node in 0..world.nodes.len() {
+        world.open_flow(node, node);
+    }
+    world.run_for(ALLOWED);
+    check::every_flow_is_answered(world);
+    world.revoke_all_rules();
+    world.run_for(REVOKED);
+    world.truth.rules.have_reached_all();
+    world.run_for(Duration::from_secs(4));
+    check::every_flow_is_answered(world);
 }
 
 /// A cluster does not hear of an end, and the root dies before it can: chance alone brings that too seldom.
@@ -132,10 +152,15 @@ fn act(world: &mut World) {
         9..30 => world.attach(node, which),
         30..42 => world.detach(node, which),
         42..54 => world.open_flow(node, which),
-        54..76 => {
+        54..70 => {
             let how = world.random.random();
             world.ask(node, which, how);
         }
+        70..74 => {
+            let (to, is_wide) = (world.random.random_range(0..1000), world.random.random());
+            world.add_rule(which, to, is_wide);
+        }
+        74..76 => world.revoke_rule(which),
         76..80 => world.restart_node(node),
         80..84 => world.cut_node(node),
         84..88 => world.rejoin_node(node),

@@ -131,7 +131,7 @@ fn of_family(ips: Dual<Ip>, v4: bool) -> Option<Ip> {
 }
 
 impl World {
-    /// An instance of a node begins to call a service, or one instance of it, of its own tenant.
+    /// An instance of a node begins to call a service, or one instance of it; now and then one that it may not call.
     pub fn open_flow(&mut self, node: usize, which: usize) {
         let locals = &self.nodes[node].locals;
         let Some(((job, number), local)) = locals.iter().nth(which % locals.len().max(1)) else {
@@ -142,7 +142,7 @@ impl World {
         let Some(target) = services.get(self.random.random_range(0..services.len().max(1))) else {
             return;
         };
-        if !tenants_agree(job, target) {
+        if !self.truth.rules.allow(job, target) && self.random.random_range(0..3) != 0 {
             return;
         }
         let (v4, is_tcp, by_instance) = (
@@ -341,8 +341,8 @@ impl World {
             flow.dialled, flow.job
         );
         assert!(
-            tenants_agree(&flow.caller.0, &receiver.0),
-            "{:?} reaches {receiver:?}, another tenant",
+            self.truth.rules.let_through(&flow.caller.0, &receiver.0),
+            "{:?} reaches {receiver:?}, which no rule allows",
             flow.caller
         );
         let content = match request.content {
@@ -388,8 +388,9 @@ impl World {
             reply.words[0] as usize, id,
             "a reply to another flow: {reply:?}"
         );
+        let was_cut = self.truth.rules.cut(&flow.caller.0, &flow.job);
         if reply.src != (flow.address, ECHO_PORT) {
-            let late = reply.words[1] <= flow.forgotten;
+            let late = reply.words[1] <= flow.forgotten || was_cut;
             assert!(
                 late,
                 "flow {id} dialled {} and has {:?}: {reply:?} of {:?}",
@@ -401,6 +402,7 @@ impl World {
         let lives = |identity: &Identity| self.truth.living.contains_key(identity);
         if let Some(before) = &flow.instance
             && before != answerer
+            && !was_cut
             && lives(before)
             && lives(answerer)
         {
@@ -413,12 +415,4 @@ impl World {
         flow.answered = flow.answered.max(reply.words[1]);
         flow.answered_at = Some(self.now);
     }
-}
-
-/// Whether services of these names may talk without a rule.
-#[must_use]
-pub fn tenants_agree(one: &ServiceName, other: &ServiceName) -> bool {
-    let ([_, app_ns, _, service_ns], [_, other_app_ns, _, other_service_ns]) =
-        (one.parts(), other.parts());
-    app_ns == other_app_ns && service_ns == other_service_ns
 }

@@ -1,5 +1,7 @@
-//! What is really the case, kept apart from all protocols: which instances live, where, and who ever had an address.
+//! What is really the case, kept apart from all protocols: which instances live, where, who ever
+//! had an address, and who may call whom.
 
+use crate::tenants::Rules;
 use sluice_proto::ServiceName;
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +14,7 @@ pub type Identity = (ServiceName, u32, u64);
 pub struct Truth {
     /// Instances whose process runs, and the node it runs on.
     pub living: BTreeMap<Identity, usize>,
+    pub rules: Rules,
     /// Every address ever seen, with its first owner.
     owners: BTreeMap<Ip, String>,
     /// Node subnets ever seen, with their node.
