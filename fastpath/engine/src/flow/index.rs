@@ -242,7 +242,8 @@ const fn next(word: u64) -> u64 {
 pub(crate) struct Held<'a>(ArrayVec<Bucket<'a>, 4>);
 
 impl<'a> Held<'a> {
-    /// Holds the first buckets of two keys, and then the second ones when `needs_second` says so of one of them; `None` when another writer keeps one for too long.
+    /// Holds the first buckets of two keys, and then the second ones when `needs_second` says so of one of them; `None` when
+    /// another writer keeps one for too long.
     pub(crate) fn new(
         keys: [Hash; 2],
         buckets: &'a [Line],

@@ -510,3 +510,88 @@ fn keys_of(flow: &Flow) -> [Sought; 2] {
         Sought::new(&flow.reverse(), false),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Pin;
+    use sluice_tables::InstanceSlot;
+    use sluice_tables::slots::Slot;
+    use sluice_wire::{InstanceIp, Ip, Protocol};
+
+    fn flow(number: u16) -> Flow {
+        let pin = Pin {
+            slot: InstanceSlot::from_index(1),
+            epoch: 1,
+        };
+        Flow {
+            forward: FlowKey {
+                src: Ip::v4([10, 18, 0, 2]),
+                dst: Ip::v4([10, 30, 0, 1]),
+                src_port: number,
+                dst_port: 80,
+                protocol: Protocol::Udp.key(),
+            },
+            remote_ip: InstanceIp::new(Ip::v4([10, 30, 0, 2])),
+            wire_src_port: number,
+            wire_dst_port: 80,
+            local: pin,
+            remote: pin,
+            service: None,
+            peer: None,
+            created_s: 1,
+            state: State::new(Protocol::Udp, false, 1),
+            index: 0,
+        }
+    }
+
+    /// Memory of the index is resident where it was written.
+    #[test]
+    fn few_flows_leave_the_second_half_of_the_index_untouched_and_many_use_it() {
+        let table = Table::new(&Limits {
+            flows_max: 4096,
+            embryonic_max: 4096,
+            embryonic_per_owner_max: 4096,
+            flows_per_owner_max: 4096,
+            seed: Some(7),
+            ..Limits::default()
+        })
+        .unwrap();
+        let written = || {
+            let buckets = table.lines().buckets;
+            let (_, second) = buckets.split_at(buckets.len() / 2);
+            second
+                .iter()
+                .filter(|line| Bucket(line).sequence() != 0)
+                .count()
+        };
+        let insert_one = |number: u16| {
+            let inserted = table.insert(&flow(number), number.into());
+            let Inserted::Created(flow) = inserted else {
+                panic!("flow {number}: {inserted:?}");
+            };
+            // Answered, so that no other takes its place.
+            table.update(&flow, false, 0, 1);
+            flow
+        };
+        let insert =
+            |numbers: std::ops::Range<u16>| -> Vec<Flow> { numbers.map(insert_one).collect() };
+        let few = insert(0..300);
+        assert!(few.iter().all(|flow| table.remove(flow)));
+        assert_eq!(written(), 0);
+        let many = insert(0..4000);
+        assert!(written() > 400);
+        for flow in &many {
+            let found = table.find_forward(&flow.forward).unwrap();
+            assert_eq!(found.map(|found| found.index), Some(flow.index));
+        }
+        assert!(many.iter().all(|flow| table.remove(flow)));
+        assert!(
+            table
+                .lines()
+                .buckets
+                .iter()
+                .all(|line| Bucket(line).len() == 0)
+        );
+    }
+}
