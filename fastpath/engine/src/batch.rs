@@ -3,7 +3,7 @@
 use crate::engine::Output;
 use arrayvec::ArrayVec;
 use sluice_memory::{Account, BATCH_MAX, Endpoint, Pool};
-use sluice_tables::{PeerSlot, Question, Tables};
+use sluice_tables::{InstanceSlot, PeerSlot, Question, Tables};
 use sluice_wire::icmp_error::Unreachable;
 use sluice_wire::{DropReason, Family, Fragment, FragmentKey, Ip, Parsed, Protocol, parse};
 
@@ -123,6 +123,11 @@ pub(crate) enum Stop {
     /// It goes on to another node, in pieces of at most so many bytes.
     Onward {
         outer: Endpoint,
+        mtu: u16,
+    },
+    /// Delivered to that instance, in pieces of at most so many bytes.
+    Pieces {
+        to: InstanceSlot,
         mtu: u16,
     },
 }

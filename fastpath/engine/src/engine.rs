@@ -2,9 +2,10 @@
 
 use crate::batch::{Answer, Lane, Now, Stop, Turn};
 use crate::counters::Counters;
+use crate::deliver::ServiceMtu;
 use crate::flow::limits::seed_of;
 use crate::flow::{self, Limits, SharedError, Table, Timeouts};
-use crate::fragment::{Bindings, Waiting};
+use crate::fragment::{self, Bindings, Waiting};
 use crate::hold::Hold;
 use crate::limit::Limiter;
 use crate::random::Random;
@@ -73,6 +74,7 @@ pub struct Shared {
     pub(crate) flows: Table,
     pub(crate) bindings: Bindings,
     pub(crate) tracer: Tracer,
+    pub(crate) service_mtu: ServiceMtu,
 }
 
 impl Shared {
@@ -83,6 +85,7 @@ impl Shared {
             flows: Table::new(limits)?,
             bindings: Bindings::new(limits.fragments_max, seed_of(limits))?,
             tracer: Tracer::default(),
+            service_mtu: ServiceMtu::default(),
         }))
     }
 
@@ -322,7 +325,11 @@ impl Engine {
                     Stop::Drop(DropReason::FragmentTableFull)
                 }
             },
-            Stop::Drop(_) | Stop::Refuse(..) | Stop::Back(_) | Stop::Onward { .. } => stop,
+            Stop::Drop(_)
+            | Stop::Refuse(..)
+            | Stop::Back(_)
+            | Stop::Onward { .. }
+            | Stop::Pieces { .. } => stop,
         };
         match stop {
             Stop::Refuse(reason, answer) => {
@@ -335,6 +342,7 @@ impl Engine {
             }
             Stop::Back(_) => turn.out.to_underlay.push(frame),
             Stop::Onward { outer, mtu } => self.send_onward(frame, outer, mtu, turn),
+            Stop::Pieces { mtu, .. } => fragment::cut(frame, mtu, side, turn),
             Stop::Ask(_) | Stop::AwaitFirst(_) => {
                 unreachable!("both were turned into a drop above")
             }

@@ -320,14 +320,19 @@ const PIECES_MAX: usize = 64;
 const OUTPUT_RESERVE: usize = 64;
 
 /// Cuts an IPv4 packet that may be fragmented into pieces of at most `mtu` bytes (RFC 791 section 3.2) and puts them into
-/// the output, in order. The frame becomes the first of them; the others are in buffers of the pool.
-pub(crate) fn cut(mut frame: Frame, mtu: u16, turn: &mut Turn<'_>) {
+/// the output, in order: outbound ones for the tunnel, inbound ones for the service side. The frame becomes the first of them;
+/// the others are in buffers of the pool.
+pub(crate) fn cut(mut frame: Frame, mtu: u16, side: Side, turn: &mut Turn<'_>) {
     let mut rest: ArrayVec<Frame, PIECES_MAX> = ArrayVec::new();
     match pieces(&mut frame, mtu, &mut rest, turn) {
         Ok(()) => {
             turn.account.split.add(rest.len() as u64);
-            turn.out.to_underlay.push(frame);
-            turn.out.to_underlay.extend(rest);
+            let out = match side {
+                Side::Outbound => &mut turn.out.to_underlay,
+                Side::Inbound => &mut turn.out.to_service,
+            };
+            out.push(frame);
+            out.extend(rest);
         }
         Err(reason) => {
             for piece in rest {

@@ -1,10 +1,10 @@
 //! The way in to a local instance: decap, parse, flow, admit, accept, translate, deliver.
 
-use crate::batch::{Lane, Now, Step, Stops, Turn};
+use crate::batch::{Lane, Now, Step, Stop, Stops, Turn};
 use crate::engine::{Engine, Output, Side};
 use crate::shortcut::Glances;
 use crate::trace::{Decision, Entry};
-use crate::{decap, liveness, relay, shortcut, translate};
+use crate::{decap, deliver, liveness, relay, shortcut, translate};
 use sluice_memory::{Account, Batch, Frame, Pool, append};
 use sluice_tables::Tables;
 
@@ -88,10 +88,16 @@ impl Engine {
         self.end_detour(frame, lane, known.as_ref(), turn);
         let flow = self.accept(frame, lane, known, sender, turn)?;
         self.suspect_unreachable(lane, &flow, turn);
+        let mtu = self.shared.service_mtu.get();
+        deliver::check_size(frame, lane, sender, mtu, turn.tables)?;
         self.bind_first(lane, &flow, turn)?;
         translate::inbound(frame, lane, &flow, self.settings.inner_mtu)?;
-        self.note(frame, Decision::Delivered(flow.local.slot));
         frame.outer = None;
+        if deliver::is_too_long(frame, mtu) {
+            let to = flow.local.slot;
+            return Err(Stop::Pieces { to, mtu });
+        }
+        self.note(frame, Decision::Delivered(flow.local.slot));
         Ok(())
     }
 }

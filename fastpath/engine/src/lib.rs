@@ -22,6 +22,7 @@ mod translate;
 mod icmp;
 mod liveness;
 mod encap;
+mod deliver;
 mod hold;
 mod limit;
 mod random;

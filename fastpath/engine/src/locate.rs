@@ -56,9 +56,15 @@ pub(crate) fn remote<'a>(flow: &Flow, ends: &Ends<'_>, tables: &'a Tables) -> St
 /// The limit is what the peer takes (1,450 for legacy peers), not the 1,420 of the services' routes: that is advice.
 #[inline(always)]
 pub(crate) fn check_size(frame: &Frame, packet: &Parsed, location: &Location<'_>) -> Step<()> {
-    let Some((_, &Peer { mtu, .. })) = location.peer else {
-        return Ok(());
-    };
+    match location.peer {
+        Some((_, peer)) => check_mtu(frame, packet, peer.mtu),
+        None => Ok(()),
+    }
+}
+
+/// The same for a way that takes `mtu` bytes.
+#[inline(always)]
+pub(crate) fn check_mtu(frame: &Frame, packet: &Parsed, mtu: u16) -> Step<()> {
     let len = match frame.gso {
         Some(gso) => usize::from(gso.header_len) + usize::from(gso.segment_size),
         None => packet.total_len as usize,

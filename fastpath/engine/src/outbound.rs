@@ -65,7 +65,7 @@ impl Engine {
         for (at, frame) in batch.drain(..).enumerate() {
             match others.next_if(|(other, _)| *other == at) {
                 None | Some((_, Exit::Tunnel)) => turn.out.to_underlay.push(frame),
-                Some((_, Exit::Pieces { mtu })) => fragment::cut(frame, mtu, turn),
+                Some((_, Exit::Pieces { mtu })) => fragment::cut(frame, mtu, Side::Outbound, turn),
                 Some((_, Exit::Beside)) => beside.push(frame),
                 Some((_, Exit::Stopped)) => {
                     if let Some((_, lane, stop)) = stops.next() {

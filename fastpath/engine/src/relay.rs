@@ -9,11 +9,11 @@
 //!            ◄── B -> NsIP of A ─────           ◄── B -> A ──             until A's node sends by itself
 //! ```
 
-use crate::batch::{Answer, Kind, Lane, Step, Stop, Turn, drop_as};
-use crate::engine::Engine;
+use crate::batch::{Kind, Lane, Step, Stop, Turn, drop_as};
+use crate::engine::{Engine, Side};
 use crate::flow::{Ends, Flow};
 use crate::locate::{self, Location};
-use crate::{admit, flow, fragment, translate};
+use crate::{deliver, flow, fragment, translate};
 use sluice_memory::{Endpoint, Frame};
 use sluice_tables::{InstanceSlot, Known, PeerSlot, Placement, Tables, Target};
 use sluice_tunnel::plain;
@@ -181,15 +181,8 @@ impl Engine {
             dst: to,
             peer: Some((slot, peer)),
         };
-        if let Err(stop) = locate::check_size(frame, &lane.packet, &location) {
-            let way_back = admit::way_back(sender, lane, turn.tables);
-            return Err(match (stop, way_back) {
-                (Stop::Refuse(reason, Answer::TooBig { mtu }), Some((ns_ip, outer))) => {
-                    Stop::Refuse(reason, Answer::RemoteTooBig { ns_ip, outer, mtu })
-                }
-                (stop, _) => stop,
-            });
-        }
+        locate::check_size(frame, &lane.packet, &location)
+            .map_err(|stop| deliver::told_afar(stop, sender, lane, turn.tables))?;
         plain::seal(frame.bytes()).map_err(Stop::Drop)?;
         if !hop_limit::decrement(frame.bytes_mut(), &lane.packet) {
             return drop_as(DropReason::TtlExpired);
@@ -232,7 +225,7 @@ impl Engine {
     ) {
         frame.outer = Some(outer);
         if frame.gso.is_none() && frame.len() > usize::from(mtu) {
-            fragment::cut(frame, mtu, turn);
+            fragment::cut(frame, mtu, Side::Outbound, turn);
         } else {
             turn.out.to_underlay.push(frame);
         }

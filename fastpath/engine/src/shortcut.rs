@@ -148,6 +148,9 @@ impl Engine {
                 if turn.tables.peer_route(slot)?.ip == outer.ip => {}
             (Placement::Local | Placement::Peer(_) | Placement::Nowhere, _) => return None,
         }
+        if longest(frame) > usize::from(self.shared.service_mtu.get()) {
+            return None;
+        }
         self.see(&hit, frame, turn)?;
         // What was dialled answers the port that dialled it.
         let [_, dialled] = A::ends(&forward);

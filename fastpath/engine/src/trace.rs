@@ -143,6 +143,7 @@ impl From<Stop> for Decision {
             Stop::Refuse(reason, _) => Self::Refused(reason),
             Stop::Ask(question) => Self::Held(question),
             Stop::AwaitFirst(_) => Self::AwaitsFirst,
+            Stop::Pieces { to, .. } => Self::Delivered(to),
             Stop::Back(outer) | Stop::Onward { outer, .. } => Self::Tunnelled(outer),
         }
     }

@@ -292,6 +292,7 @@ impl Plane {
     pub(crate) fn set_neighbours(&mut self, neighbours: BTreeMap<Ip, Mac>) {
         if let Some(xdp) = &mut self.xdp {
             xdp.set_neighbours(neighbours);
+            self.shared.set_service_mtu(xdp.service_mtu());
             self.offloader.set_ways(xdp.neighbours(), xdp.next_hops());
         }
     }
@@ -312,6 +313,7 @@ impl Plane {
     pub(crate) fn follow(&mut self, nodes: &[Ip]) {
         if let Some(xdp) = &mut self.xdp {
             xdp.follow(nodes);
+            self.shared.set_service_mtu(xdp.service_mtu());
             self.offloader.set_ways(xdp.neighbours(), xdp.next_hops());
         } else {
             self.offloader.follow();

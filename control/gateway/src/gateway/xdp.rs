@@ -179,6 +179,13 @@ impl XdpSide {
             .collect()
     }
 
+    /// The longest IP packet that every local instance's link takes, bytes.
+    pub(super) fn service_mtu(&self) -> u16 {
+        let neighbours = self.neighbours();
+        let least = neighbours.values().map(|neighbour| neighbour.mtu).min();
+        least.unwrap_or(self.uplink_mtu)
+    }
+
     fn publish_neighbours(&mut self) {
         let rows = self.neighbours().into_iter().collect();
         self.control.neighbours.publish(rows);
