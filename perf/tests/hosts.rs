@@ -340,7 +340,8 @@ fn suites_with_connections_run_between_instances_on_two_hosts() {
             report
                 .rows
                 .iter()
-                .filter(|row| row.peer.is_some())
+                // A gateway without optimisation may have nothing left beside a flood.
+                .filter(|row| row.peer.is_some() && !row.name.starts_with("syn_flood"))
                 .all(|row| row.value > 0.0),
             "{:?}",
             report.rows

@@ -172,7 +172,7 @@ impl Talk {
         pause(Duration::from_millis(500));
         self.hear();
         let lost = self.new.iter().filter(|(_, _, answered)| !answered);
-        let last = lost.clone().last();
+        let last = lost.clone().next_back();
         let ms = |at: Instant| u32::try_from((at - struck + TICK).as_millis()).unwrap();
         Outcome {
             flows_lost: u32::try_from(self.rounds.len() * FLOWS - self.in_time).unwrap(),
@@ -357,11 +357,11 @@ fn sixteen_cells_hold_among_real_processes() {
         .map(|gateway| (gateway, world.caller(gateway)))
         .collect();
     let mut worse = Vec::new();
-    for number in 0..CELLS.len() {
+    for (number, name) in CELLS.into_iter().enumerate() {
         let begun = now();
         let outcome = run(&mut world, number, &callers);
-        let limit = limit(cell(CELLS[number]));
-        let line = format!("{}: {outcome}, at most {limit}", CELLS[number]);
+        let limit = limit(cell(name));
+        let line = format!("{name}: {outcome}, at most {limit}");
         println!("{line}  ({} ms)", begun.elapsed().as_millis());
         if !outcome.is_within(&limit) {
             worse.push(line);

@@ -9,6 +9,9 @@ use crate::world::{
     CALLER, ECHO, Instance, World, one_site, ping, serve, service_ip, tcp, tcp_impatient, udp,
     udp_socket,
 };
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::sites::{Layout, Target};
 use sluice_perf::lab::wire::{Switch, offload};
@@ -341,6 +344,9 @@ fn what_does_not_fit_the_lan_is_a_counted_drop() {
     let far = rack.world.caller(1);
     let long = vec![7; 1340];
     let sockets = [0, 1].map(|family| udp_socket(&far.namespace, family, 0));
+    // They go on sending what they were told does not fit.
+    set_ip_mtu_discover(&sockets[0], Ipv4PathMtuDiscovery::PROBE).unwrap();
+    set_ipv6_mtu_discover(&sockets[1], Ipv6PathMtuDiscovery::PROBE).unwrap();
     let echoed = |family: usize| {
         let socket: &std::net::UdpSocket = &sockets[family];
         socket.send_to(&long, (r1.ip(family), 7000)).unwrap();
@@ -366,6 +372,18 @@ fn what_does_not_fit_the_lan_is_a_counted_drop() {
         }
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", rack.said()));
+    let before = rack.world.accounts(0).dropped("too-big");
+    for _ in 0..5 {
+        send(0);
+        send(1);
+    }
+    wait_for("every one to be counted", LIMIT, || {
+        match rack.world.accounts(0).dropped("too-big") - before {
+            10 => Ok(()),
+            other => Err(format!("{other} of 10")),
+        }
+    })
+    .unwrap();
     for family in [0, 1] {
         let socket = udp_socket(&far.namespace, family, 0);
         assert_eq!(udp(&socket, r1.ip(family)).unwrap().name, "r1");
