@@ -18,6 +18,7 @@ mod leave;
 mod migration;
 mod report;
 mod store;
+mod succession;
 mod tell;
 mod upward;
 mod vacancy;
@@ -351,6 +352,7 @@ impl Answerer {
             return Ok(());
         }
         if !self.is_late(&job, number, deployed.epoch) {
+            self.end_predecessors(&job, node, &status, now);
             self.place(&job, node, status, now);
         }
         Ok(())

@@ -43,6 +43,18 @@ struct Homes {
     by_job: BTreeMap<ServiceName, BTreeSet<NodeId>>,
 }
 
+impl Residents {
+    /// Services of which an instance is on the node.
+    pub(super) fn known_on(&self, node: &NodeId) -> impl Iterator<Item = &ServiceName> {
+        self.known.by_node.get(node).into_iter().flatten()
+    }
+
+    /// Services of which the node has said that an instance runs, and the root nothing yet.
+    pub(super) fn awaited_on(&self, node: &NodeId) -> impl Iterator<Item = &ServiceName> {
+        self.awaited.by_node.get(node).into_iter().flatten()
+    }
+}
+
 impl Homes {
     fn nodes(&self, job: &ServiceName) -> BTreeSet<NodeId> {
         self.by_job.get(job).cloned().unwrap_or_default()

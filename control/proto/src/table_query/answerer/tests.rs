@@ -2,6 +2,7 @@
 
 mod leave;
 mod migration;
+mod succession;
 
 use super::*;
 use crate::message::{

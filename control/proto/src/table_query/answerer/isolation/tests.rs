@@ -171,12 +171,14 @@ impl Site {
     }
 }
 
+/// An instance of the service, at an NsIP of its own.
 fn deployed(job: &str) -> Deployed {
+    let last = if job == BANK { 3 } else { 2 };
     Deployed {
         appname: job.to_owned(),
         status: "DEPLOYED".to_owned(),
         instance_number: 0,
-        nsip: Some(Ip::v4([10, 18, 0, 2])),
+        nsip: Some(Ip::v4([10, 18, 0, last])),
         nsipv6: None,
         host_port: 50103,
         host_ip: Some(Ip::v4([192, 0, 2, 9])),
