@@ -127,12 +127,14 @@ impl Answerer {
     }
 
     /// A service of the node that must be known before its question about the job can be answered.
-    fn awaited_by(&self, node: &NodeId, job: &ServiceName) -> Option<ServiceName> {
+    /// One that the root does not know either is not waited for: the orchestrator has not told it yet.
+    fn awaited_by(&self, node: &NodeId, job: &ServiceName, now: Duration) -> Option<Key> {
         let known = self.jobs.get(job)?;
         if self.standing(node, known) != Standing::Unsaid {
             return None;
         }
-        self.residents.awaited.by_node.get(node)?.first().cloned()
+        let mut awaited = self.residents.awaited_on(node).cloned().map(Key::Name);
+        awaited.find(|key| !self.is_absent(key, now))
     }
 
     /// Puts a question aside until it is known what the node's instances may call. True when that is so.
@@ -143,14 +145,9 @@ impl Answerer {
         request: &TableQueryRequest,
         now: Duration,
     ) -> bool {
-        let Some(resident) = self.awaited_by(node, job) else {
+        let Some(key) = self.awaited_by(node, job, now) else {
             return false;
         };
-        let key = Key::Name(resident);
-        if self.is_absent(&key, now) {
-            // The orchestrator has not told the root yet.
-            return false;
-        }
         let waiter = Waiter::Caller {
             node: node.clone(),
             request: request.clone(),

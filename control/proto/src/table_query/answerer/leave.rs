@@ -121,9 +121,10 @@ impl Answerer {
         Some(returning.request.attempts)
     }
 
-    /// Oakestra's root knows no return (404, 405): then the subnet is never given again.
+    /// Done, already done or given again (409), or never to be done: Oakestra's root knows no return (404, 405), and the
+    /// subnet is never given again. Anything else may pass, as a token that is not accepted yet.
     pub(super) fn return_replied(&mut self, network: Ip, status: u16, now: Duration) {
-        if status >= 500 {
+        if !matches!(status, 200 | 404 | 405 | 409) {
             self.repeat_later(Asked::Return(network), now);
             return;
         }

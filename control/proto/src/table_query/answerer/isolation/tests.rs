@@ -173,7 +173,11 @@ impl Site {
 
 /// An instance of the service, at an NsIP of its own.
 fn deployed(job: &str) -> Deployed {
-    let last = if job == BANK { 3 } else { 2 };
+    let last = match job {
+        SHOP => 2,
+        BANK => 3,
+        _ => 4,
+    };
     Deployed {
         appname: job.to_owned(),
         status: "DEPLOYED".to_owned(),
@@ -314,6 +318,31 @@ fn a_question_waits_until_the_caller_is_known() {
         assert_eq!(exists(answer), key != BANK, "{answer:?}");
         assert_eq!(site.is_interested(CART), key != BANK);
     }
+}
+
+/// One that the root does not know does not hide another of the node's services, which it is just telling us.
+#[test]
+fn a_caller_that_does_not_exist_keeps_no_other_from_being_known() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    let question = Key::parse(CART).unwrap().request(Some(180));
+    let other = NodeId::new("n2").unwrap();
+    site.answerer.handle_request(&other, &question, NOW);
+    site.told();
+    let absent = deployed("a.acme.web.prod");
+    site.answerer
+        .handle_deployed(&node(), &absent, NOW)
+        .unwrap();
+    let (_, requests) = site.waiting();
+    let nothing = Some((200, b"{}".as_slice()));
+    site.answerer
+        .handle_root_reply(requests[0].id, nothing, NOW);
+    let shop = deployed(SHOP);
+    site.answerer.handle_deployed(&node(), &shop, NOW).unwrap();
+    site.answerer.handle_request(&node(), &question, NOW);
+    let (told, requests) = site.waiting();
+    assert!(told.is_empty(), "{told:?}");
+    let told = site.answered(requests);
+    assert!(told.iter().any(exists), "{told:?}");
 }
 
 /// Without the root nobody waits, and the answer comes when it is back. A service that the root does not know either

@@ -102,13 +102,18 @@ fn a_return_is_repeated_until_the_root_takes_it_also_after_a_restart() {
     again.handle_timeout(s(3));
     let requests = root_requests(&mut again);
     let back = returns(&requests)[0].clone();
-    again.handle_root_reply(back.id, Some((503, b"")), s(3));
-    again.handle_timeout(s(10));
-    let requests = root_requests(&mut again);
-    let repeated = returns(&requests)[0].clone();
-    assert_eq!(repeated.path, back.path);
+    let mut sent = back.id;
+    // The root has a problem, does not know our token yet, or wants to hear less.
+    for (status, later) in [(503, 10), (401, 30), (429, 60)] {
+        again.handle_root_reply(sent, Some((status, b"")), s(later - 7));
+        again.handle_timeout(s(later));
+        let requests = root_requests(&mut again);
+        let repeated = returns(&requests)[0].clone();
+        assert_eq!(repeated.path, back.path, "{status}");
+        sent = repeated.id;
+    }
     // A root of Oakestra's.
-    again.handle_root_reply(repeated.id, Some((405, b"")), s(10));
+    again.handle_root_reply(sent, Some((405, b"")), s(60));
     assert_eq!(again.returning().count(), 0);
     let left: Vec<Change> = std::iter::from_fn(|| again.poll_change()).collect();
     assert!(left.contains(&Change::Delete {
