@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sluice_hw_profiles::Settings;
+use sluice_proto::alloc::Rests;
 
 /// A configuration file, syntax only. An empty text or `"auto"`-like value keeps the default that
 /// [`Config`](super::Config) works out.
@@ -195,6 +196,7 @@ impl Default for RawLog {
 
 impl Default for RawRoot {
     fn default() -> Self {
+        let rests = Rests::default();
         Self {
             // Oakestra's root service manager listens there.
             listen: "127.0.0.1:10099".into(),
@@ -203,9 +205,8 @@ impl Default for RawRoot {
             token_file: String::new(),
             allow_without_token: Vec::new(),
             jwt_key_server: String::new(),
-            // `alloc::Rests`
-            address_rest_s: 24 * 3600,
-            subnet_rest_s: 600,
+            address_rest_s: rests.addresses_s.cast_signed(),
+            subnet_rest_s: rests.subnets_s.cast_signed(),
         }
     }
 }

@@ -70,7 +70,7 @@ pub async fn leave(config: &Config) -> Result<Heard, Error> {
 }
 
 /// What a gateway starts from: its state, or nothing when it is a node that was leaving. A cluster that cannot be told
-/// now holds nothing up: it gives the node the subnet that it still has for it.
+/// now holds nothing up: it gives the node the subnet that it still has for it, and hears later what ended.
 pub(super) async fn finish(
     config: &Config,
     file: &mut StateFile,
@@ -79,10 +79,16 @@ pub(super) async fn finish(
     if !state.leaving {
         return Ok(state);
     }
-    match tell(config, &state).await {
-        Ok(cluster) => tracing::info!(cluster, "the node had left, and joins anew"),
-        Err(error) => tracing::warn!(%error, "the node joins again"),
-    }
+    let untold = match tell(config, &state).await {
+        Ok(cluster) => {
+            tracing::info!(cluster, "the node had left, and joins anew");
+            Vec::new()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the node joins again");
+            ended(&state).collect()
+        }
+    };
     clear(config)?;
     let mut registration = state.registration;
     if let Some(registration) = &mut registration {
@@ -90,6 +96,7 @@ pub(super) async fn finish(
     }
     let state = State {
         registration,
+        ended: untold,
         ..State::default()
     };
     file.write(&state)?;
@@ -155,10 +162,11 @@ async fn tell(config: &Config, state: &State) -> Result<String, Error> {
                 connected = true;
             }
             Ok(Some(MqttEvent::Message { topic, payload })) => {
-                let result: LeaveResult = message::read("leave result", &payload)?;
-                let is_ours =
-                    (result.address, result.addressv6) == (leave.address, leave.addressv6);
-                if topic == answer && is_ours {
+                let result = message::read::<LeaveResult>("leave result", &payload);
+                let is_ours = |result: LeaveResult| {
+                    (result.address, result.addressv6) == (leave.address, leave.addressv6)
+                };
+                if topic == answer && result.is_ok_and(is_ours) {
                     return Ok(cluster);
                 }
             }
@@ -171,14 +179,19 @@ async fn tell(config: &Config, state: &State) -> Result<String, Error> {
     }
 }
 
-/// The instances one by one, as some may have been allotted and never run, and then the node.
-fn say(mqtt: &Mqtt, node: &NodeId, state: &State, leave: &LeaveRequest) {
+/// All instances that the cluster may believe to be here: none of them is any more.
+fn ended(state: &State) -> impl Iterator<Item = EndedState> {
     let local = state.local.iter().map(|it| EndedState {
         service: it.service.clone(),
         number: it.number,
         epoch: it.epoch,
     });
-    for it in local.chain(state.ended.iter().cloned()) {
+    local.chain(state.ended.iter().cloned())
+}
+
+/// The instances one by one, as some may have been allotted and never run, and then the node.
+fn say(mqtt: &Mqtt, node: &NodeId, state: &State, leave: &LeaveRequest) {
+    for it in ended(state) {
         let undeployed = Undeployed {
             appname: it.service,
             instance_number: it.number,
