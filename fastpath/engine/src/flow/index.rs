@@ -190,8 +190,8 @@ impl Bucket<'_> {
         (0..BUCKET_SLOTS).filter(is_its).count() == slots
     }
 
-    /// Empties the slot of `entry`. The caller holds the bucket.
-    pub(crate) fn clear(self, entry: u32) {
+    /// Empties the slots of `entry`. The caller holds the bucket.
+    fn clear(self, entry: u32) {
         for slot in 0..BUCKET_SLOTS {
             if self.tag(slot) != 0 && self.entry(slot) == entry {
                 self.set(slot, 0, 0);
@@ -255,6 +255,12 @@ impl<'a> Held<'a> {
             held.add(keys.map(|key| key.second(buckets.len())), buckets)?;
         }
         Some(held)
+    }
+
+    /// Empties the slots of `entry`. What is not held stays: another writer's half-emptied slot there reads as one of
+    /// entry 0.
+    pub(crate) fn clear(&self, entry: u32) {
+        self.0.iter().for_each(|bucket| bucket.clear(entry));
     }
 
     fn add(&mut self, [one, two]: [usize; 2], buckets: &'a [Line]) -> Option<()> {
@@ -325,6 +331,21 @@ mod tests {
         assert!(!second.unchanged_since(0));
         drop(held);
         assert!(second.unchanged_since(2));
+    }
+
+    #[test]
+    fn only_held_buckets_are_cleared() {
+        let words = [words(), words()];
+        let buckets = [Bucket(&words[0]), Bucket(&words[1])];
+        buckets.iter().for_each(|bucket| bucket.set(3, 0x8001, 0));
+        let held = Held::new([Hash(1), Hash(2)], &words, |_| false).unwrap();
+        held.clear(0);
+        drop(held);
+        assert_eq!(buckets.map(Bucket::len), [0, 1]);
+        let held = Held::new([Hash(1), Hash(2)], &words, |_| true).unwrap();
+        held.clear(0);
+        drop(held);
+        assert_eq!(buckets.map(Bucket::len), [0, 0]);
     }
 
     /// Callers count through ports and addresses; no bucket is met much more often than by chance, which is 3.5 keys to

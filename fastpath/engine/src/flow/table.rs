@@ -182,7 +182,7 @@ impl Table {
         let [forward, reverse] = [&forward_key, &reverse_key].map(|key| self.hash(key));
         // Below that neither key takes a slot in its second bucket.
         let is_roomless = |first: Bucket<'_>| first.len() >= FIRST_CHOICE_SLOTS;
-        let Some(_held) = self.hold([forward, reverse], is_roomless) else {
+        let Some(held) = self.hold([forward, reverse], is_roomless) else {
             return Inserted::Busy;
         };
         if self.find_held(forward, &forward_key).is_some() {
@@ -212,7 +212,7 @@ impl Table {
             return Inserted::Full;
         }
         if !self.add_slot(reverse, index) {
-            self.clear_slots(forward, index);
+            held.clear(index);
             self.retire(index, entry, created.state);
             return Inserted::Full;
         }
@@ -309,8 +309,7 @@ impl Table {
                 Err(changed) => state = changed,
             }
         }
-        self.clear_slots(forward, flow.index);
-        self.clear_slots(reverse, flow.index);
+        held.clear(flow.index);
         drop(held);
         self.give_entry(flow.index, entry);
         self.count(LIVE).fetch_sub(1, Relaxed);
@@ -476,10 +475,6 @@ impl Table {
         };
         bucket.set(slot, hash.tag(), index);
         true
-    }
-
-    fn clear_slots(&self, hash: Hash, index: u32) {
-        self.buckets(hash).for_each(|bucket| bucket.clear(index));
     }
 
     /// Undoes the publishing of an entry that found no slot.
