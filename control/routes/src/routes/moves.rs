@@ -141,7 +141,9 @@ impl Routes {
             }
             Some(mut came) => {
                 self.end_came(&mut came);
-                came.until
+                // Another last place is another move, whose time begins now.
+                let same_move = came.former.last() == row.former.last();
+                came.until.filter(|_| same_move)
             }
             None => None,
         };

@@ -463,6 +463,14 @@ fn what_came_here_is_taken_from_where_it_was_for_a_while() {
         "nobody is there any more"
     );
     assert_eq!(routes.poll_timeout(), None);
+    // It went to node two and is back: another move, with its own time.
+    let mut again = came_here(row(0, SELF));
+    again.former.push(former(NODE_TWO));
+    routes.set_job(&job(&[again]));
+    let back = at + TAKEN_FOR * 2;
+    assert!(!routes.handle_timeout(back));
+    assert!(routes.tables().came_from(slot, ip(NODE_TWO)).is_some());
+    assert_eq!(routes.poll_timeout(), Some(back + TAKEN_FOR));
     // Once it ended here, its peers are not kept either.
     let mut routes = self::routes();
     routes.add_local(here(0));
