@@ -191,8 +191,12 @@ impl InstanceEntry {
         self.host_ip.is_some() && self.host_port.is_some() && self.ns_ips().iter().next().is_some()
     }
 
-    /// Where the instance runs from now on; where it ran is remembered.
+    /// Where the instance runs from now on; where it ran is remembered, if that is another node: an address that its node has
+    /// given up may be anybody's, and nothing is sent on from there.
     pub fn place(&mut self, status: &InstanceStatus) {
+        if self.worker_id.is_some() && self.worker_id == status.worker_id {
+            self.host_ip = None;
+        }
         self.unplace();
         self.worker_id.clone_from(&status.worker_id);
         self.namespace_ip = status.namespace_ip;

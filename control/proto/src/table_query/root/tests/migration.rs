@@ -110,6 +110,27 @@ fn former_places_are_remembered() {
     assert_eq!(former(&root), expected);
 }
 
+/// A node that roams is still the same: whoever has its old address now may send nothing on.
+#[test]
+fn the_former_address_of_the_same_node_is_no_former_place() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    let mut runs = |worker: &str, host: u8| {
+        let Command::Status(mut told) = says("c1", Some(([10, 18, 0, 2], [192, 0, 2, host])))
+        else {
+            unreachable!("it is one")
+        };
+        told.instances[0].worker_id = Some(worker.to_owned());
+        root.apply(&Command::Status(told), 1000);
+        former(&root)
+    };
+    runs("w1", 1);
+    assert!(runs("w1", 2).is_empty());
+    assert_eq!(runs("w2", 3), ["192.0.2.2"]);
+    assert_eq!(runs("w2", 4), ["192.0.2.2"]);
+}
+
 #[test]
 fn what_does_not_exist_cannot_move() {
     let mut root = root();
