@@ -181,6 +181,9 @@ pub struct Answerer {
     random: Random,
     jobs: BTreeMap<ServiceName, Known>,
     addresses: BTreeMap<Ip, ServiceName>,
+    /// The highest revision of a job that was forgotten. One that is fetched again goes on above it: a node that still
+    /// has its rows would take every answer for an overtaken one otherwise.
+    forgotten_revision: u64,
     residents: isolation::Residents,
     /// The jobs that each node is interested in.
     interested: interest::Interested,
@@ -220,6 +223,7 @@ impl Answerer {
             random: Random::new(seed),
             jobs: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            forgotten_revision: 0,
             residents: isolation::Residents::default(),
             interested: interest::Interested::default(),
             absent: BTreeMap::new(),

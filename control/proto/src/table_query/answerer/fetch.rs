@@ -136,6 +136,9 @@ impl Answerer {
             .entry(name.clone())
             .or_insert_with(|| Known::new(job.clone(), now));
         known.fetched_at = now;
+        if is_new {
+            known.revision = self.forgotten_revision + 1;
+        }
         // Questions by name come back in order; one by address may have been overtaken.
         if matches!(key, Key::Address(_)) && job.revision < known.job.revision {
             return;

@@ -137,6 +137,7 @@ impl Answerer {
         let Some(known) = self.jobs.remove(name) else {
             return;
         };
+        self.forgotten_revision = self.forgotten_revision.max(known.revision);
         for ip in known.addresses() {
             if self.addresses.get(&ip) == Some(name) {
                 self.addresses.remove(&ip);
