@@ -2,7 +2,8 @@
 //! the same way, because the caller's node believes neither an answer nor an address from a node it does not expect.
 //!
 //! Between the two nodes such a packet names both instances by InstanceIP, which no other packet does: `A -> B`. So it is
-//! known for what it is, and goes through at most one old node: loops cannot be.
+//! known for what it is, and goes to B through at most one old node. Nodes whose beliefs about both ends contradict each other may
+//! send an answer round; its hop limit ends it.
 //!
 //! ```text
 //!   A's node ── A -> old NsIP of B ──► old node ── A -> B ──► new node    delivered to B's NsIP; the flow is marked

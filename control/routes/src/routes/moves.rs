@@ -7,6 +7,7 @@ use sluice_proto::message::FormerPlace;
 use sluice_proto::table_query::Row;
 use sluice_tables::{InstanceSlot, PeerSlot, Placement, TunnelFormat};
 use sluice_wire::{Dual, InstanceIp, NsIp};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// For so long the old node sends on, after the instance ended there. Callers' nodes are told of the move in far less; one that
@@ -20,6 +21,8 @@ pub(super) const TAKEN_FOR: Duration = Duration::from_secs(600);
 pub(super) struct Moves {
     left: Vec<Left>,
     came: Vec<Came>,
+    /// Local instances that came before this gateway started.
+    settled: BTreeSet<(ServiceName, u32)>,
 }
 
 /// An instance that ended here, and may have moved.
@@ -79,8 +82,16 @@ impl Routes {
         changed
     }
 
+    /// This local instance ran here before the gateway started, nobody knows for how long: nothing is taken from the nodes
+    /// that it was on, whose addresses may be others' by now.
+    pub fn settle(&mut self, job: &ServiceName, number: u32) {
+        self.moves.settled.insert((job.clone(), number));
+    }
+
     /// A local instance ends, and may have moved.
     pub(super) fn note_end(&mut self, local: &LocalInstance) {
+        let key = (local.job.clone(), local.number);
+        self.moves.settled.remove(&key);
         let is = |came: &Came| came.job == local.job && came.number == local.number;
         if let Some(at) = self.moves.came.iter().position(is) {
             let mut came = self.moves.came.swap_remove(at);
@@ -127,8 +138,13 @@ impl Routes {
 
     /// What still comes for a local instance where it was before is taken from there.
     pub(super) fn take_over(&mut self, job: &ServiceName, row: &Row) {
-        let local = self.local.get(&(job.clone(), row.number));
-        let slot = local
+        let key = (job.clone(), row.number);
+        if self.moves.settled.contains(&key) {
+            return;
+        }
+        let slot = self
+            .local
+            .get(&key)
             .filter(|it| it.instance_ip == row.instance_ip && !row.former.is_empty())
             .and_then(|it| it.ns_ip.iter().find_map(|ip| self.tables().local(ip)));
         let Some(slot) = slot else { return };

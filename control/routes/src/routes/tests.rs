@@ -438,6 +438,22 @@ fn only_what_the_managers_say_was_here_is_sent_on() {
     assert!(!routes.tables().knows_moves());
 }
 
+/// The address of a former node may be a stranger's long since.
+#[test]
+fn what_came_before_this_gateway_started_is_taken_from_nobody() {
+    let mut routes = routes();
+    routes.settle(&name(), 0);
+    routes.add_local(here(0));
+    routes.set_job(&job(&[came_here(row(0, SELF))]));
+    assert!(!routes.tables().knows_moves());
+    assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
+    // It ends; the next instance of the number comes now.
+    routes.remove_local(&name(), 0);
+    routes.add_local(here(0));
+    routes.set_job(&job(&[came_here(row(0, SELF))]));
+    assert!(routes.tables().knows_moves());
+}
+
 #[test]
 fn what_came_here_is_taken_from_where_it_was_for_a_while() {
     let mut routes = routes();

@@ -75,6 +75,7 @@ impl Core {
             && let Some(known) =
                 LocalState::find(remembered, &service, host.instance.instance_number)
         {
+            self.routes.settle(&service, host.instance.instance_number);
             self.list(
                 &service,
                 &Wired::from(&host),

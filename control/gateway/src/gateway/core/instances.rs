@@ -451,6 +451,7 @@ impl Core {
         };
         let number = attachment.instance.instance_number;
         self.watch.add(&attachment);
+        self.routes.settle(&service, number);
         let wired = Wired::from(&attachment);
         if let Some(known) = LocalState::find(remembered, &service, number) {
             self.list(&service, &wired, known.epoch, known.instance_ip(), now);
