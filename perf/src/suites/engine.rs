@@ -63,7 +63,7 @@ pub fn run(settings: &Settings) -> Result<Report, LabError> {
 
 /// Instructions of one packet, at most: some 5 % above what was counted when the path was last made faster or had to
 /// do more. Whoever exceeds it finds the cause or, with the reason in the commit, raises it.
-const INSTRUCTIONS_MAX: f64 = 378.0;
+const INSTRUCTIONS_MAX: f64 = 395.0;
 
 /// Counts instructions only: what CI can check on any machine.
 ///
