@@ -7,7 +7,7 @@ use crate::{PATIENCE, Shared};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ pub(crate) fn work(
     shared.ledger.service(&service.name, service.deploy(root));
     let driver = Driver::connect(broker, worker);
     let mut nodes: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    let mut live: Vec<(Instance, String, u64)> = Vec::new();
+    let mut live: Vec<Live> = Vec::new();
     let mut count = 0_u64;
     shared.repeat(|| {
         count += 1;
@@ -45,7 +45,7 @@ pub(crate) fn work(
         let (node, networks) = nodes.iter().nth(chosen).unwrap();
         if choice == 1 {
             assert_eq!(&driver.subnet(node), networks, "the subnet of {node}");
-        } else if choice == 2 && !live.iter().any(|(_, at, _)| at == node) {
+        } else if choice == 2 && !live.iter().any(|other| other.node == *node) {
             // Its id is not used again: what was asked for twice is answered twice.
             let node = node.clone();
             let networks = nodes.remove(&node).unwrap();
@@ -58,13 +58,24 @@ pub(crate) fn work(
             let instance = (service.name.clone(), number);
             let given_ips = ips(&given, &["instance_ip", "instance_ip_v6"]);
             shared.ledger.instance(instance.clone(), given_ips);
-            let epoch = given["epoch"].as_u64().unwrap();
-            driver.deployed(node, &instance, epoch, networks[0]);
-            live.push((instance, node.clone(), epoch));
+            let instance = Live {
+                instance,
+                node: node.clone(),
+                epoch: given["epoch"].as_u64().unwrap(),
+                ns_ip: free_ns_ip(networks[0], &live),
+            };
+            driver.deployed(&instance);
+            live.push(instance);
         } else if !live.is_empty() {
             let chosen = usize::try_from(random.below(live.len() as u64)).unwrap();
-            let (instance, node, epoch) = live.swap_remove(chosen);
-            shared.ledger.instance_ends(&instance);
+            let ended = live.swap_remove(chosen);
+            let Live {
+                instance,
+                node,
+                epoch,
+                ..
+            } = &ended;
+            shared.ledger.instance_ends(instance);
             // Nobody answers this: it is said until the root has heard it, as a gateway does.
             let began = Instant::now();
             loop {
@@ -72,7 +83,7 @@ pub(crate) fn work(
                     began.elapsed() < PATIENCE,
                     "{instance:?} of epoch {epoch} on {node} does not end"
                 );
-                driver.undeployed(&node, &instance, epoch);
+                driver.undeployed(&ended);
                 thread::sleep(Duration::from_millis(20));
                 let is_it = |row: &Value| {
                     row["service"] == *instance.0 && row["instance"] == u64::from(instance.1)
@@ -83,6 +94,26 @@ pub(crate) fn work(
             }
         }
     });
+}
+
+/// An instance that runs.
+struct Live {
+    instance: Instance,
+    node: String,
+    epoch: u64,
+    ns_ip: IpAddr,
+}
+
+/// The lowest address of the subnet that no other instance holds: one that is deployed on another's ends the other.
+fn free_ns_ip(network: IpAddr, live: &[Live]) -> IpAddr {
+    let IpAddr::V4(network) = network else {
+        panic!("{network} is no IPv4 subnet");
+    };
+    // The first one is the bridge's.
+    (2..)
+        .map(|host| IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() + host)))
+        .find(|ip| live.iter().all(|other| other.ns_ip != *ip))
+        .unwrap()
 }
 
 /// One connection that speaks for all nodes of a worker.
@@ -161,15 +192,17 @@ impl Driver {
         )
     }
 
-    fn deployed(&self, node: &str, instance: &Instance, epoch: u64, ns_ip: IpAddr) {
-        let message = json!({"appname": instance.0, "status": "DEPLOYED", "instance_number": instance.1,
-                             "nsip": ns_ip, "host_port": "50103", "host_ip": "192.0.2.1", "epoch": epoch});
-        self.say(node, "service/deployed", &message);
+    fn deployed(&self, live: &Live) {
+        let (service, number) = &live.instance;
+        let message = json!({"appname": service, "status": "DEPLOYED", "instance_number": number, "nsip": live.ns_ip,
+                             "host_port": "50103", "host_ip": "192.0.2.1", "epoch": live.epoch});
+        self.say(&live.node, "service/deployed", &message);
     }
 
-    fn undeployed(&self, node: &str, instance: &Instance, epoch: u64) {
-        let message = json!({"appname": instance.0, "instance_number": instance.1, "epoch": epoch});
-        self.say(node, "service/undeployed", &message);
+    fn undeployed(&self, live: &Live) {
+        let (service, number) = &live.instance;
+        let message = json!({"appname": service, "instance_number": number, "epoch": live.epoch});
+        self.say(&live.node, "service/undeployed", &message);
     }
 
     /// Asks until the wanted answer comes.
