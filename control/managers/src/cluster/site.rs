@@ -7,7 +7,7 @@ use super::views;
 use super::webhook::Webhook;
 use crate::broker::{Broker, Message};
 use crate::clock::Clock;
-use crate::http::{Answer, INCARNATION, STORE, stopped};
+use crate::http::{Answer, CallError, INCARNATION, STORE, stopped};
 use crate::log_limit::warn_limited;
 use crate::store::{Store, StoreError, Ticket, Waiter};
 use sluice_proto::message::{Topic, Verb};
@@ -166,6 +166,7 @@ impl Site {
                     self.take_incarnation(incarnation.as_bytes());
                 }
             }
+            Err(CallError::Full) => self.answerer.handle_root_busy(id, now),
             Err(error) => {
                 metrics::counter!("sluice_cluster_root_failures_total").increment(1);
                 warn_limited!(%error, "the root is away");

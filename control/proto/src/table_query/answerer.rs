@@ -17,6 +17,7 @@ mod isolation;
 mod leave;
 mod migration;
 mod report;
+mod resync;
 mod store;
 mod succession;
 mod tell;
@@ -189,6 +190,7 @@ pub struct Answerer {
     interested: interest::Interested,
     absent: BTreeMap<Key, Absent>,
     fetches: BTreeMap<Key, Fetch>,
+    resync: resync::Resync,
     reports: BTreeMap<(ServiceName, u32), Outgoing>,
     instances: BTreeMap<(NodeId, String), InstanceAsk>,
     nodes: BTreeMap<NodeId, SubnetGrant>,
@@ -228,6 +230,7 @@ impl Answerer {
             interested: interest::Interested::default(),
             absent: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            resync: resync::Resync::default(),
             reports: BTreeMap::new(),
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -559,6 +562,7 @@ impl Answerer {
                 Timer::Register => self.register_due(now),
             }
         }
+        self.go_on_resyncing(now);
     }
 
     /// When [`Answerer::handle_timeout`] is next due. Every `handle_*` may change it.

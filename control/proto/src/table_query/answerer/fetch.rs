@@ -168,6 +168,7 @@ impl Answerer {
         let Some(known) = self.jobs.get_mut(&name) else {
             return;
         };
+        let former = known.addresses();
         known.job = job;
         let entries = &known.job.instance_list;
         let is_ours =
@@ -208,8 +209,11 @@ impl Answerer {
         known.left.retain(|number| entry_of(number).is_some());
         let addresses = known.addresses();
         let after = shown(known);
-        self.addresses
-            .retain(|ip, owner| *owner != name || addresses.contains(ip));
+        for ip in former.difference(&addresses) {
+            if self.addresses.get(ip) == Some(&name) {
+                self.addresses.remove(ip);
+            }
+        }
         for ip in addresses {
             self.addresses.insert(ip, name.clone());
             self.absent.remove(&Key::Address(ip));
@@ -251,9 +255,8 @@ impl Answerer {
             let name = name.clone();
             let void: Vec<_> = self
                 .reports
-                .keys()
-                .filter(|(job, _)| *job == name)
-                .cloned()
+                .range((name.clone(), 0)..=(name.clone(), u32::MAX))
+                .map(|(key, _)| key.clone())
                 .collect();
             for key in void {
                 self.reports.remove(&key);
@@ -380,7 +383,7 @@ impl Answerer {
         if self.jobs.contains_key(&name) {
             let every = self.settings.refresh_every;
             self.timers.set(Timer::Refresh(name.clone()), now + every);
-            self.fetch(Key::Name(name), None, now);
+            self.resync(name);
         }
     }
 }

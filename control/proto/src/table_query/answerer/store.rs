@@ -9,7 +9,6 @@ use super::{
 use crate::message::{InstanceStatus, Job, NodeId, SubnetGrant};
 use crate::names::ServiceName;
 use crate::record::{Change, RestoreError, read};
-use crate::table_query::Key;
 use serde::{Deserialize, Serialize};
 use sluice_wire::Ip;
 use std::collections::BTreeSet;
@@ -250,9 +249,7 @@ impl Answerer {
         }
         self.jobs.insert(name.clone(), known);
         self.note_residents(&name);
-        let key = Key::Name(name);
-        self.fetches.insert(key.clone(), super::Fetch::default());
-        self.timers.set(Timer::Fetch(key), now);
+        self.resync(name);
         Ok(())
     }
 }

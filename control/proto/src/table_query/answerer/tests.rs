@@ -3,6 +3,7 @@
 mod forgotten;
 mod leave;
 mod migration;
+mod resync;
 mod succession;
 
 use super::*;

@@ -1,6 +1,6 @@
 //! Towards the root: requests and whose replies they are, repetition, and the root that is away or another one.
 
-use super::{Answerer, Fetch, Timer, Transmit};
+use super::{Answerer, Timer, Transmit};
 use crate::message::NodeId;
 use crate::names::ServiceName;
 use crate::table_query::Key;
@@ -52,6 +52,7 @@ impl Answerer {
             // Given up and repeated; the later request is answered too.
             return;
         };
+        self.resynced(&asked);
         let Some((status, body)) = reply else {
             self.lose_root(now);
             self.repeat_later(asked, now);
@@ -71,6 +72,20 @@ impl Answerer {
             Asked::Register => self.register_replied(status, now),
             Asked::Interest(job) => self.interest_replied(job, now),
         }
+        self.go_on_resyncing(now);
+    }
+
+    /// A request did not leave, because too many are on their way: it is repeated after a while. That says nothing of
+    /// the root.
+    pub fn handle_root_busy(&mut self, id: u64, now: Duration) {
+        let Some(asked) = self.asked.remove(&id) else {
+            return;
+        };
+        self.resynced(&asked);
+        if let Asked::Job(key) = &asked {
+            self.tell_waiting(key);
+        }
+        self.repeat_later(asked, now);
     }
 
     /// The request came to nothing: it is repeated after a while.
@@ -157,15 +172,7 @@ impl Answerer {
             let at = now + self.random.part_of(soon);
             self.timers.set(Timer::Fetch(key), at);
         }
-        let names: Vec<_> = self.jobs.keys().cloned().collect();
-        for name in names {
-            let spread = self.random.part_of(self.settings.retry_first);
-            let key = Key::Name(name);
-            if !self.fetches.contains_key(&key) {
-                self.fetches.insert(key.clone(), Fetch::default());
-                self.timers.set(Timer::Fetch(key), now + spread);
-            }
-        }
+        self.resync_all(now);
     }
 
     pub(super) fn send(
