@@ -12,6 +12,7 @@ use super::super::Settings;
 use crate::instrument::{Count, Counted, Generate, Generated, MacText, ask};
 use crate::lab::{Host, LabError};
 use crate::report::{Goal, Report, Row};
+use crate::traffic::stream::Mac;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -90,8 +91,8 @@ trait Ground {
     /// Waits until the gateway has offloaded so many flows, or no more of them; how many it says there are.
     fn offloaded(&self, flows: u32) -> Result<u32, LabError>;
 
-    /// Whether [`Contestant::Offloaded`] is among them.
-    fn has_offload(&self) -> bool;
+    /// Frames that the gateway's workers have carried; `None` where [`Contestant::Offloaded`] is not among the contestants.
+    fn carried_by_workers(&self) -> Result<Option<u64>, LabError>;
 }
 
 /// One way from a generator to a sink.
@@ -203,7 +204,7 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
         cost(&rounds, shape, report);
     }
     for shape in pace.offload_shapes {
-        if bench.ground.has_offload() {
+        if bench.ground.carried_by_workers()?.is_some() {
             say("AF_XDP with offload", shape);
             let rounds = bench.rounds(&BY_OFFLOAD, shape, &pace)?;
             offload_rows(&rounds, shape, report);
@@ -361,6 +362,7 @@ impl Bench {
             core: Some(sink),
             ..track.count.clone()
         };
+        let carried = self.ground.carried_by_workers()?;
         let counted: Counted = std::thread::scope(|scope| {
             let program = generate.program(&self.sluice_perf);
             let generated = scope.spawn(move || ask::<Generated>(&track.generator, &program));
@@ -377,15 +379,27 @@ impl Bench {
                 text: format!("frames that are not those expected: {counted:?}"),
             });
         }
+        if contestant.keeper() == Contestant::Offloaded
+            && shape.flows == 1
+            && let (Some(before), Some(after)) = (carried, self.ground.carried_by_workers()?)
+            && after - before > counted.expected / 20
+        {
+            return Err(LabError::Reply {
+                what: format!("{contestant:?}, whose flow the kernel should forward by itself"),
+                text: format!("{} frames went by a worker: {counted:?}", after - before),
+            });
+        }
         Ok(counted.expected as f64 / counted.seconds)
     }
 }
 
-fn stream(interface: &str, to: [u8; 6], source: Ipv4Addr, destination: Ipv4Addr) -> Generate {
+/// `macs` are the frames' source and destination.
+fn stream(interface: &str, macs: [Mac; 2], source: Ipv4Addr, destination: Ipv4Addr) -> Generate {
+    let [source_mac, destination_mac] = macs.map(MacText);
     Generate {
         interface: interface.to_owned(),
-        source_mac: MacText([2, 0, 0, 0, 0, 1]),
-        destination_mac: MacText(to),
+        source_mac,
+        destination_mac,
         source,
         destination,
         bytes: 64,

@@ -3,7 +3,7 @@
 
 use super::super::forward::{self, Forward};
 use super::{Contestant, Ground, MEASURED, Track, Tracks, counting, stream};
-use crate::instrument::{Generate, MacText, Poll};
+use crate::instrument::{MacText, Poll};
 use crate::lab::clock::pause;
 use crate::lab::{Host, LabError, Program};
 use crate::peers::vxlan_path;
@@ -47,10 +47,7 @@ impl Hosts {
         let track = |source, destination, count: (u16, u8, Ipv4Addr)| Track {
             generator: generator.clone(),
             sink: sink.clone(),
-            generate: Generate {
-                source_mac: MacText(own_mac),
-                ..stream(from, mac, source, destination)
-            },
+            generate: stream(from, [own_mac, mac], source, destination),
             count: counting(to, count.0, count.1, count.2),
         };
         let hosts = Self {
@@ -168,8 +165,8 @@ impl Ground for Hosts {
     }
 
     /// Its gateway is configured by others, once.
-    fn has_offload(&self) -> bool {
-        false
+    fn carried_by_workers(&self) -> Result<Option<u64>, LabError> {
+        Ok(None)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::lab::sites::{Attached, Cable, Layout, Microservice, Sites, Target, de
 use crate::lab::wire::{offload, veth};
 use crate::lab::{Host, LabError, NetNs, Process};
 use crate::peers::vxlan_path;
+use crate::traffic::stream::Mac;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +31,8 @@ const GATEWAY: &str = "link = \"af_xdp\"\noffload = false\nflows_max = 4194304";
 const OFFLOADED: Duration = Duration::from_secs(120);
 /// When for so long none was added, the others stay with the worker.
 const NO_MORE: Duration = Duration::from_secs(3);
+/// Whom frames for the peers are from.
+const GENERATOR_MAC: Mac = [2, 0, 0, 0, 0, 1];
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 2);
 
@@ -143,8 +146,13 @@ impl Ground for Namespaces {
         })
     }
 
-    fn has_offload(&self) -> bool {
-        true
+    fn carried_by_workers(&self) -> Result<Option<u64>, LabError> {
+        let status = self.sites.gateways[0].role.ask("/v1/status")?;
+        let workers = status["workers"].as_array().into_iter().flatten();
+        let carried = workers
+            .filter(|row| row["links"][0] != "XDP programs")
+            .filter_map(|row| row["forwarded"].as_u64());
+        Ok(Some(carried.sum()))
     }
 }
 
@@ -178,10 +186,14 @@ fn gateways(
     let [near, far] =
         [0, 1].map(|index| Host::Namespace(sites.gateways[index].namespace().clone()));
     poll_uplink(&near, sluice_perf, Some(MEASURED))?;
+    // Frames in its name from another address are not offloaded.
+    let caller_mac = Host::Namespace(instances[0].clone())
+        .device("eth-sluice")?
+        .mac;
     let track = Track {
         generate: stream(
             "sluice0p",
-            near.device("sluice0")?.mac,
+            [caller_mac, near.device("sluice0")?.mac],
             v4(&caller)?,
             SINK_IP[0]
                 .parse()
@@ -239,7 +251,7 @@ fn kernel(generator: &NetNs) -> Result<(NetNs, Track), LabError> {
     let track = Track {
         generate: stream(
             "gen0",
-            router.device("in0")?.mac,
+            [GENERATOR_MAC, router.device("in0")?.mac],
             vxlan_path::CALLER,
             vxlan_path::DIALLED,
         ),
@@ -288,7 +300,7 @@ fn bare(
     let track = Track {
         generate: stream(
             "gen1",
-            near.device("in0")?.mac,
+            [GENERATOR_MAC, near.device("in0")?.mac],
             [10, 18, 0, 2].into(),
             dialled,
         ),
