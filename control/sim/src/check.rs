@@ -114,11 +114,13 @@ pub fn everything_resolves(world: &mut World, wait: Duration) {
     for (node, seen) in world.nodes.iter().zip(seen) {
         for (key, job) in &keys {
             let mut events = node.events[seen..].iter().map(|(_, event)| event);
-            if job.is_some() && node.locals.is_empty() {
-                // It may know everything, or only what was allotted to it and never ran.
+            let exists = job.as_ref().is_some_and(|job| may_know(world, node, job));
+            if let Some(job) = job
+                && (node.locals.is_empty() || !exists && may_be_allotted(world, node, job))
+            {
+                // Without an instance it may know everything; and what an instance may that was allotted to it and never ran.
                 continue;
             }
-            let exists = job.as_ref().is_some_and(|job| may_know(world, node, job));
             assert!(
                 events.any(|event| answers(event, key, exists)),
                 "{} hears of {key} not what it should, exists: {exists}",
@@ -133,6 +135,18 @@ fn may_know(world: &World, node: &Node, job: &ServiceName) -> bool {
     let rules = &world.truth.rules;
     let mut residents = node.locals.keys().map(|(resident, _)| resident);
     residents.any(|resident| rules.allow(resident, job) || rules.allow(job, resident))
+}
+
+/// Whether an instance that the node's cluster was given and that runs nowhere may call the job, or be called by it.
+fn may_be_allotted(world: &World, node: &Node, job: &ServiceName) -> bool {
+    let cluster_id = &world.clusters[node.cluster].settings.cluster_id;
+    let rules = &world.truth.rules;
+    world.root.root.jobs().any(|allotted| {
+        let name = &allotted.job_name;
+        let mut entries = allotted.instance_list.iter();
+        (rules.allow(name, job) || rules.allow(job, name))
+            && entries.any(|it| it.cluster_id.as_ref() == Some(cluster_id) && !it.is_placed())
+    })
 }
 
 /// Every flow whose caller runs was answered in the last three seconds, if anybody could answer it and it is
