@@ -1,11 +1,11 @@
 //! REST bodies between system manager, root and cluster managers (OAKESTRA-WIRE section 3), and the job they are about.
 
-use super::table_query::{InstanceEntry, ServiceIpEntry, is_false, is_zero};
+use super::table_query::{InstanceEntry, ServiceIpEntry, dual, is_false, is_zero};
 use super::text;
 use crate::isolation::Rule;
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
-use sluice_wire::{Dual, Ip};
+use sluice_wire::{Dual, Ip, NsIp};
 
 /// A service as the root stores and tells it: the whole descriptor it was deployed with, and these fields.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -90,6 +90,15 @@ pub struct InstanceStatus {
     /// Extension: which instance of this number; a report about an earlier one is refused. 0: not known.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epoch: u64,
+}
+
+impl InstanceStatus {
+    /// True when it says where the instance runs.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        let ns_ips = dual(self.namespace_ip, self.namespace_ip_v6, NsIp::new);
+        self.host_ip.is_some() && ns_ips.iter().next().is_some()
+    }
 }
 
 /// System manager to root: a new service (POST `/api/net/service/deploy`).

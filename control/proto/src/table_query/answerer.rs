@@ -10,6 +10,7 @@
 
 mod allot;
 mod answer;
+mod body;
 mod fetch;
 mod interest;
 mod interface;
@@ -91,6 +92,7 @@ struct Known {
     /// Nodes that an instance moved away from and that have not ended it yet.
     left: migration::Left,
     tenancy: vacancy::Tenancy,
+    bodies: body::Bodies,
 }
 
 /// Who waits for a job.

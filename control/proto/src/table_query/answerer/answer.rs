@@ -1,7 +1,7 @@
 //! What an answer says: the rows of a job, pruned for the node that asks.
 
 use super::isolation::Standing;
-use super::{Answerer, Known, Settings};
+use super::{Answerer, Known, Placement, Settings};
 use crate::message::{
     InstanceEntry, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
 };
@@ -28,6 +28,7 @@ impl Known {
             scheduled: false,
             left: super::migration::Left::default(),
             tenancy: super::vacancy::Tenancy::default(),
+            bodies: super::body::Bodies::default(),
         }
     }
 
@@ -63,15 +64,18 @@ impl Known {
 
     /// True when the answer to `key` names something that runs.
     pub(super) fn runs(&self, key: &Key) -> bool {
-        let entries = self.entries();
         let number = match key {
             Key::Address(ip) => self.number_of(*ip),
             Key::Name(_) => None,
         };
-        entries
+        self.job
+            .instance_list
             .iter()
             .filter(|entry| number.is_none_or(|number| entry.instance_number == number))
-            .any(InstanceEntry::is_placed)
+            .filter_map(|entry| self.row(entry))
+            .any(|(entry, placement)| {
+                placement.map_or_else(|| entry.is_placed(), |it| it.status.is_placed())
+            })
     }
 
     /// All addresses that mean this job or an instance of it.
@@ -86,27 +90,37 @@ impl Known {
 
     /// The instances as they are now: the root's rows, without those deleted here, placed as our nodes say.
     pub(super) fn entries(&self) -> Vec<InstanceEntry> {
-        self.job
-            .instance_list
-            .iter()
-            .filter(|entry| !self.is_removed(entry))
-            .filter_map(|entry| {
+        let rows = self.job.instance_list.iter();
+        rows.filter_map(|entry| self.row(entry))
+            .map(|(entry, placement)| {
                 let mut entry = entry.clone();
-                let Some(placement) = self.placements.get(&entry.instance_number) else {
-                    return Some(entry);
-                };
-                let epochs_say = entry.epoch != 0 && placement.epoch != 0;
-                match placement.epoch.cmp(&entry.epoch) {
-                    // The number is another instance's by now; the root has not told us its addresses yet.
-                    Ordering::Greater if epochs_say => None,
-                    Ordering::Less if epochs_say => Some(entry),
-                    Ordering::Less | Ordering::Equal | Ordering::Greater => {
-                        entry.place(&placement.status);
-                        Some(entry)
-                    }
+                if let Some(placement) = placement {
+                    entry.place(&placement.status);
                 }
+                entry
             })
             .collect()
+    }
+
+    /// A row of the root's, and what a node of ours says instead about where the instance runs; `None` when there is no such
+    /// instance any more.
+    fn row<'a>(
+        &'a self,
+        entry: &'a InstanceEntry,
+    ) -> Option<(&'a InstanceEntry, Option<&'a Placement>)> {
+        if self.is_removed(entry) {
+            return None;
+        }
+        let Some(placement) = self.placements.get(&entry.instance_number) else {
+            return Some((entry, None));
+        };
+        let epochs_say = entry.epoch != 0 && placement.epoch != 0;
+        match placement.epoch.cmp(&entry.epoch) {
+            // The number is another instance's by now; the root has not told us its addresses yet.
+            Ordering::Greater if epochs_say => None,
+            Ordering::Less if epochs_say => Some((entry, None)),
+            Ordering::Less | Ordering::Equal | Ordering::Greater => Some((entry, Some(placement))),
+        }
     }
 
     pub(super) fn is_removed(&self, entry: &InstanceEntry) -> bool {

@@ -41,8 +41,8 @@ impl Answerer {
         };
         match self.standing(node, known) {
             Standing::Calls | Standing::Answers => {
-                if let Some(result) = self.result(known, node, request.key()) {
-                    self.publish(node, Verb::TableQueryResult, write(&result));
+                if let Some(body) = self.body(name, node, request.key()) {
+                    self.publish(node, Verb::TableQueryResult, body);
                 }
             }
             Standing::Nothing => {
@@ -90,17 +90,16 @@ impl Answerer {
         if interest.is_none_or(|interest| interest.until.is_none()) {
             return;
         }
-        let result = match self.standing(node, known) {
-            Standing::Calls | Standing::Answers => self.result(known, node, ""),
+        let body = match self.standing(node, known) {
+            Standing::Calls | Standing::Answers => self.body(name, node, ""),
             Standing::Nothing => {
-                let gone = TableQueryResult::gone(name);
                 self.interest_lost(name, node);
-                Some(gone)
+                Some(write(&TableQueryResult::gone(name)))
             }
             Standing::Unsaid => None,
         };
-        if let Some(result) = result {
-            self.publish(node, Verb::TableQueryResult, write(&result));
+        if let Some(body) = body {
+            self.publish(node, Verb::TableQueryResult, body);
         }
     }
 
