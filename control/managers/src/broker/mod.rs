@@ -155,14 +155,20 @@ impl Link {
     /// The next message; nothing is lost when the future is dropped.
     pub(crate) async fn receive(&self) -> Message {
         loop {
-            if let Some(delivery) = self.outbox.pop() {
-                return Message {
-                    topic: delivery.topic,
-                    payload: delivery.payload,
-                };
+            if let Some(message) = self.try_receive() {
+                return message;
             }
             self.outbox.changed().await;
         }
+    }
+
+    /// The next message, if it is there.
+    pub(crate) fn try_receive(&self) -> Option<Message> {
+        let delivery = self.outbox.pop()?;
+        Some(Message {
+            topic: delivery.topic,
+            payload: delivery.payload,
+        })
     }
 }
 

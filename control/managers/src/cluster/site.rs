@@ -41,6 +41,9 @@ pub(super) struct Site {
     ready: watch::Sender<bool>,
 }
 
+/// Messages taken before other events get their turn.
+const MESSAGES_PER_TURN: usize = 64;
+
 /// Why something is to be sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Cause {
@@ -89,7 +92,7 @@ impl Site {
             let gate = self.outgoing.front().map(|(ticket, _)| *ticket);
             let retry_at = self.webhook.poll_timeout();
             let cause = tokio::select! {
-                message = self.bus.receive() => self.take_message(&message),
+                message = self.bus.receive() => self.take_messages(&message),
                 (id, outcome) = self.calls.finished() => self.take_outcome(id, &outcome),
                 Some(ask) = asks.recv() => self.take_ask(ask),
                 (vacancy, answer) = self.webhook.finished() => {
@@ -116,6 +119,20 @@ impl Site {
                 std::mem::replace(ready, is) != is
             });
         }
+    }
+
+    /// Takes what has come meanwhile, too: what is due and what is to be sent is looked at once for all.
+    fn take_messages(&mut self, first: &Message) -> Cause {
+        let mut cause = self.take_message(first);
+        for _ in 1..MESSAGES_PER_TURN {
+            let Some(message) = self.bus.try_receive() else {
+                break;
+            };
+            if self.take_message(&message) == Cause::Change {
+                cause = Cause::Change;
+            }
+        }
+        cause
     }
 
     fn take_message(&mut self, message: &Message) -> Cause {
