@@ -12,6 +12,7 @@ pub mod slots;
 pub mod publish;
 pub mod upcall;
 
+pub use moves::SENT_ON_S;
 pub use permits::Isolation;
 pub use publish::{Publisher, Reader, Writer};
 pub use route::{PeerRoute, Route, Routed};

@@ -8,12 +8,42 @@ use sluice_wire::{Dual, Ip, NsIp};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// For so many seconds the old node sends on, after the instance ended there. Callers' nodes are told of the move in far
+/// less; one that cannot be told asks anew when this is over.
+pub const SENT_ON_S: u32 = 30;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Moves {
     /// By the NsIP that it had here.
     left: HashMap<NsIp, InstanceSlot>,
+    /// Those of them, and by how many NsIPs: asked for by strangers' packets, so it is no search.
+    gone: HashMap<InstanceSlot, usize>,
     /// The nodes that it came from.
     came: HashMap<InstanceSlot, Vec<PeerSlot>>,
+}
+
+impl Moves {
+    fn insert_left(&mut self, ns_ip: NsIp, slot: InstanceSlot) {
+        *self.gone.entry(slot).or_default() += 1;
+        let former = self.left.insert(ns_ip, slot);
+        self.uncount(former);
+    }
+
+    fn remove_left(&mut self, ns_ip: NsIp) {
+        let former = self.left.remove(&ns_ip);
+        self.uncount(former);
+    }
+
+    fn uncount(&mut self, former: Option<InstanceSlot>) {
+        if let Some(slot) = former
+            && let Some(count) = self.gone.get_mut(&slot)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.gone.remove(&slot);
+            }
+        }
+    }
 }
 
 impl Tables {
@@ -34,7 +64,7 @@ impl Tables {
     /// Whether the instance was here until a moment ago.
     #[must_use]
     pub fn has_left(&self, slot: InstanceSlot) -> bool {
-        self.moves.left.values().any(|left| *left == slot)
+        self.moves.gone.contains_key(&slot)
     }
 
     /// The node at that address from which the instance came here a moment ago.
@@ -57,14 +87,16 @@ impl Writer {
     /// [`Writer::end_left`].
     pub fn set_left(&mut self, ns_ip: Dual<NsIp>, slot: InstanceSlot) {
         let moves = Arc::make_mut(&mut self.tables_mut().moves);
-        moves.left.extend(ns_ip.iter().map(|ip| (ip, slot)));
+        for ip in ns_ip.iter() {
+            moves.insert_left(ip, slot);
+        }
     }
 
     /// Nothing is sent on any more that comes for these NsIPs.
     pub fn end_left(&mut self, ns_ip: Dual<NsIp>) {
         let moves = Arc::make_mut(&mut self.tables_mut().moves);
         for ip in ns_ip.iter() {
-            moves.left.remove(&ip);
+            moves.remove_left(ip);
         }
     }
 
@@ -84,7 +116,45 @@ impl Writer {
         if tables.has_left(slot) || tables.moves.came.contains_key(&slot) {
             let moves = Arc::make_mut(&mut tables.moves);
             moves.left.retain(|_, left| *left != slot);
+            moves.gone.remove(&slot);
             moves.came.remove(&slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Slot;
+    use sluice_wire::AddressPlan;
+
+    /// However NsIPs come and go: an instance has left while one of its NsIPs here is still called.
+    #[test]
+    fn who_has_left_is_who_is_still_called_here() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let [one, other] = [1, 2].map(InstanceSlot::from_index);
+        let v4 = NsIp::new(Ip::v4([10, 18, 0, 2]));
+        let v6 = NsIp::new("fc00::2".parse().unwrap());
+        let only = |v4, v6| Dual { v4, v6 };
+        let left = |writer: &Writer| [one, other].map(|slot| writer.tables().has_left(slot));
+        assert_eq!(left(&writer), [false, false]);
+        writer.set_left(Dual::both(v4, v6), one);
+        writer.set_left(Dual::both(v4, v6), one);
+        assert_eq!(left(&writer), [true, false]);
+        // The NsIP was given again, to one that has left by now, too.
+        writer.set_left(only(Some(v4), None), other);
+        assert_eq!(left(&writer), [true, true]);
+        writer.end_left(only(Some(v4), None));
+        writer.end_left(only(Some(v4), None));
+        assert_eq!(left(&writer), [true, false]);
+        writer.end_left(Dual::both(v4, v6));
+        assert_eq!(left(&writer), [false, false]);
+        assert!(!writer.tables().knows_moves());
+        writer.set_left(Dual::both(v4, v6), one);
+        writer.forget_moves(one);
+        assert_eq!(left(&writer), [false, false]);
+        writer.set_left(Dual::both(v4, v6), one);
+        writer.end_left(Dual::both(v4, v6));
+        assert_eq!(left(&writer), [false, false]);
     }
 }
