@@ -101,6 +101,11 @@ impl Engine {
             Some(flow) => flow,
             None => self.select(frame, lane, turn)?,
         };
+        let flow = if flow.state.is_relayed() {
+            self.end_silent_detour(flow, turn)
+        } else {
+            flow
+        };
         let ends = flow::ends(&flow, turn.tables)?;
         let location = locate::remote(&flow, &ends, turn.tables)?;
         locate::check_size(frame, &lane.packet, &location)?;

@@ -3,11 +3,12 @@
 //!
 //! Between the two nodes such a packet names both instances by InstanceIP, which no other packet does: `A -> B`. So it is
 //! known for what it is, and goes to B through at most one old node. Nodes whose beliefs about both ends contradict each other may
-//! send an answer round; its hop limit ends it.
+//! send an answer round; the hop limit of what is sent on is low, and ends it.
 //!
 //! ```text
 //!   A's node ── A -> old NsIP of B ──► old node ── A -> B ──► new node    delivered to B's NsIP; the flow is marked
-//!            ◄── B -> NsIP of A ─────           ◄── B -> A ──             until A's node sends by itself
+//!            ◄── B -> NsIP of A ─────           ◄── B -> A ──             until A's node sends by itself, or nothing
+//!                                                                          has come by the old node for 30 s
 //! ```
 
 use crate::batch::{Kind, Lane, Step, Stop, Turn, drop_as};
@@ -16,9 +17,13 @@ use crate::flow::{Ends, Flow};
 use crate::locate::{self, Location};
 use crate::{deliver, flow, fragment, translate};
 use sluice_memory::{Endpoint, Frame};
-use sluice_tables::{InstanceSlot, Known, PeerSlot, Placement, Tables, Target};
+use sluice_tables::{InstanceSlot, Known, PeerSlot, Placement, SENT_ON_S, Tables, Target};
 use sluice_tunnel::plain;
 use sluice_wire::{Class, DropReason, InstanceIp, Ip, NsIp, Rewrite, hop_limit, rewrite};
+
+/// The highest hop limit of a packet that is sent on. Enough for two ends that both moved a few times, and still more than one,
+/// so that a host's own kernel takes it to the instance.
+const HOPS_MAX: u8 = 8;
 
 /// Where a packet of a moved instance goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -185,7 +190,7 @@ impl Engine {
         locate::check_size(frame, &lane.packet, &location)
             .map_err(|stop| deliver::told_afar(stop, sender, lane, turn.tables))?;
         plain::seal(frame.bytes()).map_err(Stop::Drop)?;
-        if !hop_limit::decrement(frame.bytes_mut(), &lane.packet) {
+        if !hop_limit::lower(frame.bytes_mut(), &lane.packet, HOPS_MAX) {
             return drop_as(DropReason::TtlExpired);
         }
         let complete = translate::is_complete(frame);
@@ -229,6 +234,20 @@ impl Engine {
             fragment::cut(frame, mtu, Side::Outbound, turn);
         } else {
             turn.out.to_underlay.push(frame);
+        }
+    }
+
+    /// Nothing has come by the old node for so long that it sends nothing on any more: the flow takes the straight way, and
+    /// if the caller's node does not expect that, it asks anew.
+    #[cold]
+    pub(crate) fn end_silent_detour(&self, flow: Flow, turn: &Turn<'_>) -> Flow {
+        if turn.now_s.saturating_sub(flow.state.last_s()) <= SENT_ON_S {
+            return flow;
+        }
+        self.shared.flows.end_relay(&flow);
+        Flow {
+            state: flow.state.with_relayed(false),
+            ..flow
         }
     }
 

@@ -9,7 +9,7 @@ use common::{
     service_ip, syn, tcp, tunnelled, udp,
 };
 use sluice_memory::{Endpoint, Gso, GsoKind};
-use sluice_tables::{InstanceSlot, TunnelFormat, Upcall};
+use sluice_tables::{InstanceSlot, Suspicion, TunnelFormat, Upcall};
 use sluice_wire::tcp_flag::{ACK, RST, SYN};
 use sluice_wire::{DropReason, Family, Ip, NsIp};
 
@@ -87,7 +87,7 @@ impl Sites {
                 [] => return (way, None),
                 [(None, bytes)] => return (way, Some(Packet::read(bytes))),
                 [(Some(to), bytes)] => {
-                    assert!(way.len() < 8, "it goes round: {way:?}");
+                    assert!(way.len() < 12, "it goes round: {way:?}");
                     let (at, bytes) = (to.ip.octets_v4()[3], bytes.clone());
                     way.push(at);
                     left = self.at(at).carry_all(Some(node(from)), &[bytes], |_| {});
@@ -171,7 +171,7 @@ fn stragglers_and_their_answers_go_by_the_old_node() {
     });
 }
 
-/// Between the two nodes it names both by InstanceIP, one hop older; all of it otherwise as it was.
+/// Between the two nodes it names both by InstanceIP, with few hops left; all of it otherwise as it was.
 #[test]
 fn a_straggler_names_both_instances() {
     both(|family| {
@@ -186,7 +186,7 @@ fn a_straggler_names_both_instances() {
         };
         assert_eq!(*to, node(3));
         let hop_limit = bytes[if family == Family::V4 { 8 } else { 7 }];
-        assert_eq!(hop_limit, 63);
+        assert_eq!(hop_limit, 8);
         let server = (instance_ip(family, SERVER), PORT);
         assert_eq!(Packet::read(bytes), udp(inner_caller(family), server));
     });
@@ -273,6 +273,61 @@ fn when_the_old_node_stops_the_caller_is_told() {
         let told = sites.at(1).told();
         assert!(matches!(told[..], [Upcall::Suspect { .. }]), "{told:?}");
         assert_eq!(sites.at(2).dropped(DropReason::DestinationNotLocal), 1);
+    });
+}
+
+/// The caller listens for half a minute and longer. The old node is gone by then, and nobody there says so.
+#[test]
+fn an_answer_after_a_long_silence_goes_straight() {
+    both(|family| {
+        let mut sites = moved(family);
+        let new = (ns_ip(family, 3, 9), PORT);
+        let (request, answer) = (
+            udp(caller(family), dialled(family)),
+            udp(new, inner_caller(family)),
+        );
+        sites.call(&request);
+        // What is sent meanwhile does not keep the detour alive.
+        for _ in 0..6 {
+            assert_eq!(sites.answer(3, &answer).0, [2, 1]);
+            sites.at(3).now = sites.at(3).now.plus_ms(5_000);
+        }
+        assert_eq!(sites.answer(3, &answer).0, [2, 1]);
+        sites.at(3).now = sites.at(3).now.plus_ms(1_000);
+        let left = dual(|family| NsIp::new(ns_ip(family, 2, 2)));
+        sites.at(2).writer.end_left(left);
+        sites.at(2).publish();
+        sites.tell(1, 3, 9);
+        for _ in 0..3 {
+            let (way, packet) = sites.answer(3, &answer);
+            assert_eq!(way, [1]);
+            assert_eq!(packet, udp(dialled(family), caller(family)), "as dialled");
+            sites.at(3).now = sites.at(3).now.plus_ms(60_000);
+            sites.at(3).wait_quietly(0);
+        }
+        assert_eq!(sites.at(3).shared.flows().live(), 1, "it is in use");
+        for at in 1..=4 {
+            assert_eq!(sites.at(at).drops(), [], "{at}");
+        }
+    });
+}
+
+/// The same when the caller's node has not heard: it asks.
+#[test]
+fn an_answer_after_a_long_silence_makes_the_callers_node_ask() {
+    both(|family| {
+        let mut sites = moved(family);
+        sites.call(&udp(caller(family), dialled(family)));
+        sites.at(3).now = sites.at(3).now.plus_ms(31_000);
+        let answer = udp((ns_ip(family, 3, 9), PORT), inner_caller(family));
+        let (way, got) = sites.sends(3, &answer.build());
+        assert_eq!((way, got), (vec![1], None));
+        let told = sites.at(1).told();
+        let why = Suspicion::Elsewhere;
+        assert!(
+            matches!(told[..], [Upcall::Suspect { why: it, .. }] if it == why),
+            "{told:?}"
+        );
     });
 }
 
@@ -481,7 +536,35 @@ fn a_held_straggler_is_still_one() {
     });
 }
 
-/// Whatever four nodes believe about where an instance is, was and came from, no packet goes through more than two old nodes.
+/// Both moved between nodes 2 and 3, each of which believes both to be at the other.
+#[test]
+fn what_two_nodes_send_to_and_fro_ends_soon() {
+    both(|family| {
+        let mut sites = Sites::new();
+        for (at, elsewhere) in [(2, 3), (3, 2)] {
+            for (service, instance) in [(1, CALLER), (2, SERVER)] {
+                let gateway = sites.at(at);
+                let service = gateway.service(service);
+                let place = node(elsewhere);
+                let slot = gateway.place_at(service, instance, elsewhere, place, instance);
+                let left = dual(|family| NsIp::new(ns_ip(family, at, instance)));
+                gateway.writer.set_left(left, slot);
+            }
+            sites.at(at).publish();
+        }
+        let answer = udp((instance_ip(family, SERVER), PORT), inner_caller(family));
+        let left = sites
+            .at(2)
+            .carry_all(Some(node(3)), &[answer.build()], |_| {});
+        let (way, got) = sites.carry(2, left);
+        assert_eq!((way.len(), got), (8, None), "{way:?}");
+        let ended = [2, 3].map(|at| sites.at(at).dropped(DropReason::TtlExpired));
+        assert_eq!(ended.iter().sum::<u64>(), 1);
+    });
+}
+
+/// Whatever four nodes believe about where two instances are, were and came from: what either sends to the other is somewhere,
+/// or gone, after eight old nodes.
 #[test]
 fn no_belief_makes_a_loop() {
     #[derive(Clone, Debug, bolero::TypeGenerator)]
@@ -491,27 +574,42 @@ fn no_belief_makes_a_loop() {
         came: [bool; 4],
     }
     bolero::check!()
-        .with_type::<[Belief; 4]>()
+        .with_type::<[[Belief; 2]; 4]>()
         .for_each(|beliefs| {
             let mut sites = Sites::new();
-            for (at, belief) in (1..).zip(beliefs) {
-                let place = belief.place % 4 + 1;
-                sites.tell(at, place, 10 + place);
-                let server = sites.servers[usize::from(at) - 1];
-                for (ns, _) in (11..).zip(belief.left).filter(|(_, left)| *left) {
-                    let left = dual(|family| NsIp::new(ns_ip(family, at, ns)));
-                    sites.at(at).writer.set_left(left, server);
+            for (at, both) in (1..).zip(beliefs) {
+                for (instance, belief) in [CALLER, SERVER].into_iter().zip(both) {
+                    let gateway = sites.at(at);
+                    let place = belief.place % 4 + 1;
+                    let service = gateway.service(instance);
+                    let ns = 10 * instance + place;
+                    let slot = gateway.place_at(service, instance, place, node(place), ns);
+                    for (place, _) in (1..).zip(belief.left).filter(|(_, left)| *left) {
+                        let ns = 10 * instance + place;
+                        let left = dual(|family| NsIp::new(ns_ip(family, at, ns)));
+                        gateway.writer.set_left(left, slot);
+                    }
+                    let tables = gateway.writer.tables();
+                    let came = (1..).zip(belief.came).filter(|(_, came)| *came);
+                    let peers = came.filter_map(|(from, _)| tables.peers_at(node(from).ip).first());
+                    let peers = peers.copied().collect();
+                    gateway.writer.set_came(slot, peers);
                 }
-                let tables = sites.at(at).writer.tables();
-                let came = (1..).zip(belief.came).filter(|(_, came)| *came);
-                let peers = came.filter_map(|(from, _)| tables.peers_at(node(from).ip).first());
-                let peers = peers.copied().collect();
-                sites.at(at).writer.set_came(server, peers);
                 sites.at(at).publish();
             }
-            for family in FAMILIES {
-                let (way, _) = sites.sends(1, &udp(caller(family), dialled(family)).build());
-                assert!(way.len() <= 3, "{way:?}");
+            for (at, both) in (1..).zip(beliefs) {
+                let is_here = |belief: &Belief| belief.place % 4 + 1 == at;
+                for family in FAMILIES {
+                    let of = |instance: u8| ns_ip(family, at, 10 * instance + at);
+                    let call = udp((of(CALLER), 4000), dialled(family));
+                    let answer = udp((of(SERVER), PORT), inner_caller(family));
+                    for (packet, sender) in [call, answer].iter().zip(both) {
+                        if is_here(sender) {
+                            let (way, _) = sites.sends(at, &packet.build());
+                            assert!(way.len() <= 9, "{way:?}");
+                        }
+                    }
+                }
             }
         });
 }

@@ -4,10 +4,11 @@ use crate::addr::Family;
 use crate::checksum::{read_u16, update, word_delta, write_u16};
 use crate::parse::Parsed;
 
-/// Takes one off the hop limit, and updates the IPv4 header checksum by the difference (RFC 1624). False, and nothing
-/// done, when it would become zero: the packet must go no further. `parsed` describes the packet as it was.
+/// Takes one off the hop limit, or as much as leaves `most`, and updates the IPv4 header checksum by the difference
+/// (RFC 1624). False, and nothing done, when it would become zero: the packet must go no further. `parsed` describes the
+/// packet as it was; `most` is not zero.
 #[must_use]
-pub fn decrement(bytes: &mut [u8], parsed: &Parsed) -> bool {
+pub fn lower(bytes: &mut [u8], parsed: &Parsed, most: u8) -> bool {
     if parsed.hop_limit <= 1 {
         return false;
     }
@@ -19,7 +20,7 @@ pub fn decrement(bytes: &mut [u8], parsed: &Parsed) -> bool {
     let Some(hop_limit) = bytes.get_mut(at) else {
         return false;
     };
-    *hop_limit = parsed.hop_limit - 1;
+    *hop_limit = (parsed.hop_limit - 1).min(most);
     if parsed.family == Family::V4
         && let (Some(before), Some(after)) = (before, read_u16(bytes, 8))
         && let Some(checksum) = read_u16(bytes, 10)
@@ -53,14 +54,14 @@ mod tests {
             header[45] = 8;
             header.to_vec()
         };
-        for hop_limit in 1..=255 {
+        for (hop_limit, most) in (1..=255).flat_map(|at| [(at, 255), (at, 7)]) {
             for mut packet in [v4(hop_limit), v6(hop_limit)] {
                 let before = (packet.clone(), parse(&packet).unwrap());
-                assert_eq!(decrement(&mut packet, &before.1), hop_limit > 1);
+                assert_eq!(lower(&mut packet, &before.1, most), hop_limit > 1);
                 let after = parse(&packet).unwrap();
                 assert!(verify_ipv4_header(&packet, &after), "{hop_limit}");
                 if hop_limit > 1 {
-                    assert_eq!(after.hop_limit, hop_limit - 1);
+                    assert_eq!(after.hop_limit, most.min(hop_limit - 1));
                 } else {
                     assert_eq!(packet, before.0);
                 }

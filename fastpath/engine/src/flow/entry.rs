@@ -396,6 +396,7 @@ impl State {
         Self(u64::from(self.generation().wrapping_add(1)) << 16)
     }
 
+    /// When a packet of it came or went last, in seconds of the workers' clock; of a relayed flow, when one came.
     #[must_use]
     pub const fn last_s(self) -> u32 {
         high(self.0)
@@ -509,7 +510,13 @@ impl State {
                 flags |= ESTABLISHED;
             }
         }
-        Self(u64::from(now_s.max(self.last_s())) << 32 | self.0 & !FLAGS & 0xffff_ffff | flags)
+        // What is sent back by an old node says nothing about whether that node is still there.
+        let last_s = if outbound && self.is_relayed() {
+            self.last_s()
+        } else {
+            now_s.max(self.last_s())
+        };
+        Self(u64::from(last_s) << 32 | self.0 & !FLAGS & 0xffff_ffff | flags)
     }
 
     /// The state after a packet that changes nothing else.
