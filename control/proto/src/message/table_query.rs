@@ -159,6 +159,9 @@ pub struct InstanceEntry {
 pub struct FormerPlace {
     pub host_ip: IpAddr,
     pub host_port: u16,
+    /// When it was left, in seconds since 1970 by the root's clock; 0: a moment ago, and the root has not said yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_s: u64,
 }
 
 impl FormerPlace {
@@ -171,6 +174,8 @@ impl FormerPlace {
 
 /// Of one instance; callers follow within seconds.
 const FORMER_MAX: usize = 4;
+/// For so long a new node takes what former ones send on; afterwards their addresses may be others'.
+const FORMER_FOR_S: u64 = 600;
 
 impl InstanceEntry {
     /// The InstanceIPs; `None` for a family whose text names an address of the other family.
@@ -194,7 +199,7 @@ impl InstanceEntry {
     /// Where the instance runs from now on; where it ran is remembered, if that is another node: an address that its node has
     /// given up may be anybody's, and nothing is sent on from there.
     pub fn place(&mut self, status: &InstanceStatus) {
-        if self.worker_id.is_some() && self.worker_id == status.worker_id {
+        if self.is_on_node_of(status) {
             self.host_ip = None;
         }
         self.unplace();
@@ -203,23 +208,48 @@ impl InstanceEntry {
         self.namespace_ip_v6 = status.namespace_ip_v6;
         self.host_ip = status.host_ip;
         self.host_port = Some(status.host_port);
-        let here = self.here();
-        self.former.retain(|former| Some(*former) != here);
+        let here = self.here().map(FormerPlace::address);
+        self.former.retain(|former| Some(former.address()) != here);
         let excess = self.former.len().saturating_sub(FORMER_MAX);
         self.former.drain(..excess);
+    }
+
+    /// Whether it runs on the node that says so. Managers that do not name nodes are taken by their word about the namespace:
+    /// every node has a subnet of its own, and who goes elsewhere gets an address there.
+    fn is_on_node_of(&self, status: &InstanceStatus) -> bool {
+        let is_same = |one: Option<Ip>, other: Option<Ip>| one.is_some() && one == other;
+        match (&self.worker_id, &status.worker_id) {
+            (Some(one), Some(other)) => one == other,
+            (None, _) | (_, None) => {
+                is_same(self.namespace_ip, status.namespace_ip)
+                    || is_same(self.namespace_ip_v6, status.namespace_ip_v6)
+            }
+        }
     }
 
     fn here(&self) -> Option<FormerPlace> {
         Some(FormerPlace {
             host_ip: self.host_ip?.into(),
             host_port: self.host_port.filter(|port| *port != 0)?,
+            left_s: 0,
         })
+    }
+
+    /// Notes when the last place was left, and forgets those that were left long ago. `now_s` as in [`FormerPlace`].
+    pub(crate) fn age_former(&mut self, now_s: u64) {
+        self.former.retain_mut(|former| {
+            if former.left_s == 0 {
+                former.left_s = now_s;
+            }
+            now_s < former.left_s.saturating_add(FORMER_FOR_S)
+        });
     }
 
     /// Forgets where the instance runs.
     pub fn unplace(&mut self) {
         if let Some(here) = self.here() {
-            self.former.retain(|former| *former != here);
+            let is_elsewhere = |former: &FormerPlace| former.address() != here.address();
+            self.former.retain(is_elsewhere);
             self.former.push(here);
         }
         self.worker_id = None;

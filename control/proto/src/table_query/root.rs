@@ -271,7 +271,7 @@ impl Root {
                 epoch,
                 cluster_id,
             } => self.instance_delete(id, *number, *epoch, cluster_id.as_deref(), now_s, work),
-            Command::Status(status) => self.status(status, work),
+            Command::Status(status) => self.status(status, now_s, work),
             Command::Query { key, caller } => self.query(key, caller, work),
             Command::InterestRemove { job, caller } => self.interest_remove(job, caller, work),
             Command::Subnet { caller, request_id } => {

@@ -5,14 +5,12 @@ use super::{LocalInstance, Routes};
 use sluice_proto::ServiceName;
 use sluice_proto::message::FormerPlace;
 use sluice_proto::table_query::Row;
-use sluice_tables::{InstanceSlot, PeerSlot, Placement, TunnelFormat};
-use sluice_wire::{Dual, InstanceIp, NsIp};
+use sluice_tables::{InstanceSlot, PeerSlot, Placement, SENT_ON_S, TunnelFormat};
+use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// For so long the old node sends on, after the instance ended there. Callers' nodes are told of the move in far less; one that
-/// cannot be told asks anew when this is over.
-pub(super) const SENT_ON_FOR: Duration = Duration::from_secs(30);
+pub(super) const SENT_ON_FOR: Duration = Duration::from_secs(SENT_ON_S as u64);
 /// For so long the new node takes what former nodes send on. Longer, because it does not know when the old place ends:
 /// the new one runs before.
 pub(super) const TAKEN_FOR: Duration = Duration::from_secs(600);
@@ -42,7 +40,7 @@ struct Left {
 struct Came {
     job: ServiceName,
     number: u32,
-    former: Vec<FormerPlace>,
+    former: Vec<(Ip, u16)>,
     slot: InstanceSlot,
     /// None when the time is over.
     peers: Vec<PeerSlot>,
@@ -150,25 +148,24 @@ impl Routes {
         let Some(slot) = slot else { return };
         let is = |came: &Came| came.job == *job && came.number == row.number;
         let known = self.moves.came.iter().position(is);
+        let places: Vec<(Ip, u16)> = row.former.iter().map(|former| former.address()).collect();
         let until = match known.map(|at| self.moves.came.swap_remove(at)) {
-            Some(came) if came.former == row.former => {
+            Some(came) if came.former == places => {
                 self.moves.came.push(came);
                 return;
             }
             Some(mut came) => {
                 self.end_came(&mut came);
                 // Another last place is another move, whose time begins now.
-                let same_move = came.former.last() == row.former.last();
+                let same_move = came.former.last() == places.last();
                 came.until.filter(|_| same_move)
             }
             None => None,
         };
-        let elsewhere = |former: &&FormerPlace| self.own != Some(former.address());
-        let former: Vec<FormerPlace> = row.former.iter().filter(elsewhere).copied().collect();
-        let peers: Vec<PeerSlot> = former
-            .into_iter()
-            .map(|former| {
-                let (ip, port) = former.address();
+        let own = self.own;
+        let elsewhere = places.iter().filter(|place| own != Some(**place));
+        let peers: Vec<PeerSlot> = elsewhere
+            .map(|&(ip, port)| {
                 let mtu = (self.peer_mtu)(ip, port);
                 let peer = self.writer.upsert_peer(ip, port, TunnelFormat::Plain, mtu);
                 *self.peers.entry(peer).or_default() += 1;
@@ -179,7 +176,7 @@ impl Routes {
         self.moves.came.push(Came {
             job: job.clone(),
             number: row.number,
-            former: row.former.clone(),
+            former: places,
             slot,
             peers,
             until,

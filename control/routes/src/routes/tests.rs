@@ -367,6 +367,7 @@ fn former(node: &str) -> FormerPlace {
     FormerPlace {
         host_ip: node.parse().unwrap(),
         host_port: 50103,
+        left_s: 0,
     }
 }
 

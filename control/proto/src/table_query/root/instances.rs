@@ -176,6 +176,7 @@ impl Root {
     pub(super) fn status(
         &mut self,
         status: &NetDeployStatus,
+        now_s: u64,
         work: &mut Work,
     ) -> Result<Reply, Refusal> {
         let revision = self.counters.revision + 1;
@@ -207,6 +208,7 @@ impl Root {
             if let Some(entry) = entry_of_mut(&mut service.job, instance.instance_number) {
                 let before = entry.clone();
                 place(entry, instance);
+                entry.age_former(now_s);
                 if *entry != before {
                     changed.push((instance.instance_number, entry.is_placed()));
                 }

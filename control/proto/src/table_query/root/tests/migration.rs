@@ -110,6 +110,42 @@ fn former_places_are_remembered() {
     assert_eq!(former(&root), expected);
 }
 
+/// Long after a move the address may be anybody's, and nothing is taken from there when the instance moves again.
+#[test]
+fn former_places_are_forgotten() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    let mut runs = |last: u8, now_s| {
+        let place = ([10, 18, last, 2], [192, 0, 2, last]);
+        root.apply(&says("c1", Some(place)), now_s);
+        former(&root)
+    };
+    runs(1, 1000);
+    assert_eq!(runs(2, 5000), ["192.0.2.1"]);
+    assert_eq!(runs(3, 5599), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(runs(4, 5600), ["192.0.2.2", "192.0.2.3"]);
+    assert_eq!(runs(5, 9000), ["192.0.2.4"]);
+    // The clock was set back.
+    assert_eq!(runs(6, 100), ["192.0.2.4", "192.0.2.5"]);
+}
+
+/// Oakestra's cluster managers do not name the node. It has its subnet wherever it is.
+#[test]
+fn a_node_without_a_name_is_known_by_its_instances_addresses() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    let mut runs = |subnet: u8, host: u8| {
+        let place = ([10, 18, subnet, 2], [192, 0, 2, host]);
+        root.apply(&says("c1", Some(place)), 1000);
+        former(&root)
+    };
+    runs(0, 1);
+    assert!(runs(0, 2).is_empty(), "it has another address");
+    assert_eq!(runs(1, 3), ["192.0.2.2"]);
+}
+
 /// A node that roams is still the same: whoever has its old address now may send nothing on.
 #[test]
 fn the_former_address_of_the_same_node_is_no_former_place() {
