@@ -8,7 +8,7 @@
 //! The expectation is the simulation's own file. Faults last [`AWAY`] instead of 20 s, so that figures which grow with
 //! the outage are scaled; and real processes may be [`SLACK`] worse.
 
-use crate::world::{Instance, PORT, World, serve};
+use crate::world::{Instance, PORT, World, cut, join, serve};
 use sluice_perf::lab::NetNs;
 use sluice_perf::lab::clock::{now, pause};
 use sluice_perf::lab::sites::{Layout, Microservice, Role, Target, descriptor};
@@ -209,23 +209,20 @@ fn signal(role: &Role, name: &str) {
 }
 
 /// Cuts a part from everybody, or joins it. A broker is cut from its nodes, which reach nobody else that way.
-fn cut(world: &mut World, part: Part, cut: bool) {
-    let script = if cut {
-        "add table inet cut\n\
-         add chain inet cut in { type filter hook input priority -400; }\n\
-         add chain inet cut out { type filter hook output priority -400; }\n\
-         add rule inet cut in iifname { \"mgmt0\", \"eth0\" } drop\n\
-         add rule inet cut out oifname { \"mgmt0\", \"eth0\" } drop"
-    } else {
-        "delete table inet cut"
+fn set_cut(world: &mut World, part: Part, is_cut: bool) {
+    let set = |namespace: &NetNs, devices: &[&str]| {
+        if is_cut {
+            cut(namespace, devices);
+        } else {
+            join(namespace);
+        }
     };
     if part == Part::Broker {
-        let script = script.replace(", \"eth0\"", "");
         for gateway in &world.sites.gateways[..3] {
-            gateway.namespace().nft(&script).unwrap();
+            set(gateway.namespace(), &["mgmt0"]);
         }
     } else {
-        role(world, part).namespace.nft(script).unwrap();
+        set(&role(world, part).namespace, &["mgmt0", "eth0"]);
     }
 }
 
@@ -235,15 +232,15 @@ fn fail(world: &mut World, cell: Cell, talk: &mut Talk) {
     let (part, end) = (cell.part, struck + AWAY);
     match (cell.fault, part) {
         (Fault::Partitioned, _) => {
-            cut(world, part, true);
+            set_cut(world, part, true);
             talk.go_on_until(end);
-            cut(world, part, false);
+            set_cut(world, part, false);
         }
         (Fault::Flapping, Part::Broker) => {
             for second in [1, 3] {
-                cut(world, part, true);
+                set_cut(world, part, true);
                 talk.go_on_until(struck + Duration::from_secs(second));
-                cut(world, part, false);
+                set_cut(world, part, false);
                 talk.go_on_until(end.min(struck + Duration::from_secs(second + 1)));
             }
         }

@@ -5,6 +5,8 @@
 //!          bank: teller ──┘
 //! ```
 
+mod wide;
+
 use crate::offload::{ask_until_offloaded, status};
 use crate::world::{
     Answer, CALLER, Instance, PORT, World, again, connect, serve, tcp, udp, udp_socket,
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 const BANK: &str = "bank.money.api.prod";
 const TELLER: &str = "bank.money.teller.prod";
+const VAULT: &str = "bank.money.vault.prod";
 /// The ServiceIPs of [`BANK`].
 const BANK_IP: [&str; 2] = ["10.30.71.1", "fdff:2000::71"];
 /// A service that did not exist for a node is asked for again after 8 s at most.
@@ -28,11 +31,18 @@ fn bank_ip(family: usize) -> IpAddr {
 
 /// The roles, with this in the cluster's and gateways' sections.
 fn world(name: &str, isolation: &str) -> World {
-    let line = format!("isolation = \"{isolation}\"");
     let layout = Layout {
         gateways: vec![0, 1],
-        gateway: line.clone(),
         ..Layout::two_sites()
+    };
+    laid(name, isolation, layout)
+}
+
+fn laid(name: &str, isolation: &str, layout: Layout) -> World {
+    let line = format!("isolation = \"{isolation}\"");
+    let layout = Layout {
+        gateway: line.clone(),
+        ..layout
     };
     let mut world = World::built(name, &layout);
     for cluster in &world.sites.clusters {
@@ -46,7 +56,11 @@ fn world(name: &str, isolation: &str) -> World {
         namespace: "prod",
         rr_ip,
     };
-    let bank = [service("api", Some(BANK_IP)), service("teller", None)];
+    let bank = [
+        service("api", Some(BANK_IP)),
+        service("teller", None),
+        service("vault", None),
+    ];
     let applied = world.sites.apply(&descriptor("bank", "money", &bank));
     applied.unwrap();
     world

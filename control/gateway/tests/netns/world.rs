@@ -223,6 +223,23 @@ pub(crate) fn service_ip(family: usize) -> IpAddr {
     ECHO_IP[family].parse().unwrap()
 }
 
+/// Cuts a namespace off from what is behind these devices, until [`join`].
+pub(crate) fn cut(namespace: &NetNs, devices: &[&str]) {
+    let devices = devices.join("\", \"");
+    let script = format!(
+        "add table inet cut\n\
+         add chain inet cut in {{ type filter hook input priority -400; }}\n\
+         add chain inet cut out {{ type filter hook output priority -400; }}\n\
+         add rule inet cut in iifname {{ \"{devices}\" }} drop\n\
+         add rule inet cut out oifname {{ \"{devices}\" }} drop"
+    );
+    namespace.nft(&script).unwrap();
+}
+
+pub(crate) fn join(namespace: &NetNs) {
+    namespace.nft("delete table inet cut").unwrap();
+}
+
 /// Answers on TCP and UDP port [`PORT`] with `name` and the peer's address, until the process ends.
 pub(crate) fn serve(namespace: &NetNs, name: &str) {
     let (tcp, udp) = namespace.run(|| {
