@@ -277,6 +277,13 @@ impl Routes {
         self.write_candidates(&name);
     }
 
+    /// Whether the rules of a service that runs here are on their way. Calls from and to it that nothing allows wait for them.
+    pub fn set_awaits_rules(&mut self, name: &ServiceName, awaits: bool) {
+        if let Some(job) = self.jobs.get(name) {
+            self.writer.set_awaits_rules(job.slot, awaits);
+        }
+    }
+
     /// An instance of this node ended. Its row goes with it; if it runs elsewhere by now, the next answer says so.
     pub fn remove_local(&mut self, name: &ServiceName, number: u32) -> Option<LocalInstance> {
         let local = self.local.remove(&(name.clone(), number))?;

@@ -443,6 +443,8 @@ impl Node {
                 Upcall::Ask(Question::Dialled(ip) | Question::InnerSource { source: ip, .. }) => {
                     self.asker.handle_question(&Key::Address(ip), now);
                 }
+                // They have been asked for since it began to run here.
+                Upcall::Ask(Question::Rules(_)) => {}
                 Upcall::Suspect { .. } if self.failover == Failover::Off => {}
                 Upcall::Suspect {
                     instance,

@@ -176,6 +176,9 @@ impl Engine {
             return drop_as(DropReason::IcmpUnmatched);
         }
         let verdict = policy::may_accept(sender.row, row, turn.tables);
+        if let Verdict::Awaited(service) = verdict {
+            return Err(Stop::Ask(Question::Rules(service)));
+        }
         if verdict == Verdict::Refused {
             let reason = DropReason::NotAllowed;
             return Err(tell_sender(
@@ -251,7 +254,7 @@ impl Engine {
     /// Whether one more question about the inner sources of an outer address may be asked.
     pub(crate) fn may_ask(&mut self, question: Question, turn: &Turn<'_>) -> bool {
         match question {
-            Question::Dialled(_) => true,
+            Question::Dialled(_) | Question::Rules(_) => true,
             Question::InnerSource { outer, .. } => {
                 self.questions.allows(limit_key(outer), turn.now)
             }

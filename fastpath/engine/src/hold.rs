@@ -1,4 +1,4 @@
-//! Packets held until control has answered a question about an address; each address is asked for once.
+//! Packets held until control has answered a question, about an address or the rules of a service; each is asked once.
 
 use crate::batch::{Answer, Now, Stop, Turn};
 use crate::engine::{Engine, HELD_FRAMES_MAX, Settings, Side};
@@ -185,6 +185,9 @@ fn is_answered(question: Question, tables: &Tables) -> bool {
         | Question::InnerSource {
             source: address, ..
         } => address,
+        Question::Rules(service) => {
+            return !tables.service(service).is_some_and(|row| row.awaits_rules);
+        }
     };
     match tables.semantic(address) {
         None => false,

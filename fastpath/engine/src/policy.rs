@@ -5,8 +5,8 @@ use crate::engine::{Engine, Shared};
 use crate::flow::{Flow, Pin};
 use sluice_tables::slots::Slot;
 use sluice_tables::{
-    Instance, InstanceSlot, InstanceState, Isolation, Known, Placement, Question, Reach, Tables,
-    Target, Upcall,
+    Instance, InstanceSlot, InstanceState, Isolation, Known, Placement, Question, Reach,
+    ServiceSlot, Tables, Target, Upcall,
 };
 use sluice_wire::icmp_error::Unreachable;
 use sluice_wire::{Class, DropReason, Ip, Parsed};
@@ -36,6 +36,8 @@ pub(crate) enum Verdict {
     Allowed,
     /// It is not allowed, but only observed.
     Observed,
+    /// It is not allowed so far: the rules of this service are on their way.
+    Awaited(ServiceSlot),
     Refused,
 }
 
@@ -43,19 +45,22 @@ pub(crate) enum Verdict {
 pub(crate) fn may_begin(caller: &Instance, callee: &Instance, tables: &Tables) -> Verdict {
     let allowed =
         matches!(callee.reach, Reach::Any) && tables.may_call(caller.service, callee.service);
-    judge(allowed, tables)
+    judge(allowed, caller, callee, tables)
 }
 
 /// Whether the `caller` elsewhere may begin a flow to the local instance.
 pub(crate) fn may_accept(caller: &Instance, callee: &Instance, tables: &Tables) -> Verdict {
-    judge(tables.may_call(caller.service, callee.service), tables)
+    let allowed = tables.may_call(caller.service, callee.service);
+    judge(allowed, caller, callee, tables)
 }
 
-const fn judge(allowed: bool, tables: &Tables) -> Verdict {
+fn judge(allowed: bool, caller: &Instance, callee: &Instance, tables: &Tables) -> Verdict {
     match (allowed, tables.isolation()) {
         (true, _) | (false, Isolation::Off) => Verdict::Allowed,
         (false, Isolation::Observe) => Verdict::Observed,
-        (false, Isolation::Enforce) => Verdict::Refused,
+        (false, Isolation::Enforce) => tables
+            .awaits_rules(caller.service, callee.service)
+            .map_or(Verdict::Refused, Verdict::Awaited),
     }
 }
 

@@ -9,7 +9,8 @@ use arrayvec::ArrayVec;
 use sluice_memory::Frame;
 use sluice_tables::slots::Slot;
 use sluice_tables::{
-    Instance, InstanceSlot, InstanceState, Placement, Policy, Service, ServiceSlot, Tables, Target,
+    Instance, InstanceSlot, InstanceState, Placement, Policy, Question, Service, ServiceSlot,
+    Tables, Target,
 };
 use sluice_wire::{DropReason, IcmpKind, InstanceIp, NsIp, Protocol};
 use std::sync::atomic::Ordering::Relaxed;
@@ -82,14 +83,14 @@ impl Engine {
         let Some(row) = tables.instance(slot) else {
             return policy::refuse(DropReason::Unavailable);
         };
-        if policy::may_begin(caller, row, tables) == Verdict::Refused {
-            return policy::refuse(DropReason::NotAllowed);
+        match policy::may_begin(caller, row, tables) {
+            Verdict::Allowed | Verdict::Observed => {}
+            Verdict::Awaited(service) => return Err(Stop::Ask(Question::Rules(service))),
+            Verdict::Refused => return policy::refuse(DropReason::NotAllowed),
         }
         // An instance known by identity only is asked for again, by the address that was dialled.
         if row.placement == Placement::Nowhere {
-            return Err(Stop::Ask(sluice_tables::Question::Dialled(
-                new.lane.packet.dst,
-            )));
+            return Err(Stop::Ask(Question::Dialled(new.lane.packet.dst)));
         }
         if row.ns_ip.of(new.lane.packet.family).is_none() {
             return policy::refuse(DropReason::NoAddress);
@@ -116,14 +117,22 @@ impl Engine {
                 .filter_map(|&slot| Some((slot, tables.instance(slot)?)))
                 .filter(|(_, row)| policy::is_usable(row) && row.ns_ip.of(family).is_some())
         };
+        let verdict = |(_, row): Candidate<'_>| policy::may_begin(caller, row, tables);
         let allowed =
-            |&(_, row): &Candidate<'_>| policy::may_begin(caller, row, tables) != Verdict::Refused;
+            |row: &Candidate<'_>| matches!(verdict(*row), Verdict::Allowed | Verdict::Observed);
         let live = |row: &Candidate<'_>| allowed(row) && row.1.state == InstanceState::Live;
         // A suspect takes no new flow while another instance lives.
         let live_only = rows().any(|row| live(&row));
         let eligible = |row: &Candidate<'_>| if live_only { live(row) } else { allowed(row) };
         let count = rows().filter(eligible).count();
         if count == 0 {
+            let awaited = rows().map(verdict).find_map(|verdict| match verdict {
+                Verdict::Awaited(service) => Some(service),
+                Verdict::Allowed | Verdict::Observed | Verdict::Refused => None,
+            });
+            if let Some(service) = awaited {
+                return Err(Stop::Ask(Question::Rules(service)));
+            }
             let forbidden = rows().next().is_some();
             let mut all = service.candidates.iter();
             let of_other_family =

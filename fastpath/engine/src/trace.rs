@@ -180,6 +180,13 @@ impl fmt::Display for Decision {
             Self::Held(Question::InnerSource { source, outer }) => {
                 write!(f, "held until control knows {source}, sent by {outer}")
             }
+            Self::Held(Question::Rules(service)) => {
+                let slot = service.index();
+                write!(
+                    f,
+                    "held until control knows the rules of the service in slot {slot}"
+                )
+            }
             Self::AwaitsFirst => f.write_str("waits for the first fragment"),
             Self::Dropped(reason) => write!(f, "dropped: {reason}"),
             Self::Refused(reason) => write!(f, "dropped: {reason}; the sender is told"),

@@ -8,7 +8,7 @@ use common::{
     service_ip, syn, tunnelled, two_sites, udp,
 };
 use sluice_engine::Flow;
-use sluice_tables::{Isolation, ServiceSlot, Upcall};
+use sluice_tables::{Isolation, Question, ServiceSlot, Upcall};
 use sluice_wire::{DropReason, Family};
 
 /// The services of callers and of servers, as tenants of their own, in a gateway of [`two_sites`].
@@ -102,6 +102,102 @@ fn the_receivers_gateway_refuses_too() {
         };
         assert_eq!((quote.dst, quote.dst_port), dialled);
         assert_eq!(one.told(), []);
+    });
+}
+
+/// The rules of the caller's service, then those of the called one, are on their way.
+#[test]
+fn a_call_that_no_rule_allows_yet_waits_for_the_rules() {
+    both(|family| {
+        for newcomer in [0, 1] {
+            let (mut one, _) = two_sites();
+            let slots = apart(&mut one, &[]);
+            let awaits = slots[newcomer];
+            let caller = ns_ip(family, 1, 1);
+            for (port, dialled) in [
+                (4000, service_ip(family, 2)),
+                (4001, other_service_ip(family, 2)),
+                (4002, instance_ip(family, 3)),
+            ] {
+                one.writer.set_awaits_rules(awaits, true);
+                one.publish();
+                let call = udp((caller, port), (dialled, 80));
+                assert_eq!(one.out(&call), []);
+                assert_eq!(one.told(), [Upcall::Ask(Question::Rules(awaits))]);
+                // Other news change nothing.
+                assert_eq!(one.release(), []);
+                one.writer.set_awaits_rules(awaits, false);
+                one.writer.set_permits([(slots[0], slots[1])]);
+                one.publish();
+                tunnelled(&one.release());
+                // The next one waits again, and no rule comes.
+                one.writer.set_awaits_rules(awaits, true);
+                one.writer.set_permits([]);
+                one.publish();
+                let call = udp((caller, port + 100), (dialled, 80));
+                assert_eq!(one.out(&call), []);
+                one.writer.set_awaits_rules(awaits, false);
+                one.publish();
+                assert!(is_prohibited(family, &delivered(&one.release())));
+                one.now = one.now.plus_ms(1_000);
+                one.told();
+            }
+            assert_eq!(one.drops(), [("not-allowed", 3)]);
+        }
+    });
+}
+
+#[test]
+fn a_call_from_elsewhere_waits_for_the_rules_of_the_called_service() {
+    both(|family| {
+        let (mut one, mut two) = two_sites();
+        apart(&mut one, &[(1, 2)]);
+        let slots = apart(&mut two, &[]);
+        let dialled = (service_ip(family, 2), 80);
+        for (port, permits) in [(4000, vec![(slots[0], slots[1])]), (4001, vec![])] {
+            two.writer.set_awaits_rules(slots[1], true);
+            two.writer.set_permits([]);
+            two.publish();
+            let (_, call) = tunnelled(&one.out(&udp((ns_ip(family, 1, 1), port), dialled)));
+            assert_eq!(two.inn(node(1), &call), []);
+            assert_eq!(two.told(), [Upcall::Ask(Question::Rules(slots[1]))]);
+            assert_eq!(two.account.held.value(), 1);
+            let is_allowed = !permits.is_empty();
+            two.writer.set_awaits_rules(slots[1], false);
+            two.writer.set_permits(permits);
+            two.publish();
+            let left = two.release();
+            if is_allowed {
+                assert_eq!(delivered(&left), call);
+            } else {
+                assert!(is_prohibited(family, &tunnelled(&left).1));
+            }
+            two.now = two.now.plus_ms(1_000);
+        }
+        assert_eq!(two.drops(), [("not-allowed", 1)]);
+    });
+}
+
+/// What may be without them does not: the same tenant, and where rules are not enforced.
+#[test]
+fn only_what_would_be_refused_waits_for_rules() {
+    both(|family| {
+        let dialled = (service_ip(family, 2), 80);
+        let call = udp((ns_ip(family, 1, 1), 4000), dialled);
+        for isolation in [Isolation::Enforce, Isolation::Observe, Isolation::Off] {
+            let (mut one, _) = two_sites();
+            let slots = if isolation == Isolation::Enforce {
+                [1, 2].map(|n| one.service(n))
+            } else {
+                apart(&mut one, &[])
+            };
+            for slot in slots {
+                one.writer.set_awaits_rules(slot, true);
+            }
+            one.writer.set_isolation(isolation);
+            one.publish();
+            tunnelled(&one.out(&call));
+        }
     });
 }
 

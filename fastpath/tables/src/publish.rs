@@ -120,6 +120,7 @@ impl Writer {
                 epoch: old.map_or(0, |old| old.epoch + 1),
                 name: name.into(),
                 tenant: 0,
+                awaits_rules: false,
                 service_ips: Vec::new(),
                 candidates: Arc::new([]),
                 cursor: Arc::new(AtomicU32::new(0)),
@@ -153,6 +154,15 @@ impl Writer {
         }
     }
 
+    /// Until the managers have said which rules concern a service of this node, what no rule allows waits.
+    pub fn set_awaits_rules(&mut self, slot: ServiceSlot, awaits: bool) {
+        if let Some(row) = self.tables.services.row_mut(slot.index())
+            && row.awaits_rules != awaits
+        {
+            row.awaits_rules = awaits;
+        }
+    }
+
     /// What becomes of conversations that are not allowed.
     pub const fn set_isolation(&mut self, isolation: Isolation) {
         self.tables.permits.isolation = isolation;
@@ -169,6 +179,7 @@ impl Writer {
             return;
         };
         row.name = "".into();
+        row.awaits_rules = false;
         row.candidates = Arc::new([]);
         for ip in std::mem::take(&mut row.service_ips)
             .iter()

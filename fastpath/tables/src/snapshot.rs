@@ -133,6 +133,8 @@ pub struct Service {
     pub name: Arc<str>,
     /// Services with equal numbers may call each other.
     pub tenant: u32,
+    /// It runs here, and the managers have not said yet which rules concern it.
+    pub awaits_rules: bool,
     pub service_ips: Vec<(Policy, Dual<ServiceIp>)>,
     /// The instances a new flow may choose from, in instance-number order: live or suspect, and reachable for calls.
     pub candidates: Arc<[InstanceSlot]>,
@@ -248,6 +250,13 @@ impl Tables {
             (Some(one), Some(other)) => one == other || self.permits.allow(caller, callee),
             _ => false,
         }
+    }
+
+    /// Which of the two it is that the rules of are not known yet.
+    #[must_use]
+    pub fn awaits_rules(&self, caller: ServiceSlot, callee: ServiceSlot) -> Option<ServiceSlot> {
+        let awaits = |slot: &ServiceSlot| self.service(*slot).is_some_and(|row| row.awaits_rules);
+        [caller, callee].into_iter().find(awaits)
     }
 
     #[inline]

@@ -1,16 +1,18 @@
 //! Door 2, up: what a worker asks and observes, in a bounded queue that control drains.
 
-use crate::slots::InstanceSlot;
+use crate::slots::{InstanceSlot, ServiceSlot};
 use crossbeam_queue::ArrayQueue;
 use sluice_wire::Ip;
 
-/// An address that the tables say nothing about.
+/// What the tables do not say.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Question {
     /// A local instance dials this semantic address.
     Dialled(Ip),
     /// A tunnelled packet came from this inner source, sent by the node at `outer`.
     InnerSource { source: Ip, outer: Ip },
+    /// Nothing allows a call from or to this service yet, which began to run here a moment ago.
+    Rules(ServiceSlot),
 }
 
 /// Why an instance may not be reachable.

@@ -5,6 +5,7 @@
 //!          bank: teller ──┘
 //! ```
 
+mod newcomer;
 mod wide;
 
 use crate::offload::{ask_until_offloaded, status};

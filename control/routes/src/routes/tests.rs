@@ -122,6 +122,29 @@ fn an_unlisted_instance_keeps_its_flows_until_it_is_withdrawn() {
     );
 }
 
+/// Another service in its slot does not.
+#[test]
+fn a_service_awaits_its_rules_until_they_are_there() {
+    let mut routes = routes();
+    let awaits = |routes: &Routes| {
+        let mut rows = routes.tables().services();
+        rows.any(|(_, row)| row.awaits_rules)
+    };
+    routes.set_awaits_rules(&name(), true);
+    assert!(!awaits(&routes), "it is not known");
+    routes.add_local(here(0));
+    routes.set_awaits_rules(&name(), true);
+    routes.set_job(&job(&[row(0, SELF)]));
+    assert!(awaits(&routes), "who set it ends it");
+    routes.set_awaits_rules(&name(), false);
+    assert!(!awaits(&routes));
+    routes.set_awaits_rules(&name(), true);
+    routes.remove_local(&name(), 0);
+    routes.forget(&name());
+    routes.add_local(here(0));
+    assert!(!awaits(&routes));
+}
+
 #[test]
 fn what_runs_here_is_known_better_here() {
     let mut routes = routes();

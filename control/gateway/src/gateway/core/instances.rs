@@ -433,6 +433,7 @@ impl Core {
             ns_ip: wired.ns_ip,
             veth: wired.veth,
         });
+        self.await_rules(service, number, wired.ns_ip, now);
         self.announce(wired, epoch);
         self.asker.handle_local(service, number, true, now);
         self.routes_changed = true;

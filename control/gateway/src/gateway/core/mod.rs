@@ -10,6 +10,7 @@ mod hosts;
 mod instances;
 mod isolation;
 mod names;
+mod newcomers;
 mod placement;
 mod registration;
 mod remember;
@@ -31,6 +32,7 @@ use crate::node::watch::Watch;
 use hosts::Hosts;
 use instances::{Attaching, Nameless, Place, find, parse_name};
 use isolation::Forbidden;
+use newcomers::Newcomers;
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::{ROUTES_PAUSE, WRITE_PAUSE};
@@ -86,6 +88,7 @@ pub(crate) struct Core {
     attaching: BTreeMap<String, (Attaching, Duration)>,
     nameless: BTreeMap<(ServiceName, u32), Nameless>,
     unvouched: Unvouched,
+    newcomers: Newcomers,
     hosts: Hosts,
     /// Instances whose end the cluster may not know yet.
     ended: BTreeMap<(String, u32), Ended>,
@@ -180,6 +183,7 @@ impl Core {
             attaching: BTreeMap::new(),
             nameless: BTreeMap::new(),
             unvouched: Unvouched::default(),
+            newcomers: Newcomers::default(),
             hosts: Hosts::default(),
             ended,
             withdrawn: VecDeque::new(),
@@ -245,6 +249,7 @@ impl Core {
         sooner(Some(self.look_at));
         sooner(self.waits_until());
         sooner(self.unvouched.poll_timeout());
+        sooner(self.newcomers.poll_timeout());
         sooner(self.registering.iter().map(|(_, until)| *until).min());
         sooner(self.forbidden.poll_timeout());
         sooner(self.ways_changed.then(|| self.followed_at + FOLLOW_PAUSE));
@@ -374,6 +379,8 @@ impl Core {
             Upcall::Ask(Question::Dialled(ip) | Question::InnerSource { source: ip, .. }) => {
                 self.asker.handle_question(&Key::Address(ip), now);
             }
+            // They have been asked for since it began to run here.
+            Upcall::Ask(Question::Rules(_)) => {}
             Upcall::Offload { flow, generation } => {
                 self.plane.offloader().install(flow, generation)
             }
@@ -418,6 +425,7 @@ impl Core {
         while let Some(transmit) = self.asker.poll_transmit() {
             self.transmit(&transmit);
         }
+        self.end_awaiting(now);
         if std::mem::take(&mut self.routes_changed) {
             self.publish();
             self.plane.wake();

@@ -4,6 +4,7 @@
 use super::Core;
 use crate::command::{Attached, Reply};
 use sluice_proto::ServiceName;
+use sluice_proto::table_query::asker::Asker;
 use sluice_wire::{Dual, NsIp};
 use std::time::Duration;
 
@@ -47,17 +48,24 @@ impl Unvouched {
     }
 }
 
+/// Whether the managers place the instance here, under the addresses that it has here.
+pub(super) fn is_vouched(
+    asker: &Asker,
+    service: &ServiceName,
+    number: u32,
+    ns_ip: Dual<NsIp>,
+) -> bool {
+    let routes = asker.routes(service);
+    let mut rows = routes.iter().flat_map(|routes| &routes.instances);
+    rows.any(|row| row.number == number && row.place.as_ref().is_some_and(|at| at.ns_ip == ns_ip))
+}
+
 impl Core {
     /// After tables were published: answers the attachments that the managers place here, and those that waited long enough.
     pub(super) fn answer_vouched(&mut self, now: Duration) {
         let is_over = |it: &mut Attachment| {
-            let routes = self.asker.routes(&it.service);
-            let mut rows = routes.iter().flat_map(|routes| &routes.instances);
-            now >= it.until
-                || rows.any(|row| {
-                    row.number == it.attached.instance.instance_number
-                        && row.place.as_ref().is_some_and(|at| at.ns_ip == it.ns_ip)
-                })
+            let number = it.attached.instance.instance_number;
+            now >= it.until || is_vouched(&self.asker, &it.service, number, it.ns_ip)
         };
         for it in self.unvouched.0.extract_if(.., is_over) {
             let _ = it.reply.send(Ok(it.attached));
