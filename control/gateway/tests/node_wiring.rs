@@ -9,7 +9,7 @@
     reason = "a helper that fails is a test that fails"
 )]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -324,7 +324,7 @@ fn errors_of_the_gateway_reach_the_instance_though_rp_filter_is_strict() {
         let error = unreachable(gateway, packet);
         rustix::io::write(tun, &[header, &error].concat()).unwrap();
         let answer = socket.recv(&mut [0; 10]).unwrap_err();
-        assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
+        assert_eq!(answer.kind(), ErrorKind::ConnectionRefused, "{to}");
     }
     let tracked = host
         .ns
@@ -528,6 +528,54 @@ fn a_unikernel_gets_a_namespace_with_a_guest_network() {
     assert!(counted.contains("RX"), "{counted}");
     host.ns.inside(|| node.detach(&name(0), NOW)).unwrap();
     assert!(!Path::new("/run/netns").join(&ns.name).exists());
+    host.teardown(node);
+}
+
+/// Addresses of another node.
+const FOREIGN: [&str; 2] = ["10.18.7.9", "fc00::709"];
+
+#[test]
+#[ignore = "needs root"]
+fn what_comes_from_a_foreign_address_is_refused_at_once() {
+    let host = Host::new("foreign");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let a = host.instance("a");
+    host.attach(&mut node, &a, 0, "").unwrap();
+    for (foreign, gateway, to) in [
+        (FOREIGN[0], "10.18.0.1", "10.30.9.9"),
+        (FOREIGN[1], "fc00::1", "fdff:9::9"),
+    ] {
+        a.succeeds(&["ip", "addr", "add", foreign, "dev", "eth-sluice", "nodad"]);
+        a.succeeds(&["ip", "route", "add", to, "via", gateway, "src", foreign]);
+        // The gateway is known, as to every workload that has talked before.
+        a.succeeds(&["ping", "-c1", "-W2", gateway]);
+        let to: IpAddr = to.parse().unwrap();
+        let refused = a
+            .inside(|| TcpStream::connect_timeout(&(to, 80).into(), Duration::from_secs(30)))
+            .unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
+        let socket = a.inside(|| UdpSocket::bind((foreign, 0)).unwrap());
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        socket.connect((to, 80)).unwrap();
+        socket.send(b"?").unwrap();
+        let refused = socket.recv(&mut [0; 16]).unwrap_err();
+        let expected = if to.is_ipv4() {
+            ErrorKind::HostUnreachable
+        } else {
+            ErrorKind::PermissionDenied
+        };
+        assert_eq!(refused.kind(), expected, "{refused}");
+    }
+    let guard = ["nft", "list", "chain", "netdev", "sluice", "slv0a120002"];
+    let rules = host.ns.output(&guard);
+    let answers = rules.lines().filter(|rule| rule.contains("reject"));
+    for rule in answers.clone() {
+        assert!(rule.contains("limit rate 100/second"), "{rule}");
+        assert!(!rule.contains("counter packets 0"), "{rule}");
+    }
+    assert_eq!(answers.count(), 4, "{rules}");
     host.teardown(node);
 }
 

@@ -15,6 +15,7 @@
 pub mod attach;
 pub(crate) mod devices;
 pub(crate) mod foreign;
+mod guard;
 pub(crate) mod hops;
 pub(crate) mod ipsec;
 pub mod lan;

@@ -1,18 +1,20 @@
 //! The node's firewall: masquerading, port mappings, what may be forwarded, and the source guard of each service port.
 //!
 //! One table `sluice` in two families. `netdev` has one chain per service port that drops every frame whose MAC,
-//! NsIP or NsIPv6 is not the instance's own; it runs before the bridge and before any other table, and costs only the
+//! NsIP or NsIPv6 is not the instance's own ([`guard`]); it runs before the bridge and before any other table, and costs only the
 //! ports of this node. `inet` has the rest. Foreign tables are touched in one way, see [`super::foreign`].
 
 use sluice_wire::{Dual, Family, Ip, Subnet};
 
 use super::Wiring;
 use super::devices::Mac;
+use super::guard::{self, Foreign};
 use super::netlink::{NetlinkError, tolerate};
-use super::nft::{BaseChain, Batch, Header, Hook, Rule, TableFamily, octets};
+use super::nft::{BaseChain, Batch, Header, Hook, Rule, TableFamily};
 use super::port_mapping::{PortMapping, Transport};
+use rustix::io::Errno;
 
-const TABLE: &str = "sluice";
+pub(super) const TABLE: &str = "sluice";
 
 const RAW: &str = "raw";
 const PREROUTING: &str = "prerouting";
@@ -21,12 +23,8 @@ const POSTROUTING: &str = "postrouting";
 const FORWARD: &str = "forward";
 const INPUT: &str = "input";
 
-const ETHER_IP: u16 = 0x0800;
-const ETHER_ARP: u16 = 0x0806;
-const ETHER_IP6: u16 = 0x86dd;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-const ICMP6: u8 = 58;
 
 /// One instance's port, as the rules see it.
 #[derive(Clone, Debug)]
@@ -43,20 +41,37 @@ pub(crate) fn install(
     subnet: &Dual<Subnet>,
     ports: &[Port<'_>],
 ) -> Result<(), NetlinkError> {
-    let mut batch = Batch::new();
-    batch.fresh_table(TableFamily::Inet, TABLE);
-    batch.fresh_table(TableFamily::Netdev, TABLE);
-    for chain in base_chains() {
-        batch.chain(TableFamily::Inet, TABLE, &chain);
+    guarding("installing the nf_tables tables `sluice`", |foreign| {
+        let mut batch = Batch::new();
+        batch.fresh_table(TableFamily::Inet, TABLE);
+        batch.fresh_table(TableFamily::Netdev, TABLE);
+        for chain in base_chains() {
+            batch.chain(TableFamily::Inet, TABLE, &chain);
+        }
+        for (chain, rule) in fixed_rules(wiring, subnet) {
+            batch.append(TableFamily::Inet, TABLE, chain, &rule);
+        }
+        map_ports(&mut batch, wiring, ports);
+        for port in ports {
+            guard::add(&mut batch, port, foreign);
+        }
+        batch
+    })
+}
+
+/// With answers to foreign sources, if the kernel can.
+fn guarding(what: &str, batch: impl Fn(Foreign) -> Batch) -> Result<(), NetlinkError> {
+    match batch(Foreign::Told).commit(what) {
+        // The kernel does not know an expression.
+        Err(error) if error.errno() == Some(Errno::NOENT) => {
+            tracing::warn!(
+                "this kernel answers nothing from a netdev chain (CONFIG_NFT_REJECT_NETDEV is off): who sends from an \
+                 address that is not its instance's waits for its own timeout"
+            );
+            batch(Foreign::Dropped).commit(what)
+        }
+        other => other,
     }
-    for (chain, rule) in fixed_rules(wiring, subnet) {
-        batch.append(TableFamily::Inet, TABLE, chain, &rule);
-    }
-    map_ports(&mut batch, wiring, ports);
-    for port in ports {
-        guard(&mut batch, port);
-    }
-    batch.commit("installing the nf_tables tables `sluice`")
 }
 
 /// Adds one port's guard and refreshes the port mappings of all `ports` (which include it).
@@ -65,10 +80,12 @@ pub(crate) fn add_port(
     port: &Port<'_>,
     ports: &[Port<'_>],
 ) -> Result<(), NetlinkError> {
-    let mut batch = Batch::new();
-    guard(&mut batch, port);
-    map_ports(&mut batch, wiring, ports);
-    batch.commit("guarding a service port")
+    guarding("guarding a service port", |foreign| {
+        let mut batch = Batch::new();
+        guard::add(&mut batch, port, foreign);
+        map_ports(&mut batch, wiring, ports);
+        batch
+    })
 }
 
 /// Removes one port's guard (the kernel may have, with the device) and the mappings of all but `ports`.
@@ -84,7 +101,7 @@ pub(crate) fn remove_port(
     batch.delete_chain(TableFamily::Netdev, TABLE, device);
     tolerate(
         batch.commit("removing the guard of a service port"),
-        &[rustix::io::Errno::NOENT],
+        &[Errno::NOENT],
     )
 }
 
@@ -240,84 +257,4 @@ fn loopback(family: Family) -> Subnet {
         Family::V6 => (Ip::from_bits(1), 128),
     };
     Subnet::new(network, length).unwrap_or_else(|_| unreachable!("the loopback range is valid"))
-}
-
-/// The chain of one service port; its policy is to drop.
-fn guard(batch: &mut Batch, port: &Port<'_>) {
-    let chain = BaseChain {
-        name: port.device,
-        kind: "filter",
-        hook: Hook::Ingress {
-            device: port.device,
-        },
-        priority: 0,
-        policy_drop: true,
-    };
-    batch.chain(TableFamily::Netdev, TABLE, &chain);
-    for rule in guard_rules(port.mac, port.address) {
-        batch.append(TableFamily::Netdev, TABLE, port.device, &rule);
-    }
-}
-
-fn guard_rules(mac: Mac, address: Dual<Ip>) -> Vec<Rule> {
-    const ARP_SENDER_MAC: u32 = 8;
-    const ARP_SENDER_IP: u32 = 14;
-    const ND_TARGET: u32 = 8;
-    const ND_ADVERTISEMENT: u8 = 136;
-    let mut rules = vec![Rule::new().not_bytes(Header::Link, 6, &mac).count().drop()];
-    if let Some(ip) = address.v4 {
-        rules.push(Rule::new().ether_type(ETHER_IP).source_is(ip).accept());
-        rules.push(
-            Rule::new()
-                .ether_type(ETHER_ARP)
-                .bytes(Header::Network, ARP_SENDER_MAC, &mac)
-                .bytes(Header::Network, ARP_SENDER_IP, &octets(ip))
-                .accept(),
-        );
-    }
-    if let Some(ip) = address.v6 {
-        let local = link_local(mac);
-        let icmp = || Rule::new().ether_type(ETHER_IP6).l4(ICMP6);
-        // Router advertisements and redirects are a router's.
-        for kind in [134, 137] {
-            rules.push(icmp().bytes(Header::Transport, 0, &[kind]).count().drop());
-        }
-        // An advertisement may only be about the instance's own addresses.
-        let advertisement = || icmp().bytes(Header::Transport, 0, &[ND_ADVERTISEMENT]);
-        rules.push(
-            advertisement()
-                .not_bytes(Header::Transport, ND_TARGET, &octets(ip))
-                .not_bytes(Header::Transport, ND_TARGET, &octets(local))
-                .count()
-                .drop(),
-        );
-        rules.push(Rule::new().ether_type(ETHER_IP6).source_is(ip).accept());
-        // Neighbour discovery and multicast reports use the link-local address.
-        rules.push(icmp().source_is(local).accept());
-    }
-    rules.push(Rule::new().count().drop());
-    rules
-}
-
-/// RFC 4291 appendix A.
-fn link_local(mac: Mac) -> Ip {
-    let [a, b, c, d, e, f] = mac;
-    Ip::v6([
-        0xfe,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xff,
-        0xfe,
-        d,
-        e,
-        f,
-    ])
 }

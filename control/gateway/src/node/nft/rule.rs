@@ -43,6 +43,10 @@ const CT_DST_NAT: u32 = 1 << 5;
 
 const RTN_LOCAL: u32 = 2;
 
+/// `NFT_REJECT_*`.
+const REJECT_UNREACHABLE: u32 = 0;
+const REJECT_RESET: u32 = 1;
+
 impl Rule {
     pub(crate) fn new() -> Self {
         Self::default()
@@ -133,6 +137,15 @@ impl Rule {
         self.bytes(Header::Network, at, &octets(ip))
     }
 
+    /// So many packets a second, after a first few; the others do not match.
+    pub(crate) fn at_most(self, per_second: u64, at_once: u32) -> Self {
+        let data = Attributes::new()
+            .bytes(1, &per_second.to_be_bytes())
+            .bytes(2, &1_u64.to_be_bytes())
+            .number(3, at_once);
+        self.expression("limit", &data)
+    }
+
     /// The packet is for an address of this host.
     pub(crate) fn destination_is_local(self) -> Self {
         let data = Attributes::new()
@@ -168,6 +181,19 @@ impl Rule {
             "counter",
             &Attributes::new().bytes(1, &zero).bytes(2, &zero),
         )
+    }
+
+    /// Drops the packet of a TCP connection, whose sender gets a reset. Needs [`Rule::l4`].
+    pub(crate) fn reset(self) -> Self {
+        self.expression("reject", &Attributes::new().number(1, REJECT_RESET))
+    }
+
+    /// Drops the packet, whose sender gets an ICMP "unreachable" of that code (of the family that the rule is for).
+    pub(crate) fn unreachable(self, code: u8) -> Self {
+        let data = Attributes::new()
+            .number(1, REJECT_UNREACHABLE)
+            .bytes(2, &[code]);
+        self.expression("reject", &data)
     }
 
     pub(crate) fn masquerade(self) -> Self {
