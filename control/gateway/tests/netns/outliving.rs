@@ -4,9 +4,11 @@
 //!  caller, a ── gateway 1 ── wire ── gateway 2 ── echo b
 //! ```
 
-use crate::world::{CALLER, ECHO, World, again, connect, serve, service_ip, tcp, tcp_impatient};
+use crate::world::{
+    CALLER, ECHO, World, again, connect, one_site, serve, service_ip, tcp, tcp_impatient,
+};
 use sluice_perf::lab::clock::{now, wait_for};
-use sluice_perf::lab::sites::Target;
+use sluice_perf::lab::sites::{Layout, Target};
 use sluice_perf::lab::{NetNs, Program};
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -304,5 +306,48 @@ fn deleting_a_service_detaches_its_instances() {
     assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
     // Its neighbours stay.
     assert_eq!(known(&world, 0, CALLER), 1);
+    world.check();
+}
+
+/// A node of five NsIPs, all of which were used a moment ago. A gateway that forgot that would give one of them again.
+#[test]
+#[ignore = "needs root"]
+fn an_ns_ip_rests_over_a_restart_of_the_gateway() {
+    let layout = Layout {
+        fastpath: "\n[plan]\nnode_length_v4 = 29\n".to_owned(),
+        ..one_site()
+    };
+    let mut world = World::laid("rest", &layout);
+    let mut used = std::collections::BTreeSet::new();
+    for round in 0..5 {
+        let caller = world.caller(0);
+        assert!(used.insert(caller.ns_ip(0)), "{used:?}");
+        world.sites.detach(0, &caller.attached).unwrap();
+        // After the first one: it is killed, and stops in order.
+        if round < 2 {
+            let role = &mut world.sites.gateways[0].role;
+            if round == 0 {
+                role.kill();
+            } else {
+                role.stop();
+            }
+            role.start().unwrap();
+            role.ready().unwrap();
+        }
+    }
+    let role = &mut world.sites.gateways[0].role;
+    role.kill();
+    role.start().unwrap();
+    role.ready().unwrap();
+    let namespace = NetNs::new("early").unwrap();
+    let refused = world
+        .sites
+        .attach(0, CALLER, Target::Namespace(&namespace))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("0 are in use and 5 rest after use; the next is free in"),
+        "{refused}"
+    );
     world.check();
 }
