@@ -131,6 +131,9 @@ pub struct Attached {
     pub instance_ip_v6: Option<Ipv6Addr>,
     pub ns_address: Option<Ipv4Addr>,
     pub ns_address_v6: Option<Ipv6Addr>,
+    /// What it has inside in place of `ns_address`, where it moved here with its address.
+    pub kept_address: Option<Ipv4Addr>,
+    pub kept_address_v6: Option<Ipv6Addr>,
     /// Who resolves names for it; `None` where names are off.
     pub name_server: Option<Ipv4Addr>,
     pub name_server_v6: Option<Ipv6Addr>,

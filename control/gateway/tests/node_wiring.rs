@@ -10,7 +10,7 @@
 )]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -531,8 +531,8 @@ fn a_unikernel_gets_a_namespace_with_a_guest_network() {
     host.teardown(node);
 }
 
-/// Addresses of another node.
-const FOREIGN: [&str; 2] = ["10.18.7.9", "fc00::709"];
+/// The first addresses of a workload that began on another node.
+const KEPT: [&str; 2] = ["10.18.7.9", "fc00::709"];
 
 #[test]
 #[ignore = "needs root"]
@@ -541,12 +541,12 @@ fn what_comes_from_a_foreign_address_is_refused_at_once() {
     let mut node = host.node(subnet("10.18.0.0/26"));
     let a = host.instance("a");
     host.attach(&mut node, &a, 0, "").unwrap();
-    for (foreign, gateway, to) in [
-        (FOREIGN[0], "10.18.0.1", "10.30.9.9"),
-        (FOREIGN[1], "fc00::1", "fdff:9::9"),
+    for (kept, gateway, to) in [
+        (KEPT[0], "10.18.0.1", "10.30.9.9"),
+        (KEPT[1], "fc00::1", "fdff:9::9"),
     ] {
-        a.succeeds(&["ip", "addr", "add", foreign, "dev", "eth-sluice", "nodad"]);
-        a.succeeds(&["ip", "route", "add", to, "via", gateway, "src", foreign]);
+        a.succeeds(&["ip", "addr", "add", kept, "dev", "eth-sluice", "nodad"]);
+        a.succeeds(&["ip", "route", "add", to, "via", gateway, "src", kept]);
         // The gateway is known, as to every workload that has talked before.
         a.succeeds(&["ping", "-c1", "-W2", gateway]);
         let to: IpAddr = to.parse().unwrap();
@@ -554,7 +554,7 @@ fn what_comes_from_a_foreign_address_is_refused_at_once() {
             .inside(|| TcpStream::connect_timeout(&(to, 80).into(), Duration::from_secs(30)))
             .unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
-        let socket = a.inside(|| UdpSocket::bind((foreign, 0)).unwrap());
+        let socket = a.inside(|| UdpSocket::bind((kept, 0)).unwrap());
         socket
             .set_read_timeout(Some(Duration::from_secs(30)))
             .unwrap();
@@ -579,6 +579,135 @@ fn what_comes_from_a_foreign_address_is_refused_at_once() {
     host.teardown(node);
 }
 
+/// Whether one side sends and the other gets what it was sent, whole.
+fn talk(server: &Ns, at: &str, client: &Ns, to: (&str, u16)) {
+    const BYTES: usize = 1_000_000;
+    let at: IpAddr = at.parse().unwrap();
+    let to = SocketAddr::new(to.0.parse().unwrap(), to.1);
+    let listener = server.inside(|| TcpListener::bind((at, 7000)).unwrap());
+    let sent: Vec<u8> = (0..=250).cycle().take(BYTES).collect();
+    let received = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut received = Vec::new();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_to_end(&mut received).unwrap();
+            received
+        });
+        let limit = Duration::from_secs(30);
+        let mut stream = client
+            .inside(|| TcpStream::connect_timeout(&to, limit))
+            .unwrap();
+        stream.write_all(&sent).unwrap();
+        drop(stream);
+        reader.join().unwrap()
+    });
+    assert_eq!(received, sent);
+}
+
+/// A datagram to a port where nobody listens: the error quotes the addresses that its reader knows.
+fn nobody_listens(client: &Ns, to: &str) {
+    let to: IpAddr = to.parse().unwrap();
+    let any: IpAddr = if to.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0; 16].into()
+    };
+    let socket = client.inside(|| UdpSocket::bind((any, 0)).unwrap());
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    socket.connect((to, 7001)).unwrap();
+    socket.send(b"?").unwrap();
+    let refused = socket.recv(&mut [0; 16]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_workload_that_moved_here_keeps_its_address_inside() {
+    let host = Host::new("kept");
+    let outside = host.outside();
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    host.tun(&node);
+    let idle = host.rules();
+    let neighbours = ["ip", "neigh", "show", "nud", "permanent"];
+    let a = host.instance("a");
+    let workload = Workload::of_namespace(Path::new(&a.name)).unwrap();
+    let mut request = request(0, "8080:7000");
+    request.kept = Dual::both(KEPT[0].parse().unwrap(), KEPT[1].parse().unwrap());
+    let attached = host
+        .ns
+        .inside(|| node.attach(request, &workload, NOW).cloned())
+        .unwrap();
+    assert_eq!(attached.ns_address, "10.18.0.2".parse().ok());
+    assert_eq!(attached.kept_address, KEPT[0].parse().ok());
+    let addresses = a.output(&["ip", "-br", "addr", "show", "eth-sluice"]);
+    assert!(
+        KEPT.iter().all(|kept| addresses.contains(kept)) && !addresses.contains("10.18.0.2"),
+        "{addresses}"
+    );
+    for _ in 0..2 {
+        let ends = [("10.18.0.1", "10.18.0.2"), ("fc00::1", "fc00::2")];
+        for ((gateway, ns_ip), kept) in ends.into_iter().zip(KEPT) {
+            a.succeeds(&["ping", "-c1", "-W2", "-I", kept, gateway]);
+            host.ns
+                .succeeds(&["ping", "-c1", "-W2", "-s", "9000", ns_ip]);
+            talk(&a, kept, &host.ns, (ns_ip, 7000));
+            talk(&host.ns, gateway, &a, (gateway, 7000));
+            nobody_listens(&a, gateway);
+            nobody_listens(&host.ns, ns_ip);
+        }
+        for to in ["192.0.2.2", "2001:db8::2"] {
+            a.succeeds(&["ping", "-c1", "-W2", to]);
+        }
+        talk(&a, KEPT[0], &outside, ("192.0.2.1", 8080));
+        // As after kill -9.
+        drop(node);
+        node = host.node(subnet("10.18.0.0/26"));
+    }
+    // Its NsIP is not its own any more, inside.
+    a.succeeds(&["ip", "addr", "add", "10.18.0.2", "dev", "eth-sluice"]);
+    a.fails(&["ping", "-c1", "-W1", "-I", "10.18.0.2", "10.18.0.1"]);
+    assert_eq!(host.ns.output(&neighbours).lines().count(), 2);
+    host.ns
+        .inside(|| node.detach(&name(0), NOW))
+        .unwrap()
+        .unwrap();
+    assert_eq!(host.rules(), idle);
+    assert_eq!(host.ns.output(&neighbours), "");
+    host.teardown(node);
+}
+
+/// An address that means something else to the workload here, or of a family that the node has not, is not kept.
+#[test]
+#[ignore = "needs root"]
+fn an_address_that_clashes_is_not_kept() {
+    let host = Host::new("clash");
+    let mut node = host.node(subnet("10.18.0.0/26"));
+    let mut attached_ones = Vec::new();
+    for (number, v4, v6) in [
+        (0, "10.18.0.1", "fc00::1"),
+        (1, "10.30.0.9", "fdff::9"),
+        (2, "10.18.0.4", "fc00::4"),
+    ] {
+        let a = host.instance(&number.to_string());
+        let workload = Workload::of_namespace(Path::new(&a.name)).unwrap();
+        let mut request = request(number, "");
+        request.kept = Dual::both(v4.parse().unwrap(), v6.parse().unwrap());
+        let attached = host
+            .ns
+            .inside(|| node.attach(request, &workload, NOW).cloned())
+            .unwrap();
+        assert_eq!(
+            (attached.kept_address, attached.kept_address_v6),
+            (None, None)
+        );
+        a.succeeds(&["ping", "-c1", "-W2", "10.18.0.1"]);
+        attached_ones.push(a);
+    }
+    host.teardown(node);
+}
+
 fn subnet(v4: &str) -> Dual<Subnet> {
     Dual::both(v4.parse().unwrap(), "fc00::/120".parse().unwrap())
 }
@@ -594,6 +723,7 @@ fn request(instance_number: u32, port_mappings: &str) -> Request {
     Request {
         instance: name(instance_number),
         port_mappings: PortMapping::list(port_mappings).unwrap(),
+        kept: Dual::default(),
         note: format!("note {instance_number}"),
     }
 }

@@ -29,6 +29,14 @@ pub struct Veth {
     pub host_index: u32,
     /// MAC address of the instance's end.
     pub mac: [u8; 6],
+    /// What the instance has inside in place of its NsIPs. The host's end translates: every packet must pass it.
+    pub kept: Dual<Ip>,
+}
+
+impl Veth {
+    fn translates(&self) -> bool {
+        self.kept.iter().next().is_some()
+    }
 }
 
 /// An instance that runs on this node.
@@ -331,17 +339,27 @@ impl Routes {
 
     /// The MAC addresses of local instances that have a device of ours.
     pub fn neighbours(&self) -> BTreeMap<Ip, [u8; 6]> {
-        let veths = self.veths().into_iter();
-        veths.map(|(ip, veth)| (ip, veth.mac)).collect()
+        let devices = self.devices();
+        devices.map(|(ip, veth)| (ip, veth.mac)).collect()
     }
 
-    /// The devices of local instances that have one of ours.
+    /// The devices of local instances whose packets may go straight into the namespace.
     pub fn veths(&self) -> BTreeMap<Ip, Veth> {
+        let devices = self.devices();
+        devices.filter(|(_, veth)| !veth.translates()).collect()
+    }
+
+    /// What local instances have inside in place of these NsIPs.
+    pub fn kept(&self) -> BTreeMap<Ip, Ip> {
+        let kept = |(ip, veth): (Ip, Veth)| Some((ip, veth.kept.of(ip.family())?));
+        self.devices().filter_map(kept).collect()
+    }
+
+    fn devices(&self) -> impl Iterator<Item = (Ip, Veth)> {
         self.local
             .values()
             .filter_map(|local| Some((local, local.veth?)))
             .flat_map(|(local, veth)| local.ns_ip.iter().map(move |ip| (ip.ip(), veth)))
-            .collect()
     }
 
     /// The addresses of the nodes that instances are placed on.

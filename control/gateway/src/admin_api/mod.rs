@@ -103,7 +103,9 @@ fn metrics(exporter: &Exporter, view: &GatewayView) -> Response {
 }
 
 async fn instances(State(view): View) -> Json<Vec<Value>> {
-    Json(rows::instances(&view.publisher.snapshot(), (view.now_s)()))
+    let kept = view.state.borrow().kept.clone();
+    let tables = view.publisher.snapshot();
+    Json(rows::instances(&tables, &kept, (view.now_s)()))
 }
 
 async fn tables(State(view): View) -> Json<Value> {
@@ -200,6 +202,11 @@ pub struct AttachAnswer {
     pub instance_ip_v6: Option<Ipv6Addr>,
     pub ns_ip: Option<Ipv4Addr>,
     pub ns_ip_v6: Option<Ipv6Addr>,
+    /// What it has inside in place of `ns_ip`, where it moved here with its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_ip: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_ip_v6: Option<Ipv6Addr>,
     /// Who resolves names for it; absent where names are off.
     pub name_server: Option<Ipv4Addr>,
     pub name_server_v6: Option<Ipv6Addr>,
@@ -218,6 +225,8 @@ impl From<Attached> for AttachAnswer {
             instance_ip_v6: attached.instance_ip_v6,
             ns_ip: attached.ns_address,
             ns_ip_v6: attached.ns_address_v6,
+            kept_ip: attached.kept_address,
+            kept_ip_v6: attached.kept_address_v6,
             name_server: attached.name_server,
             name_server_v6: attached.name_server_v6,
         }

@@ -7,6 +7,7 @@ use sluice_tables::{
     Instance, InstanceState, Known, Placement, Policy, Reach, Tables, Target, TunnelFormat,
 };
 use sluice_wire::{DropReason, InstanceIp, Ip, NsIp};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -111,14 +112,14 @@ fn dropped(account: &Account) -> u64 {
 }
 
 /// `/v1/instances`: all that are not withdrawn, local ones first.
-pub(super) fn instances(tables: &Tables, now_s: u32) -> Vec<Value> {
+pub(super) fn instances(tables: &Tables, kept: &BTreeMap<Ip, Ip>, now_s: u32) -> Vec<Value> {
     let mut rows: Vec<_> = tables
         .instances()
         .filter(|(_, row)| row.state != InstanceState::Withdrawn)
         .map(|(_, row)| {
             (
                 row.placement != Placement::Local,
-                instance(tables, row, now_s),
+                instance(tables, row, kept, now_s),
             )
         })
         .collect();
@@ -129,7 +130,11 @@ pub(super) fn instances(tables: &Tables, now_s: u32) -> Vec<Value> {
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn instance(tables: &Tables, row: &Instance, now_s: u32) -> Value {
+fn instance(tables: &Tables, row: &Instance, kept: &BTreeMap<Ip, Ip>, now_s: u32) -> Value {
+    let kept = |ns_ip: Option<NsIp>| {
+        let is_local = row.placement == Placement::Local;
+        optional(ns_ip.filter(|_| is_local).and_then(|ip| kept.get(&ip.ip())))
+    };
     json!({
         "service": tables.service(row.service).map_or("", |service| &*service.name),
         "instance": row.number,
@@ -146,6 +151,8 @@ fn instance(tables: &Tables, row: &Instance, now_s: u32) -> Value {
         "instance_ip_v6": optional(row.instance_ip.v6.map(InstanceIp::ip)),
         "ns_ip": optional(row.ns_ip.v4.map(NsIp::ip)),
         "ns_ip_v6": optional(row.ns_ip.v6.map(NsIp::ip)),
+        "kept_ip": kept(row.ns_ip.v4),
+        "kept_ip_v6": kept(row.ns_ip.v6),
         "node": match row.placement {
             Placement::Local => "here".to_owned(),
             Placement::Peer(slot) => tables

@@ -276,6 +276,8 @@ async fn attach_reaches_the_core_and_its_answer_the_caller() {
         instance_ip_v6: None,
         ns_address: Some(Ipv4Addr::new(10, 18, 0, 3)),
         ns_address_v6: None,
+        kept_address: Some(Ipv4Addr::new(10, 18, 9, 4)),
+        kept_address_v6: None,
         name_server: Some(Ipv4Addr::new(10, 18, 0, 1)),
         name_server_v6: None,
     };
@@ -283,6 +285,7 @@ async fn attach_reaches_the_core_and_its_answer_the_caller() {
     let answer: AttachAnswer = serde_json::from_value(call.await.unwrap().unwrap()).unwrap();
     assert_eq!(answer.instance_number, 2);
     assert_eq!(answer.ns_ip, Some(Ipv4Addr::new(10, 18, 0, 3)));
+    assert_eq!(answer.kept_ip, Some(Ipv4Addr::new(10, 18, 9, 4)));
     assert_eq!(answer.name_server, Some(Ipv4Addr::new(10, 18, 0, 1)));
 }
 

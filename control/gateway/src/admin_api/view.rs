@@ -7,6 +7,7 @@ use serde_json::Value;
 use sluice_memory::Accounts;
 use sluice_tables::Publisher;
 use sluice_wire::{Dual, Ip, Subnet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -81,6 +82,8 @@ pub struct GatewayState {
     pub isolation: &'static str,
     /// Flows begun across namespaces that no rule allows, where that is only observed.
     pub flows_observed: u64,
+    /// What local instances have inside in place of these NsIPs: they moved here with their addresses.
+    pub kept: BTreeMap<Ip, Ip>,
     /// Frames sent on to where their instance moved, and answers to them.
     pub frames_relayed: u64,
     /// Why the gateway cannot serve yet, in words; empty when it can.

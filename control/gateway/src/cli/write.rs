@@ -202,6 +202,10 @@ fn attached(answer: &Value) -> String {
         both(attached.instance_ip, attached.instance_ip_v6),
         both(attached.ns_ip, attached.ns_ip_v6),
     );
+    let kept = both(attached.kept_ip, attached.kept_ip_v6);
+    if !kept.is_empty() {
+        text += &format!("  keeps inside  {kept}\n");
+    }
     let name_server = both(attached.name_server, attached.name_server_v6);
     if !name_server.is_empty() {
         text += &format!("  name server   {name_server}\n");

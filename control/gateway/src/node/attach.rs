@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluice_routes::Veth;
-use sluice_wire::{Dual, Family, Ip, NsIp, Subnet};
+use sluice_wire::{Class, Dual, Family, Ip, NsIp, Subnet};
 
 use super::devices::{Devices, Mac, Route};
 use super::namespace::{Namespace, NamespaceId, Process, Workload};
 use super::port_mapping::PortMapping;
 use super::rules::{self, Port};
-use super::{NodeError, NodeNet, foreign, is_own, mac, present, sysctl, tail};
+use super::{NodeError, NodeNet, foreign, gateway_mac, is_own, mac, present, sysctl, tail};
 use crate::command::InstanceName;
 
 /// An instance as this node carries it; the unit of the state file.
@@ -21,6 +21,11 @@ pub struct Attachment {
     pub instance: InstanceName,
     pub ns_address: Option<Ipv4Addr>,
     pub ns_address_v6: Option<Ipv6Addr>,
+    /// The address that the instance has inside in place of `ns_address`: that of its first place, from which it moved.
+    #[serde(default)]
+    pub kept_address: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub kept_address_v6: Option<Ipv6Addr>,
     /// Position in the node's subnet.
     pub(crate) offset: u32,
     /// The host's end of the veth pair, a bridge port.
@@ -72,6 +77,8 @@ pub struct ProcessId {
 pub struct Request {
     pub instance: InstanceName,
     pub port_mappings: Vec<PortMapping>,
+    /// The addresses that the workload has had so far, which it keeps inside where that can be.
+    pub kept: Dual<Ip>,
     /// See [`Attachment::note`].
     pub note: String,
 }
@@ -94,10 +101,11 @@ impl Attachment {
         alias
     }
 
-    pub(crate) const fn veth(&self) -> Veth {
+    pub(crate) fn veth(&self) -> Veth {
         Veth {
             host_index: self.host_index,
             mac: self.mac,
+            kept: self.kept(),
         }
     }
 
@@ -106,6 +114,7 @@ impl Attachment {
             device: &self.host_device,
             mac: self.mac,
             address: self.addresses(),
+            kept: self.kept(),
             mappings: &self.port_mappings,
         }
     }
@@ -128,6 +137,13 @@ impl Attachment {
         Dual {
             v4: self.ns_address.map(Ip::from),
             v6: self.ns_address_v6.map(Ip::from),
+        }
+    }
+
+    pub(crate) fn kept(&self) -> Dual<Ip> {
+        Dual {
+            v4: self.kept_address.map(Ip::from),
+            v6: self.kept_address_v6.map(Ip::from),
         }
     }
 }
@@ -159,16 +175,13 @@ impl NodeNet {
             .leases
             .take(&self.subnet, self.wiring.rest, now)?;
         let address = self.ns_addresses(offset);
+        let kept = self.keepable(request.kept, address);
         let attachment = Attachment {
             instance: request.instance,
-            ns_address: address.v4.and_then(|ip| match ip.into() {
-                IpAddr::V4(ip) => Some(ip),
-                IpAddr::V6(_) => None,
-            }),
-            ns_address_v6: address.v6.and_then(|ip| match ip.into() {
-                IpAddr::V6(ip) => Some(ip),
-                IpAddr::V4(_) => None,
-            }),
+            ns_address: address.v4.and_then(v4),
+            ns_address_v6: address.v6.and_then(v6),
+            kept_address: kept.v4.and_then(v4),
+            kept_address_v6: kept.v6.and_then(v6),
             offset,
             host_device: host_device(address),
             host_index: 0,
@@ -183,7 +196,7 @@ impl NodeNet {
             guest_namespace,
             note: request.note,
         };
-        match self.plumb(attachment, workload) {
+        match self.plumb_keeping(attachment, workload) {
             Ok(attachment) => {
                 self.state.attachments.push(attachment);
                 if let Err(error) = self.state.save(&self.wiring.state_dir) {
@@ -237,6 +250,47 @@ impl NodeNet {
         Ok(())
     }
 
+    /// Which of the addresses that a workload has had can stay its own: those of the families that it has an NsIP of, and
+    /// that mean nothing else to it.
+    fn keepable(&self, wanted: Dual<Ip>, address: Dual<Ip>) -> Dual<Ip> {
+        let keep = |of: Family| {
+            let (kept, ns_ip) = (wanted.of(of)?, address.of(of)?);
+            let means_else = self.wiring.plan.class(kept) == Class::Semantic
+                || self.gateway().of(of) == Some(kept)
+                || kept.family() != of;
+            (kept != ns_ip && !means_else).then_some(kept)
+        };
+        Dual {
+            v4: keep(Family::V4),
+            v6: keep(Family::V6),
+        }
+    }
+
+    /// Without the kept address where the kernel cannot translate it: what its sockets send is then refused at once.
+    fn plumb_keeping(
+        &self,
+        attachment: Attachment,
+        workload: &Workload,
+    ) -> Result<Attachment, NodeError> {
+        if attachment.kept().iter().next().is_none() {
+            return self.plumb(attachment, workload);
+        }
+        self.plumb(attachment.clone(), workload).or_else(|error| {
+            tracing::warn!(
+                instance = %attachment.instance,
+                %error,
+                "the instance does not keep the address it had: its sockets that are bound to it are refused"
+            );
+            self.unplumb(&attachment.host_device);
+            let anew = Attachment {
+                kept_address: None,
+                kept_address_v6: None,
+                ..attachment
+            };
+            self.plumb(anew, workload)
+        })
+    }
+
     fn plumb(
         &self,
         mut attachment: Attachment,
@@ -269,20 +323,57 @@ impl NodeNet {
         let inside = Inside {
             device: &instance_device,
             address: attachment.addresses(),
+            kept: attachment.kept(),
             subnet: self.subnet,
             gateway: self.gateway(),
             semantic: self.wiring.plan.semantic,
             inner_mtu: self.wiring.inner_mtu,
         };
         workload.namespace.run(|| inside.wire())??;
+        self.know_keeper(&mut devices, &attachment)?;
         Ok(attachment)
     }
 
+    /// Nobody answers for the NsIP of an instance that keeps another address: who has it is said by us.
+    pub(super) fn know_keeper(
+        &self,
+        devices: &mut Devices,
+        attachment: &Attachment,
+    ) -> Result<(), NodeError> {
+        let uplink = present(devices, &self.wiring.uplink)?;
+        for of in [Family::V4, Family::V6] {
+            if let (Some(ip), Some(_)) = (attachment.addresses().of(of), attachment.kept().of(of)) {
+                devices.set_neighbour(uplink.index, ip, attachment.mac)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_keeper(
+        &self,
+        devices: &mut Devices,
+        attachment: &Attachment,
+    ) -> Result<(), NodeError> {
+        if attachment.kept().iter().next().is_some() {
+            let uplink = present(devices, &self.wiring.uplink)?;
+            for ip in attachment.addresses().iter() {
+                devices.delete_neighbour(uplink.index, ip)?;
+            }
+        }
+        Ok(())
+    }
+
     /// After a failed attempt; what fails here was not there.
+    fn unplumb(&self, host_device: &str) {
+        if let Ok(mut devices) = Devices::open() {
+            let _ = devices.delete(host_device);
+            let _ = rules::remove_port(&self.wiring, host_device, &self.ports());
+        }
+    }
+
     fn undo(&mut self, host_device: Option<&str>, offset: u32) {
-        if let (Some(name), Ok(mut devices)) = (host_device, Devices::open()) {
-            let _ = devices.delete(name);
-            let _ = rules::remove_port(&self.wiring, name, &self.ports());
+        if let Some(name) = host_device {
+            self.unplumb(name);
         }
         // Nobody ever saw the address: it needs no rest.
         self.state.leases.give_back(offset, Duration::ZERO);
@@ -309,8 +400,10 @@ impl NodeNet {
         let attachment = self.state.attachments.remove(at);
         self.state.leases.give_back(attachment.offset, now);
         let saved = self.state.save(&self.wiring.state_dir);
-        Devices::open()?.delete(&attachment.host_device)?;
+        let mut devices = Devices::open()?;
+        devices.delete(&attachment.host_device)?;
         rules::remove_port(&self.wiring, &attachment.host_device, &self.ports())?;
+        self.forget_keeper(&mut devices, &attachment)?;
         attachment.remove_guest_namespace()?;
         saved?;
         Ok(Some(attachment))
@@ -335,10 +428,36 @@ fn free_device_name() -> Result<String, NodeError> {
     Ok(name)
 }
 
+/// The address, if it is of that family.
+pub(crate) fn v4(ip: Ip) -> Option<Ipv4Addr> {
+    match IpAddr::from(ip) {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// The address, if it is of that family.
+pub(crate) fn v6(ip: Ip) -> Option<Ipv6Addr> {
+    match IpAddr::from(ip) {
+        IpAddr::V6(ip) => Some(ip),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// The subnet of this one address.
+fn host(ip: Ip) -> Subnet {
+    let length = match ip.family() {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    };
+    Subnet::new(ip, length).unwrap_or_else(|_| unreachable!("an address is a subnet of itself"))
+}
+
 /// What is done inside the instance's namespace.
 struct Inside<'a> {
     device: &'a str,
     address: Dual<Ip>,
+    kept: Dual<Ip>,
     subnet: Dual<Subnet>,
     gateway: Dual<Ip>,
     semantic: Dual<Subnet>,
@@ -372,13 +491,29 @@ impl Inside<'_> {
             ) else {
                 continue;
             };
-            devices.add_address(link.index, address, subnet.length(), true)?;
             let route = |destination, mtu| Route {
                 destination,
                 device: Some(link.index),
                 gateway: Some(gateway),
                 source: None,
                 mtu,
+            };
+            let address = match self.kept.of(family) {
+                None => {
+                    devices.add_address(link.index, address, subnet.length(), true)?;
+                    address
+                }
+                Some(kept) => {
+                    // The gateway is in another subnet than this address, and hears no question that names it.
+                    let alone = host(kept);
+                    devices.add_address(link.index, kept, alone.length(), false)?;
+                    devices.set_neighbour(link.index, gateway, gateway_mac(self.gateway))?;
+                    devices.set_route(&Route {
+                        gateway: None,
+                        ..route(Some(host(gateway)), None)
+                    })?;
+                    kept
+                }
             };
             if !devices.has_default_route(family, link.index)? {
                 devices.set_route(&route(None, None))?;

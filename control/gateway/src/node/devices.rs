@@ -1,4 +1,4 @@
-//! Links, addresses and routes by netlink: the few verbs the node's wiring needs, each idempotent where it can be.
+//! Links, addresses, neighbours and routes by netlink: the few verbs the node's wiring needs, each idempotent where it can be.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,6 +10,9 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
@@ -307,6 +310,33 @@ impl Devices {
         )
     }
 
+    /// Who has `ip` on that link, for good: nobody is asked.
+    pub(crate) fn set_neighbour(
+        &mut self,
+        index: u32,
+        ip: Ip,
+        mac: Mac,
+    ) -> Result<(), NetlinkError> {
+        let mut message = neighbour(index, ip);
+        message.header.state = NeighbourState::Permanent;
+        let mac = NeighbourAttribute::LinkLayerAddress(mac.to_vec());
+        message.attributes.push(mac);
+        self.socket.change(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            || format!("setting neighbour {ip} of link {index}"),
+        )
+    }
+
+    /// One that is gone already is no error.
+    pub(crate) fn delete_neighbour(&mut self, index: u32, ip: Ip) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::DelNeighbour(neighbour(index, ip));
+        let result = self.socket.change(message, 0, || {
+            format!("removing neighbour {ip} of link {index}")
+        });
+        tolerate(result, &[Errno::NOENT])
+    }
+
     /// Addresses of all links, both families.
     pub(crate) fn addresses(&mut self) -> Result<Vec<ListedAddress>, NetlinkError> {
         let found = self.socket.dump(
@@ -474,6 +504,18 @@ fn route_message(route: &Route) -> RouteMessage {
             .mtu
             .map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])),
     );
+    message
+}
+
+/// A neighbour of that link, of which only the address is said.
+pub(crate) fn neighbour(index: u32, ip: Ip) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(ip.family());
+    message.header.ifindex = index;
+    message.attributes = vec![NeighbourAttribute::Destination(match ip.into() {
+        IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+        IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+    })];
     message
 }
 

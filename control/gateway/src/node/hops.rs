@@ -2,7 +2,7 @@
 //!
 //! The tables are asked again whenever [`Changes`] is readable; nothing is remembered here that could be out of date.
 
-use super::devices::{Devices, LinkState, Mac};
+use super::devices::{Devices, LinkState, Mac, neighbour};
 use super::ipsec::Policies;
 use super::netlink::{NetlinkError, RouteSocket};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE};
@@ -229,7 +229,7 @@ impl Hops {
     /// Says that a next hop is in use. The kernel does not see our frames, and would let its knowledge grow old: now it
     /// asks the neighbour when it is no longer sure, and we hear of the answer, or of its absence.
     pub(crate) fn confirm(&mut self, next: Ip) -> Result<(), NetlinkError> {
-        let mut message = self.neighbour(next);
+        let mut message = neighbour(self.device.index, next);
         message.header.flags = NeighbourFlags::Use;
         self.change(message, NLM_F_CREATE | NLM_F_REPLACE, next)
     }
@@ -237,20 +237,9 @@ impl Hops {
     /// Asks a known neighbour whether it is still there, however sure the kernel is: within a few seconds it is sure, or
     /// knows it no more. Not for one that was set by hand, which would be forgotten.
     pub(crate) fn probe(&mut self, next: Ip) -> Result<(), NetlinkError> {
-        let mut message = self.neighbour(next);
+        let mut message = neighbour(self.device.index, next);
         message.header.state = NeighbourState::Probe;
         self.change(message, 0, next)
-    }
-
-    fn neighbour(&self, next: Ip) -> NeighbourMessage {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family(next);
-        message.header.ifindex = self.device.index;
-        message.attributes = vec![NeighbourAttribute::Destination(match next.into() {
-            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
-            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
-        })];
-        message
     }
 
     fn change(&mut self, ask: NeighbourMessage, flags: u16, of: Ip) -> Result<(), NetlinkError> {

@@ -252,6 +252,10 @@ impl NodeNet {
         let bridge = self.bridge(&mut devices)?;
         self.uplink(&mut devices, bridge.index)?;
         self.keep_living(&mut devices, bridge.index, now)?;
+        // An uplink made anew has forgotten them.
+        for attachment in &self.state.attachments {
+            self.know_keeper(&mut devices, attachment)?;
+        }
         rules::install(&self.wiring, &self.subnet, &self.ports())?;
         if let Err(error) = foreign::accept(&self.wiring) {
             tracing::warn!(%error, "accepting our devices in FORWARD chains");
@@ -286,7 +290,7 @@ impl NodeNet {
         }
         if !is_there {
             devices.create_veth(
-                (name, Some(mac(0x01, self.gateway()))),
+                (name, Some(gateway_mac(self.gateway()))),
                 (&port_name, Some(mac(0x02, self.gateway()))),
                 self.wiring.mtu,
                 queues,
@@ -348,6 +352,7 @@ impl NodeNet {
             tracing::info!(instance = %attachment.instance, "an instance ended while the gateway was away");
             self.state.leases.give_back(attachment.offset, now);
             devices.delete(&attachment.host_device)?;
+            self.forget_keeper(devices, &attachment)?;
             attachment.remove_guest_namespace()?;
         }
         for link in &links {
@@ -615,6 +620,11 @@ fn present(devices: &mut Devices, name: &str) -> Result<LinkState, NodeError> {
 fn mac(kind: u8, address: Dual<Ip>) -> Mac {
     let [a, b, c, d] = tail(address);
     [0x52, kind, a, b, c, d]
+}
+
+/// Of the uplink's end that has the gateway's address.
+fn gateway_mac(gateway: Dual<Ip>) -> Mac {
+    mac(0x01, gateway)
 }
 
 fn tail(address: Dual<Ip>) -> [u8; 4] {

@@ -32,6 +32,8 @@ pub(crate) struct Port<'a> {
     pub(crate) device: &'a str,
     pub(crate) mac: Mac,
     pub(crate) address: Dual<Ip>,
+    /// The address that the instance itself has in place of `address`, where it is another.
+    pub(crate) kept: Dual<Ip>,
     pub(crate) mappings: &'a [PortMapping],
 }
 
@@ -97,12 +99,15 @@ pub(crate) fn remove_port(
     let mut batch = Batch::new();
     map_ports(&mut batch, wiring, ports);
     batch.commit("removing port mappings")?;
-    let mut batch = Batch::new();
-    batch.delete_chain(TableFamily::Netdev, TABLE, device);
-    tolerate(
-        batch.commit("removing the guard of a service port"),
-        &[Errno::NOENT],
-    )
+    for chain in guard::names(device) {
+        let mut batch = Batch::new();
+        batch.delete_chain(TableFamily::Netdev, TABLE, &chain);
+        tolerate(
+            batch.commit("removing the guard of a service port"),
+            &[Errno::NOENT],
+        )?;
+    }
+    Ok(())
 }
 
 /// Removes both tables.

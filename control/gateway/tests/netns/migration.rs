@@ -6,7 +6,10 @@
 //!  caller 3 ── gateway 3 ┴ gateway 2 ── echo new
 //! ```
 
-use crate::world::{ECHO, Instance, World, again, connect, serve, sluice, tcp, udp, udp_socket};
+use crate::offload::status;
+use crate::world::{
+    ECHO, Instance, World, again, connect, serve, serve_at, sluice, tcp, udp, udp_socket,
+};
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::sites::Layout;
 use sluice_perf::lab::{NetNs, Program};
@@ -203,4 +206,105 @@ fn a_caller_whose_node_has_not_heard_reaches_it_by_the_old_node() {
         assert_eq!(udp(socket, old.ip(family)).unwrap().name, "new");
     }
     world.check();
+}
+
+/// A workload whose sockets are bound to the address that it had where it began, as those of a restored process are.
+fn bound_to_the_first_address(name: &str, fastpath: &str) {
+    let layout = Layout {
+        gateways: vec![0, 0, 1],
+        fastpath: fastpath.to_owned(),
+        ..Layout::two_sites()
+    };
+    let mut world = World::laid(name, &layout);
+    let old = world.attach(0, ECHO, "old");
+    let bound = |namespace: &NetNs, name: &str| {
+        for family in [0, 1] {
+            serve_at(namespace, name, old.ns_ip(family));
+        }
+    };
+    bound(&old.namespace, "old");
+    let (beside, callers) = (world.echo(1, "beside"), [world.caller(0), world.caller(2)]);
+    let mut former = (0, old.attached.clone());
+    let mut places = Vec::new();
+    for (gateway, name) in [(1, "new"), (2, "far")] {
+        let namespace = NetNs::new(name).unwrap();
+        let attached = migrate(&world, gateway, &namespace);
+        for (family, field) in ["kept_ip", "kept_ip_v6"].into_iter().enumerate() {
+            let kept: IpAddr = attached[field].as_str().unwrap().parse().unwrap();
+            assert_eq!(kept, old.ns_ip(family), "of the first place");
+        }
+        bound(&namespace, name);
+        world.sites.detach(former.0, &former.1).unwrap();
+        for caller in &callers {
+            for family in [0, 1] {
+                let socket = udp_socket(&caller.namespace, family, 0);
+                led(&socket, old.ip(family), name);
+                let answer = udp(&socket, old.ip(family)).unwrap();
+                assert_eq!(answer.from.ip(), old.ip(family), "as it was dialled");
+                assert_eq!(answer.peer, caller.ip(family), "as it is known");
+                let answer = tcp(&caller.namespace, old.ip(family)).unwrap();
+                assert_eq!(answer.name, name);
+                // It calls, too, by the only address it has.
+                let answer = tcp(&namespace, beside.ip(family)).unwrap();
+                assert_eq!(answer.peer, old.ip(family));
+            }
+        }
+        former.0 = gateway;
+        places.push(namespace);
+    }
+    let far = &places[1];
+    // A connection that the kernel forwards by itself.
+    let mut connection = connect(&callers[0].namespace, old.ip(0)).unwrap();
+    wait_for("an offloaded flow", LIMIT, || {
+        assert_eq!(again(&mut connection).unwrap().name, "far");
+        match status(&world, 2, "flows_offloaded").as_u64() {
+            Some(0) | None => Err(status(&world, 2, "offload").to_string()),
+            Some(_) => Ok(()),
+        }
+    })
+    .unwrap();
+    // What nobody listens for is refused, to either side: the errors quote the address that their reader knows.
+    for family in [0, 1] {
+        for (from, to) in [
+            (&callers[0].namespace, old.ip(family)),
+            (far, beside.ip(family)),
+        ] {
+            let socket = udp_socket(from, family, 0);
+            socket.connect((to, 7001)).unwrap();
+            socket.send(b"?").unwrap();
+            let refused = socket.recv(&mut [0; 16]).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+        }
+    }
+    let role = &mut world.sites.gateways[2].role;
+    role.kill();
+    role.start().unwrap();
+    role.ready().unwrap();
+    for family in [0, 1] {
+        wait_for("an answer after the restart", LIMIT, || {
+            match tcp(&callers[0].namespace, old.ip(family)) {
+                Ok(answer) if answer.name == "far" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .unwrap();
+        tcp(far, beside.ip(family)).unwrap();
+    }
+    let rows = world.sites.gateways[2].role.ask("/v1/instances").unwrap();
+    let mut rows = rows.as_array().unwrap().iter();
+    let row = rows.find(|row| row["service"] == ECHO && row["node"] == "here");
+    assert_eq!(row.unwrap()["kept_ip"], old.ns_ip(0).to_string());
+    world.check();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn sockets_bound_to_the_first_address_go_on_at_every_place() {
+    bound_to_the_first_address("kept-address", "");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn sockets_bound_to_the_first_address_go_on_at_every_place_over_af_xdp() {
+    bound_to_the_first_address("kept-address-xdp", "link = \"af_xdp\"\n");
 }

@@ -242,10 +242,15 @@ pub(crate) fn join(namespace: &NetNs) {
 
 /// Answers on TCP and UDP port [`PORT`] with `name` and the peer's address, until the process ends.
 pub(crate) fn serve(namespace: &NetNs, name: &str) {
-    let (tcp, udp) = namespace.run(|| {
+    serve_at(namespace, name, Ipv6Addr::UNSPECIFIED.into());
+}
+
+/// The same at one address.
+pub(crate) fn serve_at(namespace: &NetNs, name: &str, address: IpAddr) {
+    let (tcp, udp) = namespace.run(move || {
         (
-            TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap(),
-            UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap(),
+            TcpListener::bind((address, PORT)).unwrap(),
+            UdpSocket::bind((address, PORT)).unwrap(),
         )
     });
     let answer = |name: &str, peer: SocketAddr| format!("{name} {}", peer.ip().to_canonical());

@@ -136,6 +136,19 @@ pub struct InstanceDeployed {
     pub instance_ip_v6: Option<Ip>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epoch: u64,
+    /// Of an instance that moves: see [`InstanceEntry::kept_ip`](super::InstanceEntry::kept_ip).
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kept_ip: Option<Ip>,
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kept_ip_v6: Option<Ip>,
 }
 
 /// Root to cluster: one node subnet (GET `/api/net/subnet`).

@@ -104,6 +104,19 @@ pub struct InstanceResult {
     pub instance_ip_v6: Option<Ip>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epoch: u64,
+    /// Of an instance that moves: see [`InstanceEntry::kept_ip`](super::InstanceEntry::kept_ip).
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kept_ip: Option<Ip>,
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kept_ip_v6: Option<Ip>,
     /// Why there is no instance; then the other fields mean nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -152,6 +152,20 @@ pub struct InstanceEntry {
     /// Extension: the nodes where it ran before, the last one last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<FormerPlace>,
+    /// Extension, of an instance that moves or moved: the NsIP of the place where its workload began, which it keeps as its
+    /// address inside. Its sockets may be bound to it.
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kept_ip: Option<Ip>,
+    #[serde(
+        default,
+        with = "text::address",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kept_ip_v6: Option<Ip>,
 }
 
 /// A node where an instance ran before it moved, as others reach it.
@@ -201,6 +215,11 @@ impl InstanceEntry {
     pub fn place(&mut self, status: &InstanceStatus) {
         if self.is_on_node_of(status) {
             self.host_ip = None;
+            if (self.namespace_ip, self.namespace_ip_v6)
+                != (status.namespace_ip, status.namespace_ip_v6)
+            {
+                self.begin_anew();
+            }
         }
         self.unplace();
         self.worker_id.clone_from(&status.worker_id);
@@ -225,6 +244,18 @@ impl InstanceEntry {
                     || is_same(self.namespace_ip_v6, status.namespace_ip_v6)
             }
         }
+    }
+
+    /// Its workload goes on elsewhere, with the address it has inside.
+    pub fn keep_ns_ip(&mut self) {
+        self.kept_ip = self.kept_ip.or(self.namespace_ip);
+        self.kept_ip_v6 = self.kept_ip_v6.or(self.namespace_ip_v6);
+    }
+
+    /// Another workload takes its place, and keeps nothing.
+    pub const fn begin_anew(&mut self) {
+        self.kept_ip = None;
+        self.kept_ip_v6 = None;
     }
 
     fn here(&self) -> Option<FormerPlace> {

@@ -193,6 +193,7 @@ impl Row {
             epoch: self.epoch,
             reply_only: self.reply_only,
             former: self.former.clone(),
+            ..InstanceEntry::default()
         }
     }
 }

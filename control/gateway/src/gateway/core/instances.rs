@@ -7,7 +7,7 @@ use crate::command::{
 };
 use crate::container;
 use crate::gateway::state::LocalState;
-use crate::node::attach::{Attachment, Request, Wired};
+use crate::node::attach::{Attachment, Request, Wired, v4, v6};
 use crate::node::lan::Host;
 use crate::node::namespace::Workload;
 use crate::node::port_mapping::PortMapping;
@@ -17,7 +17,6 @@ use sluice_proto::message::{InstanceRequest, InstanceResult, Verb};
 use sluice_proto::table_query::Row;
 use sluice_routes::LocalInstance;
 use sluice_wire::{Dual, InstanceIp, Ip};
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// How long an attachment waits for the managers: longer than the cluster waits for the root (8 s), so that an instance
@@ -84,6 +83,7 @@ impl Core {
         let request = Request {
             instance: deploy.instance,
             port_mappings,
+            kept: Dual::default(),
             note: String::new(),
         };
         let attached = match deploy.kind {
@@ -222,10 +222,17 @@ impl Core {
             self.tell_ended(now);
             return;
         }
-        match self
-            .place(instance.clone(), port_mappings, place, now)
-            .await
-        {
+        let kept = Dual {
+            v4: result.kept_ip,
+            v6: result.kept_ip_v6,
+        };
+        let request = Request {
+            instance: instance.clone(),
+            port_mappings,
+            kept,
+            note: String::new(),
+        };
+        match self.place(request, place, now).await {
             Ok(wired) => {
                 let instance_ip = Dual {
                     v4: result.instance_ip,
@@ -234,12 +241,15 @@ impl Core {
                 let known = map(instance_ip, InstanceIp::new);
                 self.list(&service, &wired, result.epoch, known, now);
                 let name_server = self.name_server();
+                let kept = wired.veth.map_or_else(Dual::default, |veth| veth.kept);
                 let attached = Attached {
                     instance,
                     instance_ip: instance_ip.v4.and_then(v4),
                     instance_ip_v6: instance_ip.v6.and_then(v6),
                     ns_address: wired.ns_ip.v4.and_then(|ip| v4(ip.ip())),
                     ns_address_v6: wired.ns_ip.v6.and_then(|ip| v6(ip.ip())),
+                    kept_address: kept.v4.and_then(v4),
+                    kept_address_v6: kept.v6.and_then(v6),
                     name_server: name_server.v4.and_then(v4),
                     name_server_v6: name_server.v6.and_then(v6),
                 };
@@ -262,26 +272,20 @@ impl Core {
     /// Wires a workload, or takes note of a host.
     async fn place(
         &mut self,
-        instance: InstanceName,
-        port_mappings: Vec<PortMapping>,
+        request: Request,
         place: Place,
         now: Duration,
     ) -> Result<Wired, Refusal> {
         let node = self.node()?;
         match place {
             Place::Workload(workload) => {
-                let request = Request {
-                    instance,
-                    port_mappings,
-                    note: String::new(),
-                };
                 let attachment = node.attach(request, workload).await?;
                 self.watch.add(&attachment);
                 Ok(Wired::from(&attachment))
             }
             Place::Host(address) => {
                 let host = node
-                    .run(move |net| net.attach_host(instance, address))
+                    .run(move |net| net.attach_host(request.instance, address))
                     .await??;
                 let wired = Wired::from(&host);
                 self.add_host(host, now);
@@ -602,19 +606,5 @@ fn map<T: Copy, U>(pair: Dual<T>, make: impl Fn(T) -> U) -> Dual<U> {
     Dual {
         v4: pair.v4.map(&make),
         v6: pair.v6.map(&make),
-    }
-}
-
-fn v4(ip: Ip) -> Option<std::net::Ipv4Addr> {
-    match IpAddr::from(ip) {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    }
-}
-
-fn v6(ip: Ip) -> Option<std::net::Ipv6Addr> {
-    match IpAddr::from(ip) {
-        IpAddr::V6(ip) => Some(ip),
-        IpAddr::V4(_) => None,
     }
 }

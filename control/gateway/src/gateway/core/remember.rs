@@ -100,6 +100,7 @@ impl Core {
             flows_offloaded,
             isolation: self.config.gateway.isolation.word(),
             flows_observed: self.plane.observed(),
+            kept: self.routes.kept(),
             frames_relayed: self.plane.relayed(),
             not_ready: not_ready.to_owned(),
         };

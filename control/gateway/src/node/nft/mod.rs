@@ -40,6 +40,10 @@ pub(crate) enum Hook<'a> {
     Ingress {
         device: &'a str,
     },
+    /// After everything else, on its way out of this device. Linux 5.16 and newer.
+    Egress {
+        device: &'a str,
+    },
     Prerouting,
     Input,
     Forward,
@@ -190,6 +194,7 @@ impl Batch {
     pub(crate) fn chain(&mut self, family: TableFamily, table: &str, chain: &BaseChain<'_>) {
         let (number, device) = match chain.hook {
             Hook::Ingress { device } => (0, Some(device)),
+            Hook::Egress { device } => (1, Some(device)),
             Hook::Prerouting => (0, None),
             Hook::Input => (HOOK_INPUT, None),
             Hook::Forward => (HOOK_FORWARD, None),

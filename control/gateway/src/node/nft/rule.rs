@@ -47,6 +47,11 @@ const RTN_LOCAL: u32 = 2;
 const REJECT_UNREACHABLE: u32 = 0;
 const REJECT_RESET: u32 = 1;
 
+/// `NFT_PAYLOAD_CSUM_INET`: the checksum of RFC 1071.
+const CHECKSUM_INET: u32 = 1;
+/// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: what is written counts in the transport header's checksum, too.
+const CHECKSUM_PSEUDO_HEADER: u32 = 1;
+
 impl Rule {
     pub(crate) fn new() -> Self {
         Self::default()
@@ -137,6 +142,11 @@ impl Rule {
         self.bytes(Header::Network, at, &octets(ip))
     }
 
+    pub(crate) fn destination_is(self, ip: Ip) -> Self {
+        let at = destination_at(ip.family());
+        self.bytes(Header::Network, at, &octets(ip))
+    }
+
     /// So many packets a second, after a first few; the others do not match.
     pub(crate) fn at_most(self, per_second: u64, at_once: u32) -> Self {
         let data = Attributes::new()
@@ -196,6 +206,37 @@ impl Rule {
         self.expression("reject", &data)
     }
 
+    /// Writes another source address, into the checksums above as well.
+    pub(crate) fn write_source(self, ip: Ip) -> Self {
+        self.write_address(source_at(ip.family()), ip)
+    }
+
+    /// Writes another destination address, into the checksums above as well.
+    pub(crate) fn write_destination(self, ip: Ip) -> Self {
+        self.write_address(destination_at(ip.family()), ip)
+    }
+
+    /// Writes `value` at `offset` of the transport header; the sum at `sum` covers it.
+    pub(crate) fn write_transport(self, offset: u32, value: &[u8], sum: u32) -> Self {
+        let data = written(Header::Transport, offset, value.len())
+            .number(6, CHECKSUM_INET)
+            .number(7, sum);
+        self.load(FIRST, value).expression("payload", &data)
+    }
+
+    fn write_address(self, offset: u32, ip: Ip) -> Self {
+        /// Of the IPv4 header's own checksum.
+        const SUM: u32 = 10;
+        let value = octets(ip);
+        let data = written(Header::Network, offset, value.len());
+        let data = match ip.family() {
+            Family::V4 => data.number(6, CHECKSUM_INET).number(7, SUM),
+            Family::V6 => data,
+        };
+        self.load(FIRST, &value)
+            .expression("payload", &data.number(8, CHECKSUM_PSEUDO_HEADER))
+    }
+
     pub(crate) fn masquerade(self) -> Self {
         self.expression("masq", &Attributes::new())
     }
@@ -248,18 +289,8 @@ impl Rule {
     }
 
     fn payload(self, header: Header, offset: u32, length: usize) -> Self {
-        let base = match header {
-            Header::Link => 0,
-            Header::Network => 1,
-            Header::Transport => 2,
-        };
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        let data = Attributes::new()
-            .number(1, FIRST)
-            .number(2, base)
-            .number(3, offset)
-            .number(4, length);
-        self.expression("payload", &data)
+        let data = Attributes::new().number(1, FIRST);
+        self.expression("payload", &place(data, header, offset, length))
     }
 
     fn prefix(self, offset: u32, subnet: Subnet, operation: u32) -> Self {
@@ -325,6 +356,23 @@ impl Rule {
         self.expressions = self.expressions.nested(1, &one);
         self
     }
+}
+
+/// What is in the first register goes there.
+fn written(header: Header, offset: u32, length: usize) -> Attributes {
+    place(Attributes::new().number(5, FIRST), header, offset, length)
+}
+
+/// `length` bytes at `offset` of the header.
+fn place(data: Attributes, header: Header, offset: u32, length: usize) -> Attributes {
+    let base = match header {
+        Header::Link => 0,
+        Header::Network => 1,
+        Header::Transport => 2,
+    };
+    data.number(2, base)
+        .number(3, offset)
+        .number(4, u32::try_from(length).unwrap_or(u32::MAX))
 }
 
 /// The comment in a rule's user data.

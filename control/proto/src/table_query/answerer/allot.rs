@@ -101,6 +101,8 @@ impl Answerer {
                     instance_ip: instance.instance_ip,
                     instance_ip_v6: instance.instance_ip_v6,
                     epoch: instance.epoch,
+                    kept_ip: instance.kept_ip,
+                    kept_ip_v6: instance.kept_ip_v6,
                     error: None,
                     retry: false,
                 };

@@ -57,8 +57,14 @@ impl Root {
             }
             // Scheduled once more, perhaps elsewhere: it keeps its InstanceIP for its whole life (thesis 3.6.1), and is
             // where it was until it runs at the new place.
-            if entry.cluster_id != cluster_id {
-                entry.cluster_id.clone_from(&cluster_id);
+            let before = entry.clone();
+            entry.cluster_id.clone_from(&cluster_id);
+            if deploy.migrate {
+                entry.keep_ns_ip();
+            } else {
+                entry.begin_anew();
+            }
+            if *entry != before {
                 service.job.revision = revision;
                 self.counters.revision = revision;
                 work.services.insert(deploy.id.clone());
@@ -263,6 +269,8 @@ pub(super) const fn deployed(entry: &InstanceEntry) -> InstanceDeployed {
         instance_ip: entry.instance_ip,
         instance_ip_v6: entry.instance_ip_v6,
         epoch: entry.epoch,
+        kept_ip: entry.kept_ip,
+        kept_ip_v6: entry.kept_ip_v6,
     }
 }
 

@@ -468,6 +468,8 @@ fn what_is_allotted_to_a_node_is_its_business() {
         instance_ip: Some(Ip::v4([10, 30, 0, 3])),
         instance_ip_v6: None,
         epoch: 1,
+        kept_ip: None,
+        kept_ip_v6: None,
     });
     let reply = Some((200, instance.as_slice()));
     site.answerer.handle_root_reply(allot.id, reply, NOW);

@@ -179,3 +179,57 @@ fn what_does_not_exist_cannot_move() {
         assert_eq!(root.apply(&moved, 1000).reply.status, 404, "{number}");
     }
 }
+
+/// What the cluster is told that the instance moves to: the address that the workload has inside.
+fn kept(root: &mut Root, cluster: &str) -> Value {
+    let mut moved = instance(ID, 0, cluster, Some("another"));
+    if let Command::InstanceDeploy(deploy) = &mut moved {
+        deploy.migrate = true;
+    }
+    let Body::Json(instance) = root.apply(&moved, 1000).reply.body else {
+        panic!("an instance")
+    };
+    instance["kept_ip"].clone()
+}
+
+/// Its sockets may be bound to the address that it had where it began, however often it moves.
+#[test]
+fn a_workload_that_moves_keeps_the_address_it_began_with() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    assert_eq!(kept(&mut root, "c1"), Value::Null, "it never ran");
+    let place = |last| Some(([10, 18, last, 2], [192, 0, 2, last]));
+    root.apply(&says("c1", place(1)), 1000);
+    for (cluster, last) in [("c2", 2), ("c2", 3), ("c1", 4)] {
+        for _ in 0..2 {
+            assert_eq!(kept(&mut root, cluster), "10.18.1.2");
+        }
+        root.apply(&says(cluster, place(last)), 1000);
+    }
+    // Scheduled without a word of a move: another workload.
+    root.apply(&instance(ID, 0, "c2", None), 1000);
+    root.apply(&says("c2", place(5)), 1000);
+    assert_eq!(kept(&mut root, "c1"), "10.18.5.2");
+}
+
+/// Started anew on the same node, it has another address.
+#[test]
+fn a_workload_that_began_anew_keeps_nothing_from_before() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    let mut runs = |worker: &str, last: u8| {
+        let Command::Status(mut told) = says("c1", Some(([10, 18, last, 2], [192, 0, 2, 1])))
+        else {
+            unreachable!("it is one")
+        };
+        told.instances[0].worker_id = Some(worker.to_owned());
+        root.apply(&Command::Status(told), 1000);
+        kept(&mut root, "c1")
+    };
+    assert_eq!(runs("w1", 1), "10.18.1.2");
+    assert_eq!(runs("w2", 2), "10.18.1.2", "it moved");
+    assert_eq!(runs("w2", 2), "10.18.1.2", "said again");
+    assert_eq!(runs("w2", 3), "10.18.3.2");
+}
