@@ -4,9 +4,10 @@
 
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::delay::{DelayLine, End, Settings};
+use sluice_perf::lab::ping::ping;
 use sluice_perf::lab::scratch::Scratch;
 use sluice_perf::lab::wire::{Switch, carried, veth};
-use sluice_perf::lab::{NetNs, Program, tools};
+use sluice_perf::lab::{NetNs, Program};
 use std::time::{Duration, Instant};
 
 fn addresses(namespace: &NetNs, device: &str, last: u8) {
@@ -18,16 +19,7 @@ fn addresses(namespace: &NetNs, device: &str, last: u8) {
 }
 
 fn lost(from: &NetNs, to: &str, count: u32) -> f64 {
-    let ping = Program::new(tools::find("ping").unwrap()).args([
-        "-q",
-        "-i",
-        "0.002",
-        "-W",
-        "1",
-        "-c",
-        &count.to_string(),
-        to,
-    ]);
+    let ping = ping(count).unwrap().args(["-q", to]);
     let output = from.output(&ping).unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split(", ")

@@ -18,6 +18,7 @@ pub mod wire;
 pub mod tap;
 pub mod delay;
 pub mod tools;
+pub mod ping;
 pub mod http;
 pub mod scratch;
 pub mod sites;

@@ -2,7 +2,7 @@
 
 use super::sites::Demo;
 use super::{DemoError, Family, check};
-use sluice_perf::lab::{LabError, Program, tools};
+use sluice_perf::lab::{self, LabError};
 use sluice_perf::report::{Goal, Report, Row};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -15,17 +15,7 @@ const PORT: u16 = 7;
 
 /// Real ping by name.
 pub(super) fn ping(demo: &Demo, family: Family, report: &mut Report) -> Result<(), DemoError> {
-    let program = Program::new(tools::find("ping")?).args([
-        family.flag(),
-        "-q",
-        "-i",
-        "0.02",
-        "-W",
-        "1",
-        "-c",
-        &PINGS.to_string(),
-        &Demo::web_name(),
-    ]);
+    let program = lab::ping::ping(PINGS)?.args([family.flag(), "-q", &Demo::web_name()]);
     let output = demo.client.output(&program)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let received: u32 = text

@@ -6,8 +6,8 @@
 
 use crate::offload::ask_until_offloaded;
 use crate::world::{
-    CALLER, ECHO, Instance, World, one_site, ping, serve, service_ip, tcp, tcp_impatient, udp,
-    udp_socket,
+    CALLER, ECHO, Instance, World, one_site, ping, ping_whole, serve, service_ip, tcp,
+    tcp_impatient, udp, udp_socket,
 };
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
@@ -215,7 +215,7 @@ fn what_does_not_fit_the_lan_is_answered_with_the_size_that_does() {
     for family in [0, 1] {
         let to = r1.ip(family);
         wait_for("the size that fits", LIMIT, || {
-            let said = ping(&far.namespace, to, &["-M", "do", "-s", "1320"]);
+            let said = ping_whole(&far.namespace, to, "1320");
             let told = said.contains("mtu = 1300") || said.contains("mtu=1300");
             told.then_some(()).ok_or(said)
         })

@@ -5,9 +5,11 @@
 //!  echo a ──┘
 //! ```
 
-use crate::world::{PORT, World, again, connect, one_site, ping, service_ip, tcp, udp, udp_socket};
+use crate::world::{
+    PORT, World, again, connect, one_site, ping, ping_whole, service_ip, tcp, udp, udp_socket,
+};
 use sluice_perf::lab::clock::wait_for;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -116,7 +118,14 @@ fn round_robin_takes_turns_and_a_flow_stays() {
     let _instances = [world.echo(0, "a"), world.echo(1, "b"), world.echo(1, "c")];
     for family in [0, 1] {
         // The first answer may know fewer instances than there are.
-        tcp(&caller.namespace, service_ip(family)).unwrap();
+        let mut names = BTreeSet::new();
+        wait_for("all to be known", Duration::from_secs(10), || {
+            names.insert(tcp(&caller.namespace, service_ip(family)).unwrap().name);
+            (names.len() == 3)
+                .then_some(())
+                .ok_or_else(|| format!("{names:?}"))
+        })
+        .unwrap();
         let mut shares = BTreeMap::new();
         for _ in 0..30 {
             let mut stream = connect(&caller.namespace, service_ip(family)).unwrap();
@@ -220,7 +229,7 @@ fn what_must_not_be_cut_and_does_not_fit_is_answered_with_the_size_that_does() {
     forget_route_mtu(&caller.namespace);
     for family in [0, 1] {
         let mut stream = connect(&caller.namespace, b.ip(family)).unwrap();
-        let said = ping(&caller.namespace, b.ip(family), &["-M", "do", "-s", "1380"]);
+        let said = ping_whole(&caller.namespace, b.ip(family), "1380");
         assert!(
             said.contains("mtu = 1372") || said.contains("mtu=1372"),
             "{said}"
@@ -236,7 +245,7 @@ fn what_must_not_be_cut_and_does_not_fit_is_answered_with_the_size_that_does() {
         gateway.namespace().ip("link set eth0 mtu 1380").unwrap();
     }
     wait_for("the new size", Duration::from_secs(5), || {
-        let said = ping(&caller.namespace, b.ip(0), &["-M", "do", "-s", "1330"]);
+        let said = ping_whole(&caller.namespace, b.ip(0), "1330");
         said.contains("1352").then_some(()).ok_or(said)
     })
     .unwrap();

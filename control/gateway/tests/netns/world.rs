@@ -9,7 +9,7 @@ use sluice_perf::lab::account::{self, Accounts};
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::scratch::Scratch;
 use sluice_perf::lab::sites::{Attached, Layout, Microservice, Sites, Target, descriptor};
-use sluice_perf::lab::{NetNs, Program, tools};
+use sluice_perf::lab::{self, NetNs, Program, tools};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -351,10 +351,15 @@ pub(crate) fn udp(socket: &UdpSocket, to: IpAddr) -> io::Result<Answer> {
     answer(&String::from_utf8_lossy(&bytes[..len]), from)
 }
 
-/// Real ping; returns what it printed.
+/// One request of real ping with so many bytes, which must not be cut; returns what it printed.
+pub(crate) fn ping_whole(from: &NetNs, to: IpAddr, bytes: &str) -> String {
+    ping(from, to, &["-c", "1", "-M", "do", "-s", bytes])
+}
+
+/// Five requests of real ping; returns what it printed.
 pub(crate) fn ping(from: &NetNs, to: IpAddr, arguments: &[&str]) -> String {
-    let program = Program::new(tools::find("ping").unwrap())
-        .args(["-i", "0.05", "-W", "2", "-c", "5"])
+    let program = lab::ping::ping(5)
+        .unwrap()
         .args(arguments)
         .arg(to.to_string());
     let output = from.output(&program).unwrap();
