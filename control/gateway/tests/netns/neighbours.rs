@@ -91,9 +91,9 @@ fn dockers_rules_break_nothing() {
         for tool in ["iptables", "ip6tables"] {
             let iptables = tools::find(tool).unwrap();
             for arguments in [
-                "-P FORWARD DROP",
-                "-N DOCKER-USER",
-                "-I FORWARD -j DOCKER-USER",
+                "-w 5 -P FORWARD DROP",
+                "-w 5 -N DOCKER-USER",
+                "-w 5 -I FORWARD -j DOCKER-USER",
             ] {
                 let program = Program::new(&iptables).args(arguments.split(' '));
                 host.succeed(&program).unwrap();
@@ -276,7 +276,10 @@ fn a_legacy_chain_that_drops_is_named_in_the_log_and_so_is_its_end() {
     let mut world = World::built("legacy-iptables", &one_site());
     let command = tools::find("ip6tables-legacy").unwrap();
     let run = |world: &World, rule: &str| {
-        let program = Program::new(&command).args(rule.split(' '));
+        // Its lock is the machine's.
+        let program = Program::new(&command)
+            .args(["-w", "5"])
+            .args(rule.split(' '));
         let gateway = world.sites.gateways[0].namespace();
         gateway.succeed(&program).unwrap();
     };

@@ -467,7 +467,7 @@ fn offloaded_flows_go_past_the_bridge() {
 #[test]
 #[ignore = "needs root"]
 fn an_idle_flow_makes_room_in_a_full_table() {
-    const IDLE_LIMIT: Duration = Duration::from_secs(30);
+    const IDLE_LIMIT: Duration = Duration::from_secs(60);
     let world = World::laid(
         "offload-full",
         &Layout {

@@ -130,8 +130,11 @@ impl Host {
         self.namespace.ip(commands).unwrap();
     }
 
+    /// One of the commands of iptables, which may have to wait for the machine's lock.
     fn run(&self, tool: &str, arguments: &str) {
-        let program = Program::new(tools::find(tool).unwrap()).args(arguments.split(' '));
+        let program = Program::new(tools::find(tool).unwrap())
+            .args(["-w", "5"])
+            .args(arguments.split(' '));
         self.namespace.succeed(&program).unwrap();
     }
 
