@@ -25,9 +25,17 @@ use sluice::node::port_mapping::PortMapping;
 use sluice::node::watch::Watch;
 use sluice::node::{NodeError, NodeNet, Wiring};
 use sluice_link::Link;
+use sluice_proto::alloc::Reading;
 use sluice_wire::{AddressPlan, Dual, Subnet};
 
-const NOW: Duration = Duration::from_secs(1_000_000);
+/// What the clocks show, always the same.
+fn now() -> Reading {
+    Reading {
+        boot: Some("only".to_owned()),
+        uptime: Duration::from_secs(1000),
+        wall: Duration::from_secs(1_000_000),
+    }
+}
 
 #[test]
 #[ignore = "needs root"]
@@ -144,12 +152,15 @@ fn detach_and_teardown_leave_nothing() {
     host.attach(&mut node, &a, 0, "8080:80;53/udp").unwrap();
     assert_ne!(host.everything(), idle);
     host.ns
-        .inside(|| node.detach(&name(0), NOW))
+        .inside(|| node.detach(&name(0), &now()))
         .unwrap()
         .unwrap();
     assert_eq!(host.everything(), idle);
     assert!(!a.output(&["ip", "link"]).contains("sluice"));
-    assert_eq!(host.ns.inside(|| node.detach(&name(0), NOW)).unwrap(), None);
+    assert_eq!(
+        host.ns.inside(|| node.detach(&name(0), &now())).unwrap(),
+        None
+    );
     host.attach(&mut node, &a, 0, "").unwrap();
     host.teardown(node);
     assert_eq!(host.everything(), before);
@@ -168,7 +179,7 @@ fn a_restart_adopts_what_lives_and_forgets_what_ended() {
     let pid = i32::try_from(sleeper.id()).unwrap();
     let workload = Workload::of_process(pid).unwrap();
     host.ns
-        .inside(|| node.attach(request(2, ""), &workload, NOW).cloned())
+        .inside(|| node.attach(request(2, ""), &workload, &now()).cloned())
         .unwrap();
     let links = host.ns.output(&["ip", "-o", "link", "show", "slv0a120002"]);
     // As after kill -9: nothing of the first gateway runs any more.
@@ -216,7 +227,7 @@ fn an_ended_process_and_a_dead_namespace_are_reported() {
     let workload = Workload::of_process(pid).unwrap();
     let first = host
         .ns
-        .inside(|| node.attach(request(0, ""), &workload, NOW).cloned())
+        .inside(|| node.attach(request(0, ""), &workload, &now()).cloned())
         .unwrap();
     drop(workload);
     let second = host.attach(&mut node, &b, 1, "").unwrap();
@@ -419,7 +430,7 @@ fn bad_requests_are_named_and_leave_nothing() {
     let a = host.instance("a");
     let own = host.ns.inside(|| {
         let workload = Workload::of_namespace(Path::new("/proc/thread-self/ns/net")).unwrap();
-        node.attach(request(9, ""), &workload, NOW).map(drop)
+        node.attach(request(9, ""), &workload, &now()).map(drop)
     });
     assert!(matches!(own, Err(NodeError::OwnNamespace)), "{own:?}");
     assert_eq!(host.everything(), idle);
@@ -488,7 +499,7 @@ fn a_unikernel_gets_a_namespace_with_a_guest_network() {
     let mut node = host.node(subnet("10.18.0.0/26"));
     let attached = host
         .ns
-        .inside(|| node.attach_unikernel(request(0, ""), NOW))
+        .inside(|| node.attach_unikernel(request(0, ""), &now()))
         .unwrap();
     let ns = Ns {
         name: "app.ns.svc.prod.instance.0".to_owned(),
@@ -526,7 +537,7 @@ fn a_unikernel_gets_a_namespace_with_a_guest_network() {
     host.ns.succeeds(&["ping", "-c1", "-W2", "10.18.0.2"]);
     let counted = guest.output(&["ip", "-s", "link", "show", "eth0"]);
     assert!(counted.contains("RX"), "{counted}");
-    host.ns.inside(|| node.detach(&name(0), NOW)).unwrap();
+    host.ns.inside(|| node.detach(&name(0), &now())).unwrap();
     assert!(!Path::new("/run/netns").join(&ns.name).exists());
     host.teardown(node);
 }
@@ -637,7 +648,7 @@ fn a_workload_that_moved_here_keeps_its_address_inside() {
     request.kept = Dual::both(KEPT[0].parse().unwrap(), KEPT[1].parse().unwrap());
     let attached = host
         .ns
-        .inside(|| node.attach(request, &workload, NOW).cloned())
+        .inside(|| node.attach(request, &workload, &now()).cloned())
         .unwrap();
     assert_eq!(attached.ns_address, "10.18.0.2".parse().ok());
     assert_eq!(attached.kept_address, KEPT[0].parse().ok());
@@ -670,7 +681,7 @@ fn a_workload_that_moved_here_keeps_its_address_inside() {
     a.fails(&["ping", "-c1", "-W1", "-I", "10.18.0.2", "10.18.0.1"]);
     assert_eq!(host.ns.output(&neighbours).lines().count(), 2);
     host.ns
-        .inside(|| node.detach(&name(0), NOW))
+        .inside(|| node.detach(&name(0), &now()))
         .unwrap()
         .unwrap();
     assert_eq!(host.rules(), idle);
@@ -696,7 +707,7 @@ fn an_address_that_clashes_is_not_kept() {
         request.kept = Dual::both(v4.parse().unwrap(), v6.parse().unwrap());
         let attached = host
             .ns
-            .inside(|| node.attach(request, &workload, NOW).cloned())
+            .inside(|| node.attach(request, &workload, &now()).cloned())
             .unwrap();
         assert_eq!(
             (attached.kept_address, attached.kept_address_v6),
@@ -844,7 +855,7 @@ impl Host {
             state_dir: self.state_dir.clone(),
         };
         self.ns
-            .inside(|| NodeNet::adopt_or_create(wiring, subnet, NOW))
+            .inside(|| NodeNet::adopt_or_create(wiring, subnet, &now()))
             .unwrap()
     }
 
@@ -890,7 +901,7 @@ impl Host {
     ) -> Result<Attachment, NodeError> {
         let workload = Workload::of_namespace(Path::new(&instance.name)).unwrap();
         self.ns.inside(|| {
-            node.attach(request(number, port_mappings), &workload, NOW)
+            node.attach(request(number, port_mappings), &workload, &now())
                 .cloned()
         })
     }

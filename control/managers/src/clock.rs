@@ -1,5 +1,7 @@
 //! The one place that reads clocks; protocols get the time as an argument.
 
+use sluice_proto::alloc::Reading;
+use std::fs;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
@@ -25,7 +27,7 @@ impl Clock {
     }
 }
 
-/// Time since 1970: rests of addresses outlive a restart.
+/// Time since 1970.
 #[expect(
     clippy::disallowed_methods,
     reason = "a shell reads the calendar here, and nowhere else"
@@ -34,6 +36,22 @@ pub(crate) fn wall_clock() -> Duration {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+/// What all clocks show, for a [`Calendar`](sluice_proto::alloc::Calendar): rests outlive the process, and even the boot.
+#[must_use]
+pub fn clocks() -> Reading {
+    let uptime = fs::read_to_string("/proc/uptime").ok().and_then(|text| {
+        let seconds = text.split_whitespace().next()?.parse().ok()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    });
+    // Of no use without the time since then.
+    let boot = uptime.and_then(|_| fs::read_to_string("/proc/sys/kernel/random/boot_id").ok());
+    Reading {
+        boot: boot.map(|id| id.trim().to_owned()),
+        uptime: uptime.unwrap_or_default(),
+        wall: wall_clock(),
+    }
 }
 
 /// A number that differs between two starts: orders lives of a manager, and spreads repetitions.

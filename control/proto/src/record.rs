@@ -12,7 +12,8 @@ pub enum Change {
 }
 
 impl Change {
-    pub(crate) fn put<T: Serialize>(key: String, value: &T) -> Self {
+    /// The change that makes `value` the record of `key`.
+    pub fn put<T: Serialize>(key: String, value: &T) -> Self {
         Self::Put {
             key,
             value: crate::message::write(value),
@@ -42,7 +43,11 @@ pub enum RestoreError {
     Conflict { key: String, conflict: String },
 }
 
-pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RestoreError> {
+/// Reads what [`Change::put`] wrote.
+///
+/// # Errors
+/// Names the record that cannot be read.
+pub fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RestoreError> {
     serde_json::from_slice(value).map_err(|source| RestoreError::Json {
         key: key.to_owned(),
         source,

@@ -2,6 +2,7 @@
 
 use crate::planted::Bug;
 use sluice_proto::ServiceName;
+use sluice_proto::alloc::{Calendar, Reading};
 use sluice_proto::message::{JobUpdate, NodeId, read};
 use sluice_proto::record::Change;
 use sluice_proto::table_query::Key;
@@ -162,6 +163,7 @@ pub struct RootShell {
     pub http: BTreeMap<String, (u64, Duration)>,
     /// What its clock on the wall is ahead.
     pub ahead: Duration,
+    calendar: Calendar,
     pub bug: Option<Bug>,
     plan: AddressPlan,
 }
@@ -178,6 +180,7 @@ impl RootShell {
             up: true,
             http: BTreeMap::new(),
             ahead: Duration::ZERO,
+            calendar: Calendar::new(clocks(Duration::ZERO, Duration::ZERO)),
             bug: None,
             plan: *plan,
         }
@@ -185,7 +188,9 @@ impl RootShell {
 
     /// Does a command as a shell does: state, store, then effects and the answer.
     pub fn apply(&mut self, command: &Command, now: Duration, sync: Duration) -> Applied {
-        let applied = self.root.apply(command, (now + self.ahead).as_secs());
+        let reading = clocks(now, self.ahead);
+        let now_s = self.calendar.now(reading).as_secs();
+        let applied = self.root.apply(command, now_s);
         for change in applied.changes.clone() {
             self.store.write(change, now, sync);
         }
@@ -231,6 +236,15 @@ impl RootShell {
             };
             self.notifier.handle_update(&cluster, &update);
         }
+    }
+}
+
+/// What the clocks of the root's machine show, which stays up all the time.
+fn clocks(now: Duration, ahead: Duration) -> Reading {
+    Reading {
+        boot: Some("only".to_owned()),
+        uptime: now,
+        wall: now + ahead,
     }
 }
 

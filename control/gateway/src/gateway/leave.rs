@@ -8,8 +8,8 @@ use super::state::{EndedState, State, StateFile};
 use super::{Error, MESSAGES_MAX, pins, wiring};
 use crate::config::{Config, HostPort};
 use crate::hardware::{self, HardwareError};
-use crate::node::thread::since_1970;
 use crate::node::{self, NodeError, NodeNet};
+use sluice_managers::clocks;
 use sluice_proto::message::{self, LeaveRequest, LeaveResult, NodeId, Topic, Undeployed, Verb};
 use std::fmt;
 use std::os::unix::net::UnixStream;
@@ -107,7 +107,7 @@ pub(super) async fn finish(
 fn clear(config: &Config) -> Result<(), Error> {
     let wiring = wiring(config);
     if let Some(subnet) = node::remembered_subnet(&wiring).map_err(NodeError::from)? {
-        NodeNet::adopt_or_create(wiring, subnet, since_1970())?.teardown()?;
+        NodeNet::adopt_or_create(wiring, subnet, &clocks())?.teardown()?;
     }
     node::remove_device(&config.gateway.tun)?;
     pins::remove(&config.gateway.state_dir)?;

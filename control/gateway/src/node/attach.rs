@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sluice_proto::alloc::Reading;
 use sluice_routes::Veth;
 use sluice_wire::{Class, Dual, Family, Ip, NsIp, Subnet};
 
@@ -149,7 +149,7 @@ impl Attachment {
 }
 
 impl NodeNet {
-    /// Gives the workload an address and wires its namespace to this node. `now` is the time since 1970.
+    /// Gives the workload an address and wires its namespace to this node. `now` is what the clocks show.
     ///
     /// # Errors
     /// Names what stands in the way; nothing is left of the attempt.
@@ -157,7 +157,7 @@ impl NodeNet {
         &mut self,
         request: Request,
         workload: &Workload,
-        now: Duration,
+        now: &Reading,
     ) -> Result<&Attachment, NodeError> {
         self.attach_inner(request, workload, None, now)
     }
@@ -167,7 +167,7 @@ impl NodeNet {
         request: Request,
         workload: &Workload,
         guest_namespace: Option<String>,
-        now: Duration,
+        now: &Reading,
     ) -> Result<&Attachment, NodeError> {
         self.check(&request, workload)?;
         let offset = self
@@ -375,8 +375,7 @@ impl NodeNet {
         if let Some(name) = host_device {
             self.unplumb(name);
         }
-        // Nobody ever saw the address: it needs no rest.
-        self.state.leases.give_back(offset, Duration::ZERO);
+        self.state.leases.undo(offset);
     }
 
     /// Takes an instance away: its devices, rules and mappings at once, its address after a rest. `None` when it was
@@ -387,7 +386,7 @@ impl NodeNet {
     pub fn detach(
         &mut self,
         instance: &InstanceName,
-        now: Duration,
+        now: &Reading,
     ) -> Result<Option<Attachment>, NodeError> {
         let Some(at) = self
             .state

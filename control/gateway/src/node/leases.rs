@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sluice_proto::alloc::{Calendar, Reading};
 use sluice_wire::{Dual, Ip, Subnet};
 use thiserror::Error;
 
@@ -15,8 +16,10 @@ const FIRST: u32 = 2;
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Leases {
     taken: BTreeSet<u32>,
-    /// Offset and when it was returned (seconds since 1970), oldest first.
+    /// Offset and when it was returned (seconds of the calendar), oldest first.
     resting: VecDeque<(u32, u64)>,
+    #[serde(default)]
+    calendar: Option<Calendar>,
     /// Every offset from here up has never been given out.
     fresh: u32,
 }
@@ -42,13 +45,13 @@ pub enum Exhausted {
 }
 
 impl Leases {
-    /// Takes the next address: one never used, else the one that rested longest, if for as long as `rest`. `now` is
-    /// since 1970.
+    /// Takes the next address: one never used, else the one that rested longest, if for as long as `rest`. `now` is what
+    /// the clocks show.
     pub(crate) fn take(
         &mut self,
         subnet: &Dual<Subnet>,
         rest: Duration,
-        now: Duration,
+        now: &Reading,
     ) -> Result<u32, Exhausted> {
         let last = last_offset(subnet).ok_or(Exhausted::NoSubnet)?;
         self.fresh = self.fresh.max(FIRST);
@@ -67,8 +70,7 @@ impl Leases {
             });
         };
         let free_at = since.saturating_add(rest.as_secs());
-        // A clock that was set back must not hold addresses for years.
-        let wait_s = free_at.saturating_sub(now.as_secs()).min(rest.as_secs());
+        let wait_s = free_at.saturating_sub(self.now_s(now));
         if wait_s > 0 {
             return Err(Exhausted::Resting {
                 subnet: name(),
@@ -83,10 +85,25 @@ impl Leases {
     }
 
     /// Returns an address; it rests from `now` on.
-    pub(crate) fn give_back(&mut self, offset: u32, now: Duration) {
+    pub(crate) fn give_back(&mut self, offset: u32, now: &Reading) {
         if self.taken.remove(&offset) {
-            self.resting.push_back((offset, now.as_secs()));
+            let now_s = self.now_s(now);
+            self.resting.push_back((offset, now_s));
         }
+    }
+
+    /// Returns an address that nobody ever saw: it needs no rest.
+    pub(crate) fn undo(&mut self, offset: u32) {
+        if self.taken.remove(&offset) {
+            self.resting.push_front((offset, 0));
+        }
+    }
+
+    fn now_s(&mut self, now: &Reading) -> u64 {
+        let calendar = self
+            .calendar
+            .get_or_insert_with(|| Calendar::new(now.clone()));
+        calendar.now(now.clone()).as_secs()
     }
 }
 
@@ -128,19 +145,26 @@ mod tests {
         )
     }
 
-    const fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Reading {
+        Reading {
+            boot: Some("a".to_owned()),
+            uptime: Duration::from_secs(seconds),
+            wall: Duration::from_secs(1_700_000_000 + seconds),
+        }
     }
 
     #[test]
     fn addresses_come_in_order_and_never_the_broadcast() {
         let mut leases = Leases::default();
         let taken: Vec<u32> = (0..5)
-            .map(|_| leases.take(&subnet(), REST, at(0)).unwrap())
+            .map(|_| leases.take(&subnet(), REST, &at(0)).unwrap())
             .collect();
         assert_eq!(taken, [2, 3, 4, 5, 6]);
         assert_eq!(
-            leases.take(&subnet(), REST, at(0)).unwrap_err().to_string(),
+            leases
+                .take(&subnet(), REST, &at(0))
+                .unwrap_err()
+                .to_string(),
             "no address left in 10.18.0.0/29 and fc00::/120: all 5 are in use; detach an instance or give the node a larger subnet"
         );
         assert_eq!(addresses(&subnet(), 6).v4, "10.18.0.6".parse().ok());
@@ -151,12 +175,12 @@ mod tests {
     fn a_returned_address_rests_and_then_the_oldest_comes_first() {
         let mut leases = Leases::default();
         for _ in 0..5 {
-            leases.take(&subnet(), REST, at(0)).unwrap();
+            leases.take(&subnet(), REST, &at(0)).unwrap();
         }
-        leases.give_back(4, at(10));
-        leases.give_back(2, at(20));
+        leases.give_back(4, &at(10));
+        leases.give_back(2, &at(20));
         assert_eq!(
-            leases.take(&subnet(), REST, at(30)),
+            leases.take(&subnet(), REST, &at(30)),
             Err(Exhausted::Resting {
                 subnet: "10.18.0.0/29 and fc00::/120".to_owned(),
                 taken: 3,
@@ -164,17 +188,17 @@ mod tests {
                 wait_s: 580
             })
         );
-        assert_eq!(leases.take(&subnet(), REST, at(610)), Ok(4));
-        assert!(leases.take(&subnet(), REST, at(610)).is_err());
-        assert_eq!(leases.take(&subnet(), REST, at(620)), Ok(2));
+        assert_eq!(leases.take(&subnet(), REST, &at(610)), Ok(4));
+        assert!(leases.take(&subnet(), REST, &at(610)).is_err());
+        assert_eq!(leases.take(&subnet(), REST, &at(620)), Ok(2));
     }
 
     #[test]
     fn fresh_addresses_come_before_rested_ones() {
         let mut leases = Leases::default();
-        assert_eq!(leases.take(&subnet(), REST, at(0)), Ok(2));
-        leases.give_back(2, at(0));
-        assert_eq!(leases.take(&subnet(), REST, at(10_000)), Ok(3));
+        assert_eq!(leases.take(&subnet(), REST, &at(0)), Ok(2));
+        leases.give_back(2, &at(0));
+        assert_eq!(leases.take(&subnet(), REST, &at(10_000)), Ok(3));
     }
 
     #[test]
@@ -184,7 +208,35 @@ mod tests {
             v6: None,
         };
         let mut leases = Leases::default();
-        let count = std::iter::from_fn(|| leases.take(&subnet, REST, at(0)).ok()).count();
+        let count = std::iter::from_fn(|| leases.take(&subnet, REST, &at(0)).ok()).count();
         assert_eq!(count, 61);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_holds_no_address_longer() {
+        let subnet = Dual {
+            v4: "10.18.0.0/30".parse().ok(),
+            v6: None,
+        };
+        let mut leases = Leases::default();
+        let only = leases.take(&subnet, REST, &at(0)).unwrap();
+        leases.give_back(only, &at(10));
+        let set_back = |seconds| Reading {
+            wall: Duration::from_secs(seconds),
+            ..at(seconds)
+        };
+        assert!(leases.take(&subnet, REST, &set_back(609)).is_err());
+        assert_eq!(leases.take(&subnet, REST, &set_back(610)), Ok(only));
+    }
+
+    #[test]
+    fn an_address_that_nobody_saw_comes_again_at_once() {
+        let mut leases = Leases::default();
+        for _ in 0..5 {
+            leases.take(&subnet(), REST, &at(0)).unwrap();
+        }
+        leases.give_back(3, &at(0));
+        leases.undo(4);
+        assert_eq!(leases.take(&subnet(), REST, &at(1)), Ok(4));
     }
 }

@@ -36,6 +36,7 @@ pub mod watch;
 use std::path::PathBuf;
 
 use sluice_link::sys::ethtool;
+use sluice_proto::alloc::Reading;
 use sluice_wire::{AddressPlan, Dual, Family, Ip, Subnet};
 use thiserror::Error;
 
@@ -199,14 +200,14 @@ impl NodeNet {
     ///
     /// Instances that are still there keep their devices and addresses untouched, see [`NodeNet::attachments`]; those
     /// whose device is gone lose their lease. With another subnet than last time everything is made anew. `now` is
-    /// the time since 1970.
+    /// what the clocks show.
     ///
     /// # Errors
     /// Names the device, setting or file that stands in the way.
     pub fn adopt_or_create(
         wiring: Wiring,
         subnet: Dual<Subnet>,
-        now: std::time::Duration,
+        now: &Reading,
     ) -> Result<Self, NodeError> {
         check_names(&wiring)?;
         let subnet = Dual {
@@ -242,7 +243,7 @@ impl NodeNet {
         Ok(node)
     }
 
-    fn build(&mut self, now: std::time::Duration) -> Result<(), NodeError> {
+    fn build(&mut self, now: &Reading) -> Result<(), NodeError> {
         if self.wiring.lan.is_some() {
             // The device and what is behind it are as they are.
             return Ok(self.state.save(&self.wiring.state_dir)?);
@@ -327,7 +328,7 @@ impl NodeNet {
         &mut self,
         devices: &mut Devices,
         bridge: u32,
-        now: std::time::Duration,
+        now: &Reading,
     ) -> Result<(), NodeError> {
         let links = devices.links()?;
         let (living, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.attachments)

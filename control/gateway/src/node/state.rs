@@ -124,31 +124,36 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_proto::alloc::Reading;
     use std::time::Duration;
 
     /// A gateway that stops a moment after an instance ended, and starts again.
     #[test]
     fn an_ns_ip_goes_on_resting_after_a_restart() {
         const REST: Duration = Duration::from_secs(200);
-        let at = Duration::from_secs;
+        let at = |seconds| Reading {
+            boot: Some("a".to_owned()),
+            uptime: Duration::from_secs(seconds),
+            wall: Duration::from_secs(seconds),
+        };
         let dir = std::env::temp_dir().join(format!("sluice-rest-{}", std::process::id()));
         let subnet = Dual {
             v4: "10.18.0.0/30".parse().ok(),
             v6: None,
         };
         let mut before = State::new(&subnet, None);
-        let only = before.leases.take(&subnet, REST, at(1000)).unwrap();
-        before.leases.give_back(only, at(1000));
+        let only = before.leases.take(&subnet, REST, &at(1000)).unwrap();
+        before.leases.give_back(only, &at(1000));
         before.save(&dir).unwrap();
         let mut after = State::load(&dir).unwrap().unwrap();
-        let early = after.leases.take(&subnet, REST, at(1199));
+        let early = after.leases.take(&subnet, REST, &at(1199));
         assert!(
             early
                 .unwrap_err()
                 .to_string()
                 .contains("the next is free in 1 s")
         );
-        assert_eq!(after.leases.take(&subnet, REST, at(1200)), Ok(only));
+        assert_eq!(after.leases.take(&subnet, REST, &at(1200)), Ok(only));
         fs::remove_dir_all(&dir).unwrap();
     }
 }

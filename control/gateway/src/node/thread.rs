@@ -1,7 +1,7 @@
 //! The thread that owns the node's wiring, and the handle by which async code asks it.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -9,6 +9,7 @@ use super::attach::{Attachment, Request};
 use super::namespace::Workload;
 use super::{NodeError, NodeNet};
 use crate::command::InstanceName;
+use sluice_managers::clocks;
 use sluice_wire::Family;
 
 /// How often foreign FORWARD chains are looked at: Docker rewrites them when it starts.
@@ -81,8 +82,8 @@ impl Node {
         request: Request,
         workload: Workload,
     ) -> Result<Attachment, NodeError> {
-        let now = since_1970();
-        self.run(move |net| net.attach(request, &workload, now).cloned())
+        let now = clocks();
+        self.run(move |net| net.attach(request, &workload, &now).cloned())
             .await?
     }
 
@@ -91,8 +92,8 @@ impl Node {
     /// # Errors
     /// As there.
     pub async fn attach_unikernel(&self, request: Request) -> Result<Attachment, NodeError> {
-        let now = since_1970();
-        self.run(move |net| net.attach_unikernel(request, now))
+        let now = clocks();
+        self.run(move |net| net.attach_unikernel(request, &now))
             .await?
     }
 
@@ -101,8 +102,8 @@ impl Node {
     /// # Errors
     /// As there.
     pub async fn detach(&self, instance: InstanceName) -> Result<Option<Attachment>, NodeError> {
-        let now = since_1970();
-        self.run(move |net| net.detach(&instance, now)).await?
+        let now = clocks();
+        self.run(move |net| net.detach(&instance, &now)).await?
     }
 
     /// [`NodeNet::wire_tun`] on the thread.
@@ -160,16 +161,4 @@ fn recheck(net: &NodeNet) {
         Ok(chains) => tracing::info!(chains, "accepted our devices in FORWARD chains again"),
         Err(error) => tracing::warn!(%error, "looking at FORWARD chains"),
     }
-}
-
-/// The time since 1970, as leases count it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "leases outlive the process and even the boot: only the wall clock does"
-)]
-#[must_use]
-pub fn since_1970() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
 }

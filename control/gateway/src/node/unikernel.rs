@@ -4,9 +4,9 @@
 //! reaches the guest, as with Oakestra; the namespace itself answers on its NsIPv6.
 
 use std::fs::OpenOptions;
-use std::time::Duration;
 
 use rustix::ioctl::{IntegerSetter, Setter, ioctl, opcode};
+use sluice_proto::alloc::Reading;
 use sluice_wire::{Ip, Subnet};
 
 use super::attach::{Attachment, Request};
@@ -32,7 +32,7 @@ impl NodeNet {
     pub fn attach_unikernel(
         &mut self,
         request: Request,
-        now: Duration,
+        now: &Reading,
     ) -> Result<Attachment, NodeError> {
         let instance = request.instance.clone();
         let name = format!("{}.instance.{}", instance.service, instance.instance_number);

@@ -13,7 +13,8 @@ use crate::config::{ConfigError, RootConfig};
 use crate::http::{self, AdminSocket, Client, ListenError};
 use crate::store::{Store, StoreError};
 use axum::Router;
-use shared::Shared;
+use shared::{Shared, calendar_of};
+use sluice_proto::alloc::Calendar;
 use sluice_proto::record::RestoreError;
 use sluice_proto::table_query::root::Root;
 use std::future::Future;
@@ -58,6 +59,7 @@ pub struct Server {
     admin: Option<AdminSocket>,
     store: Store,
     root: Root,
+    calendar: Calendar,
 }
 
 impl Server {
@@ -70,12 +72,16 @@ impl Server {
         // Before anything is counted, or the first counts would be lost.
         admin::recorder();
         let path = config.data_dir.join("root.redb");
-        let (store, records) = Store::open(&path)?;
+        let (store, mut records) = Store::open(&path)?;
+        let restore = |source| RootError::Restore {
+            path: path.clone(),
+            source,
+        };
+        let calendar = calendar_of(&mut records).map_err(restore)?;
         let records = records
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_slice()));
-        let mut root = Root::restore(&config.plan, records)
-            .map_err(|source| RootError::Restore { path, source })?;
+        let mut root = Root::restore(&config.plan, records).map_err(restore)?;
         root.set_rests(config.rests);
         let (listener, address) = http::bind(config.listen).await?;
         let admin = match &config.admin_socket {
@@ -89,6 +95,7 @@ impl Server {
             admin,
             store,
             root,
+            calendar,
         })
     }
 
@@ -105,7 +112,7 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RootError> {
         let (stop, stopped) = watch::channel(false);
         let (ready, readiness) = watch::channel(true);
-        let shared = Arc::new(Shared::new(self.root, self.store));
+        let shared = Arc::new(Shared::new(self.root, self.calendar, self.store));
         // Where callers without a token are admitted, one of them could register itself as a cluster and be sent ours.
         let access = &self.config.access;
         let token = access

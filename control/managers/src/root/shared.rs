@@ -1,14 +1,20 @@
 //! The root's state behind its lock, and the rule that an answer waits for the disk.
 
-use crate::clock::{Clock, incarnation, wall_clock};
+use crate::clock::{Clock, clocks, incarnation};
 use crate::reply::Reply;
 use crate::store::{Batch, Store, StoreError, Ticket, Waiter};
 use axum::http::{HeaderValue, StatusCode};
+use sluice_proto::alloc::Calendar;
 use sluice_proto::message::{JobUpdate, UpdateKind};
+use sluice_proto::record::{Change, RestoreError, read};
 use sluice_proto::table_query::notifier::Notifier;
 use sluice_proto::table_query::root::{self, Applied, Command, Effect, Root};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+
+/// The record of the calendar. All others are the root's.
+const CALENDAR: &str = "calendar";
 
 /// See the module.
 pub(crate) struct Shared {
@@ -26,6 +32,8 @@ pub(crate) struct Shared {
 pub(super) struct State {
     pub(super) root: Root,
     pub(super) notifier: Notifier,
+    /// What rests does so by it.
+    calendar: Calendar,
     store: Store,
     /// The last write that answers have to wait for.
     awaited: Ticket,
@@ -33,7 +41,11 @@ pub(super) struct State {
 
 impl Shared {
     /// Every interest of an earlier life is told once: a notice may have been lost with that process.
-    pub(super) fn new(root: Root, store: Store) -> Self {
+    pub(super) fn new(root: Root, calendar: Calendar, mut store: Store) -> Self {
+        // Before anything rests by it.
+        let mut batch = Batch::default();
+        batch.push(Change::put(CALENDAR.to_owned(), &calendar));
+        store.write(batch);
         let incarnation = incarnation();
         let mut notifier = Notifier::new(incarnation);
         for (job, cluster) in root.interests() {
@@ -51,6 +63,7 @@ impl Shared {
             state: Mutex::new(State {
                 root,
                 notifier,
+                calendar,
                 awaited: store.written(),
                 store,
             }),
@@ -95,13 +108,32 @@ impl Shared {
     }
 }
 
+/// Takes the calendar out of a store's records; a new store begins one.
+pub(super) fn calendar_of(
+    records: &mut BTreeMap<String, Vec<u8>>,
+) -> Result<Calendar, RestoreError> {
+    let now = clocks();
+    let Some(kept) = records.remove(CALENDAR) else {
+        return Ok(Calendar::new(now));
+    };
+    let mut calendar: Calendar = read(CALENDAR, &kept)?;
+    calendar.now(now);
+    Ok(calendar)
+}
+
 impl State {
+    /// The calendar's time in seconds.
+    pub(super) fn now_s(&mut self) -> u64 {
+        self.calendar.now(clocks()).as_secs()
+    }
+
     pub(super) fn apply(&mut self, command: &Command) -> root::Reply {
+        let now_s = self.now_s();
         let Applied {
             reply,
             effects,
             changes,
-        } = self.root.apply(command, wall_clock().as_secs());
+        } = self.root.apply(command, now_s);
         // A new interest need not be on disk before the answer: a root that dies in between starts with another
         // incarnation, and the cluster asks again. It would cost every first packet a sync.
         let waits = changes
@@ -110,6 +142,10 @@ impl State {
         let mut batch = Batch::default();
         for change in changes {
             batch.push(change);
+        }
+        if waits {
+            // What begins to rest must not find an older one after a reboot.
+            batch.push(Change::put(CALENDAR.to_owned(), &self.calendar));
         }
         let ticket = self.store.write(batch);
         if waits {

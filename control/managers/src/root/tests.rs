@@ -1,6 +1,8 @@
 //! The root over real sockets: every path with its codes and texts, and what a crash leaves.
 
+use crate::clock::clocks;
 use crate::http::AdminSocket;
+use crate::store::{Batch, Store};
 use crate::testing::{Caller, Directory, PATIENCE, root_config, start_root};
 use crate::{Access, Token};
 use axum::Router;
@@ -8,7 +10,10 @@ use axum::extract::State;
 use axum::routing::post;
 use hyper::Method;
 use serde_json::{Value, json};
+use sluice_proto::alloc::{Calendar, Reading};
+use sluice_proto::record::Change;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -213,6 +218,35 @@ async fn what_was_answered_survives_a_crash_and_no_address_is_given_twice() {
         }
     }
     running.end().await;
+}
+
+/// A calendar of 1970 in the store, which the wall clock is far ahead of: a rest is as long as it is, over a restart, too.
+#[tokio::test]
+async fn what_rests_does_so_by_the_calendar_of_the_store() {
+    let directory = Directory::new();
+    let (mut store, _) = Store::open(&directory.path().join("root.redb")).unwrap();
+    let calendar = Calendar::new(Reading {
+        wall: Duration::from_secs(5000),
+        ..clocks()
+    });
+    let mut batch = Batch::default();
+    batch.push(Change::put("calendar".to_owned(), &calendar));
+    store.write(batch);
+    drop(store);
+    for is_new in [true, false] {
+        let running = start_root(root_config(directory.path())).await;
+        let root = Caller::new(running.address);
+        if is_new {
+            let grant = root.get("/api/net/subnet").await;
+            let network = grant["subnet_addr"].as_str().unwrap();
+            let path = format!("/api/net/subnet/{network}");
+            assert_eq!(root.text(Method::DELETE, &path, "").await.0, 200);
+        }
+        let rows = root.get("/v1/nodes").await;
+        let rest_s = rows[0]["rest_s"].as_u64().unwrap();
+        assert!((1..=600).contains(&rest_s), "{rows}");
+        running.end().await;
+    }
 }
 
 #[tokio::test]

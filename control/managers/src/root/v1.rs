@@ -2,7 +2,6 @@
 
 use super::identity::authority;
 use super::shared::{Shared, State as Locked};
-use crate::clock::wall_clock;
 use crate::reply::Reply;
 use axum::Router;
 use axum::body::Bytes;
@@ -110,7 +109,8 @@ async fn instances(State(root): Root) -> Reply {
 
 /// The nodes on which instances run, and the subnets of nodes that left, while these rest.
 async fn nodes(State(root): Root) -> Reply {
-    let state = root.lock();
+    let mut state = root.lock();
+    let now_s = state.now_s();
     let mut rows = std::collections::BTreeMap::new();
     for entry in state.root.jobs().flat_map(|job| &job.instance_list) {
         if !entry.is_placed() {
@@ -133,15 +133,15 @@ async fn nodes(State(root): Root) -> Reply {
                 "state": "serving",
             })
         })
-        .chain(state.root.subnets().filter_map(resting))
+        .chain(state.root.subnets().filter_map(|it| resting(it, now_s)))
         .collect();
     Reply::json(&rows)
 }
 
 /// A subnet whose node has left.
-fn resting(view: SubnetView<'_>) -> Option<Value> {
+fn resting(view: SubnetView<'_>, now_s: u64) -> Option<Value> {
     let until_s = view.rests_until_s?;
-    let rest_s = until_s.saturating_sub(wall_clock().as_secs());
+    let rest_s = until_s.saturating_sub(now_s);
     Some(json!({
         "cluster": view.cluster,
         "subnet_v4": view.subnet.subnet_addr.map(|ip| ip.to_string()),

@@ -32,7 +32,7 @@ pub enum SubnetError {
 pub struct Subnets {
     plan: AddressPlan,
     given: BTreeSet<Ip>,
-    /// Until when (seconds since 1970), and what was given together.
+    /// Until when (seconds of the [`Calendar`](super::Calendar)), and what was given together.
     resting: BTreeSet<(u64, Option<Ip>, Option<Ip>)>,
     next: Dual<Ip>,
 }
@@ -52,7 +52,7 @@ impl Subnets {
     }
 
     /// The network addresses of the next subnet of every family that the plan has: fresh ones, else those that rested
-    /// longest. `now_s` is wall-clock time in seconds.
+    /// longest. `now_s` is the [`Calendar`](super::Calendar)'s time in seconds.
     ///
     /// # Errors
     /// Names the range that is used up; then nothing is given.

@@ -163,7 +163,7 @@ struct Grant {
     subnet: SubnetGrant,
     cluster: Option<String>,
     request_id: Option<String>,
-    /// It came back and rests until then, in seconds since 1970.
+    /// It came back and rests until then, in seconds of the [`Calendar`](crate::alloc::Calendar).
     #[serde(default)]
     rests_until_s: Option<u64>,
 }
@@ -239,8 +239,8 @@ impl Root {
         self.semantic.set_rest(rests.addresses_s);
     }
 
-    /// Does what a request says. `now_s` is wall-clock time in seconds (addresses rest across restarts); it may go
-    /// back without harm beyond a longer or shorter rest.
+    /// Does what a request says. `now_s` is the time of the [`Calendar`](crate::alloc::Calendar) in seconds, as addresses
+    /// rest across restarts.
     pub fn apply(&mut self, command: &Command, now_s: u64) -> Applied {
         let counters = self.counters.clone();
         let mut work = Work::default();

@@ -27,7 +27,7 @@ use crate::command::{Attach, Attached, Command, Detach, InstanceName, Refusal, R
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::metrics::MALFORMED;
-use crate::node::thread::{Node, since_1970};
+use crate::node::thread::Node;
 use crate::node::watch::Watch;
 use hosts::Hosts;
 use instances::{Attaching, Nameless, Place, find, parse_name};
@@ -36,6 +36,7 @@ use newcomers::Newcomers;
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::{ROUTES_PAUSE, WRITE_PAUSE};
+use sluice_managers::clocks;
 use sluice_proto::ServiceName;
 use sluice_proto::dns::Names;
 use sluice_proto::liveness::{self, Prober};
@@ -145,7 +146,7 @@ impl Core {
         let probes = Probes::new(probe_results, u16::from_be_bytes([high, low]));
         asker.restore(&state.routes, now);
         let age_at_start = state.confirmed_unix_s.map_or(Duration::ZERO, |at_s| {
-            since_1970().saturating_sub(Duration::from_secs(at_s))
+            clocks().wall.saturating_sub(Duration::from_secs(at_s))
         });
         let ended = state
             .ended

@@ -8,9 +8,10 @@ use crate::gateway::state::Registration;
 use crate::gateway::{self, Error};
 use crate::hardware;
 use crate::node::devices::LinkState;
-use crate::node::thread::{Node, since_1970};
+use crate::node::thread::Node;
 use crate::node::{NodeError, NodeNet, hops};
 use sluice_hw_profiles::Link;
+use sluice_managers::clocks;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{NodeId, SubnetRequest, SubnetResult, Verb};
 use sluice_wire::{Dual, Ip, Subnet};
@@ -145,7 +146,7 @@ impl Core {
         };
         let wiring = gateway::wiring(&self.config);
         let net = tokio::task::spawn_blocking(move || {
-            NodeNet::adopt_or_create(wiring, subnet, since_1970())
+            NodeNet::adopt_or_create(wiring, subnet, &clocks())
         })
         .await
         .map_err(|_| Error::NodePanicked)??;

@@ -183,8 +183,8 @@ async fn available(
         Some("6") => &[Family::V6],
         _ => &[Family::V4, Family::V6],
     };
-    let now_s = wall_clock().as_secs();
-    let state = root.lock();
+    let mut state = root.lock();
+    let now_s = state.now_s();
     let ips: Vec<_> = families
         .iter()
         .flat_map(|family| {

@@ -22,7 +22,7 @@ pub struct SubnetView<'a> {
     pub subnet: &'a SubnetGrant,
     /// The cluster that asked, where it said who it was.
     pub cluster: Option<&'a str>,
-    /// Its node has left: until when it rests, in seconds since 1970.
+    /// Its node has left: until when it rests, in seconds of the [`Calendar`](crate::alloc::Calendar).
     pub rests_until_s: Option<u64>,
 }
 
