@@ -5,7 +5,7 @@ use crate::log_limit::warn_limited;
 use axum::Router;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
@@ -32,7 +32,8 @@ const DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// With the root's answer to a registration: changes with every start of the root.
 pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("sluice-incarnation");
 
-/// With every answer of the root: from which store it comes, so that a root that lost its store is not believed.
+/// With every answer of the root: from which store it comes, so that a root that lost its store is not believed. With every
+/// request of a cluster that has heard it: to which one it belongs.
 pub(crate) const STORE: HeaderName = HeaderName::from_static("sluice-store");
 
 /// Opens a TCP listener and says where it listens, which the kernel decides for port 0.
@@ -169,6 +170,8 @@ impl AdminSocket {
 pub(crate) struct Client {
     inner: LegacyClient<HttpConnector, Full<Bytes>>,
     token: Option<Token>,
+    /// Said with every request.
+    store: Option<HeaderValue>,
 }
 
 #[derive(Debug, Error)]
@@ -210,7 +213,17 @@ impl Client {
             // looking for a free one among those becomes most of a busy manager's work.
             .pool_max_idle_per_host(IDLE_MAX)
             .build(connector);
-        Self { inner, token }
+        Self {
+            inner,
+            token,
+            store: None,
+        }
+    }
+
+    /// From now on says with every request that it belongs to this store.
+    pub(crate) fn set_store(&mut self, identity: &str) {
+        // One that fits no header has not come in one.
+        self.store = HeaderValue::from_str(identity).ok();
     }
 
     /// One request to `http://{authority}{path}`; `body` is JSON.
@@ -228,6 +241,9 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.secret()));
+        }
+        if let Some(store) = &self.store {
+            request = request.header(STORE, store.clone());
         }
         let request = request
             .body(Full::new(Bytes::from(body)))

@@ -240,6 +240,13 @@ fn a_root_that_lost_its_store_ends_nothing() {
         },
     )
     .unwrap();
+    let admin = world.sites.root.admin.to_string_lossy().into_owned();
+    let pattern = "*.*.*.*";
+    let refused = world
+        .sites
+        .sluice(["rule", "add", "--socket", &admin, pattern, pattern])
+        .unwrap_err();
+    assert!(refused.to_string().contains("another store"), "{refused}");
     world.sites.clusters[0].kill();
     world.sites.clusters[0].start().unwrap();
     wait_for(

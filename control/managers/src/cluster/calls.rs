@@ -42,6 +42,11 @@ impl Calls {
         }
     }
 
+    /// From now on says with every request that it belongs to this store of the root.
+    pub(super) fn set_store(&mut self, identity: &str) {
+        self.client.set_store(identity);
+    }
+
     /// Calls as soon as there is room. The outcome comes from [`Calls::finished`]; it is [`CallError::Full`] for a request
     /// that did not leave, because there was no room or its turn did not come in time.
     pub(super) fn start(&mut self, request: RootRequest) {

@@ -58,10 +58,13 @@ impl Site {
         answerer: Answerer,
         clock: Clock,
         (bus, broker): (Bus, Option<Broker>),
-        (calls, webhook): (Calls, Webhook),
+        (mut calls, webhook): (Calls, Webhook),
         store: Store,
         ready: watch::Sender<bool>,
     ) -> Self {
+        if let Some(identity) = answerer.root_store() {
+            calls.set_store(identity);
+        }
         Self {
             answerer,
             bus,
@@ -198,6 +201,9 @@ impl Site {
         let identity = answer.headers.get(STORE);
         identity.is_none_or(|identity| {
             let identity = String::from_utf8_lossy(identity.as_bytes());
+            if self.answerer.root_store().is_none() {
+                self.calls.set_store(&identity);
+            }
             self.answerer.handle_root_store(&identity)
         })
     }

@@ -332,6 +332,66 @@ async fn tokens_join_the_parts_and_keep_others_out() {
     node.say("subnet", r#"{"METHOD":"GET"}"#).await;
     node.hear("subnetwork/result").await;
     running.end().await;
+/// A root without its store would give away what its clusters have: they tell it, and it changes nothing for anybody, until
+/// it has its store back, or a cluster of its own.
+#[tokio::test]
+async fn a_root_that_lost_its_store_refuses_changes() {
+    let system = System::start(1).await;
+    let before = system.root();
+    while before.get("/v1/clusters").await[0]["state"] != "registered" {}
+    let System {
+        root_files,
+        root,
+        clusters,
+    } = system;
+    let address = root.address;
+    root.end().await;
+    let empty_files = Directory::new();
+    let mut empty = root_config(empty_files.path());
+    empty.listen = address;
+    let wiped = start_root(empty).await;
+    let root = Caller::new(address);
+    let told = async {
+        while root.get("/v1/clusters").await[0]["state"] != "of another store" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    let deploy = json!({"_id": FIRST, "deployment_descriptor": {}}).to_string();
+    for (method, path, body) in [
+        (Method::POST, "/v1/services", YAML),
+        (Method::DELETE, "/v1/services/demo.default.web.test", ""),
+        (Method::POST, "/v1/rules", "{}"),
+        (Method::POST, "/api/net/service/deploy", &deploy),
+    ] {
+        let (status, text) = root.text(method, path, body).await;
+        assert_eq!(status, 409, "{path}: {text}");
+        assert!(text.contains("they call from 127.0.0.1"), "{path}: {text}");
+    }
+    assert_eq!(root.get("/v1/services").await, json!([]));
+    let status = root.get("/v1/status").await;
+    assert_eq!(status["clusters_of_another_store"], 1, "{status}");
+    assert_eq!(status["clusters"], 0, "it registers nobody: {status}");
+
+    // To begin anew: a cluster that belongs to no other store.
+    let new_files = Directory::new();
+    let new = start_cluster(cluster_config(new_files.path(), "new", address)).await;
+    while root.get("/v1/status").await["clusters"] != 1 {}
+    apply(&root).await;
+    new.end().await;
+    wiped.end().await;
+
+    // With its own store back, it is believed and believes.
+    let mut kept = root_config(root_files.path());
+    kept.listen = address;
+    let running = start_root(kept).await;
+    apply(&root).await;
+    running.end().await;
+    for (_, _, cluster) in clusters {
+        cluster.end().await;
+    }
+}
+
     root.end().await;
 }
 

@@ -2,6 +2,7 @@
 
 use super::identity::{Named, registered_address};
 use super::shared::Shared;
+use super::strangers::guard_clusters;
 use crate::http::{INCARNATION, STORE};
 use crate::reply::Reply;
 use axum::Router;
@@ -34,6 +35,10 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/net/service/ip/{ip}/instances", get(query_by_address))
         .route("/api/net/subnet", get(subnet))
         .route("/api/net/subnet/{network}", delete(return_subnet))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            guard_clusters,
+        ))
         .layer(middleware::map_response_with_state(
             Arc::clone(&shared),
             with_store,

@@ -6,13 +6,14 @@ mod notices;
 mod pubnet;
 mod rules;
 mod shared;
+mod strangers;
 mod v1;
 
 use crate::admin;
 use crate::config::{ConfigError, RootConfig};
 use crate::http::{self, AdminSocket, Client, ListenError};
 use crate::store::{Store, StoreError};
-use axum::Router;
+use axum::{Router, middleware};
 use shared::{Shared, calendar_of};
 use sluice_proto::alloc::Calendar;
 use sluice_proto::record::RestoreError;
@@ -122,7 +123,12 @@ impl Server {
         let client = Client::new(token, CONNECT_WAIT);
         tracing::info!(listen = %self.address, "root manager runs");
 
-        let v1 = v1::routes(Arc::clone(&shared)).merge(rules::routes(Arc::clone(&shared)));
+        let v1 = v1::routes(Arc::clone(&shared))
+            .merge(rules::routes(Arc::clone(&shared)))
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(&shared),
+                strangers::guard_changes,
+            ));
         let admin_routes = admin::routes(readiness).merge(v1.clone());
         let public_routes = api::routes(Arc::clone(&shared)).merge(v1);
         let guarded_routes = self

@@ -1,5 +1,6 @@
 //! The root's state behind its lock, and the rule that an answer waits for the disk.
 
+use super::strangers::Strangers;
 use crate::clock::{Clock, clocks, incarnation};
 use crate::reply::Reply;
 use crate::store::{Batch, Store, StoreError, Ticket, Waiter};
@@ -34,6 +35,7 @@ pub(super) struct State {
     pub(super) notifier: Notifier,
     /// What rests does so by it.
     calendar: Calendar,
+    pub(super) strangers: Strangers,
     store: Store,
     /// The last write that answers have to wait for.
     awaited: Ticket,
@@ -64,6 +66,7 @@ impl Shared {
                 root,
                 notifier,
                 calendar,
+                strangers: Strangers::default(),
                 awaited: store.written(),
                 store,
             }),

@@ -152,8 +152,10 @@ fn resting(view: SubnetView<'_>, now_s: u64) -> Option<Value> {
     }))
 }
 
+/// Those that registered, and those that this root refuses.
 async fn clusters(State(root): Root) -> Reply {
     let state = root.lock();
+    let strangers = state.strangers.addresses(root.clock.now());
     let rows: Vec<_> = state
         .root
         .clusters()
@@ -164,6 +166,13 @@ async fn clusters(State(root): Root) -> Reply {
                 "state": "registered",
             })
         })
+        .chain(strangers.map(|ip| {
+            json!({
+                "cluster": null,
+                "address": ip.to_string(),
+                "state": "of another store",
+            })
+        }))
         .collect();
     Reply::json(&rows)
 }
@@ -178,6 +187,7 @@ async fn status(State(root): Root) -> Reply {
         "services": state.root.jobs().count(),
         "instances": instances,
         "clusters": state.root.clusters().count(),
+        "clusters_of_another_store": state.strangers.addresses(root.clock.now()).count(),
         "subnets": state.root.subnets().filter(|it| it.rests_until_s.is_none()).count(),
         "subnets_resting": state.root.subnets().filter(|it| it.rests_until_s.is_some()).count(),
         "notices_waiting": state.notifier.waiting(),

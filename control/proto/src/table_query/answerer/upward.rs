@@ -151,6 +151,12 @@ impl Answerer {
         }
     }
 
+    /// The root's store that this manager belongs to, once it is known.
+    #[must_use]
+    pub fn root_store(&self) -> Option<&str> {
+        self.root_store.as_deref()
+    }
+
     /// The root answers, but is not the one that answered before: it may have lost notices and interests on the way.
     pub fn handle_root_restarted(&mut self, now: Duration) {
         self.root_is_back(now);
