@@ -148,6 +148,23 @@ async fn what_does_not_exist_is_an_empty_list() {
     system.end().await;
 }
 
+/// A moment after a gateway heard that a name means nothing, the service is created and attached in another cluster.
+#[tokio::test]
+async fn a_node_that_heard_of_no_service_hears_when_there_is_one() {
+    let system = System::start(2).await;
+    let mut caller = Node::join(system.broker(1), SECOND, JOB).await;
+    let question = json!({"sname": JOB, "sip": "", "interest_s": 180}).to_string();
+    caller.say("tablequery/request", question).await;
+    let nothing = caller.hear("tablequery/result").await;
+    assert_eq!(nothing["instance_list"], json!([]), "{nothing}");
+    apply(&system.root()).await;
+    let something = caller.hear("tablequery/result").await;
+    assert_eq!(something["query_key"], JOB, "{something}");
+    let ip = &something["service_ip_list"][0]["Address"];
+    assert_eq!(ip, "10.30.50.2", "{something}");
+    system.end().await;
+}
+
 #[tokio::test]
 async fn an_end_is_told_to_interested_nodes_of_another_cluster() {
     let system = System::start(2).await;
@@ -315,23 +332,6 @@ async fn with_the_root_gone_known_services_are_answered_and_nodes_join() {
     drop(files);
 }
 
-#[tokio::test]
-async fn tokens_join_the_parts_and_keep_others_out() {
-    let root_files = Directory::new();
-    let mut root = root_config(root_files.path());
-    root.access.token = Some(Token::new("token-of-the-root").unwrap());
-    let root = start_root(root).await;
-    let files = Directory::new();
-    let mut config = cluster_config(files.path(), "site", root.address);
-    config.access.token = Some(Token::new("token-of-the-cluster").unwrap());
-    config.root_token = Some(Token::new("token-of-the-root").unwrap());
-    let running = start_cluster(config).await;
-    let stranger = Caller::new(running.address);
-    assert_eq!(stranger.text(Method::GET, "/v1/status", "").await.0, 401);
-    let mut node = Node::join(running.broker.unwrap(), FIRST, JOB).await;
-    node.say("subnet", r#"{"METHOD":"GET"}"#).await;
-    node.hear("subnetwork/result").await;
-    running.end().await;
 /// A root without its store would give away what its clusters have: they tell it, and it changes nothing for anybody, until
 /// it has its store back, or a cluster of its own.
 #[tokio::test]
@@ -392,6 +392,23 @@ async fn a_root_that_lost_its_store_refuses_changes() {
     }
 }
 
+#[tokio::test]
+async fn tokens_join_the_parts_and_keep_others_out() {
+    let root_files = Directory::new();
+    let mut root = root_config(root_files.path());
+    root.access.token = Some(Token::new("token-of-the-root").unwrap());
+    let root = start_root(root).await;
+    let files = Directory::new();
+    let mut config = cluster_config(files.path(), "site", root.address);
+    config.access.token = Some(Token::new("token-of-the-cluster").unwrap());
+    config.root_token = Some(Token::new("token-of-the-root").unwrap());
+    let running = start_cluster(config).await;
+    let stranger = Caller::new(running.address);
+    assert_eq!(stranger.text(Method::GET, "/v1/status", "").await.0, 401);
+    let mut node = Node::join(running.broker.unwrap(), FIRST, JOB).await;
+    node.say("subnet", r#"{"METHOD":"GET"}"#).await;
+    node.hear("subnetwork/result").await;
+    running.end().await;
     root.end().await;
 }
 

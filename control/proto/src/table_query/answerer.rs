@@ -8,6 +8,7 @@
 //! asked again only after its answer expired. The *interest* of a Sluice node ends when it was not renewed; that of a
 //! legacy node when it says so. The *registration* at the root is repeated, which also finds a root that came back.
 
+mod absence;
 mod allot;
 mod answer;
 mod body;
@@ -26,7 +27,7 @@ mod upward;
 mod vacancy;
 
 pub use answer::INSTANCES_MAX_DEFAULT;
-pub use interface::{Event, PublishError, REFRESH_EVERY, Settings, Transmit};
+pub use interface::{ABSENT_MAX, Event, PublishError, REFRESH_EVERY, Settings, Transmit};
 pub use upward::{Method, RootRequest};
 pub use vacancy::Vacancy;
 
@@ -123,12 +124,6 @@ struct Fetch {
     told: usize,
 }
 
-#[derive(Clone, Debug)]
-struct Absent {
-    until: Duration,
-    strikes: u32,
-}
-
 /// What the root still has to be told about an instance.
 #[derive(Clone, Debug, PartialEq)]
 enum Report {
@@ -190,7 +185,7 @@ pub struct Answerer {
     residents: isolation::Residents,
     /// The jobs that each node is interested in.
     interested: interest::Interested,
-    absent: BTreeMap<Key, Absent>,
+    absent: BTreeMap<Key, absence::Absent>,
     fetches: BTreeMap<Key, Fetch>,
     resync: resync::Resync,
     reports: BTreeMap<(ServiceName, u32), Outgoing>,
@@ -320,7 +315,7 @@ impl Answerer {
             // Known, but of no use: the root may know more (thesis 3.6.6, exception 1).
             self.fetch(Key::Name(name), Some(self.waiter(node, request)), now);
         } else if self.is_absent(&key, now) {
-            self.answer_absent(node, request);
+            self.tell_absent(node, request, now);
         } else if self.fetches.len() < self.settings.keys_max || self.fetches.contains_key(&key) {
             self.fetch(key.clone(), Some(self.waiter(node, request)), now);
             self.answer_while_lost(&key, node, request);
@@ -522,9 +517,11 @@ impl Answerer {
     /// The root says that a job changed (POST `/api/net/job/update`).
     pub fn handle_job_update(&mut self, update: &JobUpdate, now: Duration) {
         let key = Key::Name(update.job_name.clone());
-        self.absent.remove(&key);
         if self.jobs.contains_key(&update.job_name) || self.fetches.contains_key(&key) {
             self.refetch(key, now);
+        } else if self.believes_absences(now) {
+            // It may have been created a moment ago.
+            self.fetch(key, None, now);
         } else {
             self.remove_interest(&update.job_name);
         }
@@ -650,12 +647,6 @@ impl Answerer {
         self.jobs
             .get(name)
             .is_some_and(|known| known.runs(key) || now < known.fetched_at + UNAVAILABLE_FRESH)
-    }
-
-    fn is_absent(&self, key: &Key, now: Duration) -> bool {
-        self.absent
-            .get(key)
-            .is_some_and(|absent| now < absent.until)
     }
 
     fn place(&mut self, job: &ServiceName, node: &NodeId, status: InstanceStatus, now: Duration) {

@@ -10,7 +10,7 @@ mod absences;
 mod answers;
 mod interface;
 
-pub use interface::{ANSWER_MAX, Event, Mqtt, RENEW, Routes, Settings, Transmit};
+pub use interface::{ABSENT_MAX, ANSWER_MAX, Event, Mqtt, RENEW, Routes, Settings, Transmit};
 
 use super::backoff::{Backoff, Random};
 use super::timers::Timers;

@@ -4,6 +4,7 @@
 //! the [`Change`]s before it sends the answer; when that fails it answers 500 and builds the root anew with
 //! [`Root::restore`], which gives exactly the state of the last successful write.
 
+mod absences;
 mod services;
 mod instances;
 mod rules;
@@ -188,6 +189,7 @@ pub struct Root {
     addresses: BTreeMap<Ip, String>,
     clusters: BTreeMap<String, Cluster>,
     interests: BTreeMap<ServiceName, BTreeSet<String>>,
+    absences: absences::Absences,
     rules: BTreeSet<Rule>,
     /// By the order of giving. An entry goes only when its subnet is given again, under a later number.
     grants: BTreeMap<u64, Grant>,
@@ -215,6 +217,19 @@ struct Work {
     grants: BTreeSet<u64>,
 }
 
+impl Work {
+    fn tell(&mut self, cluster: &str, job: &ServiceName, number: i64, kind: UpdateKind) {
+        self.effects.push(Effect::Notify {
+            cluster: cluster.to_owned(),
+            update: JobUpdate {
+                job_name: job.clone(),
+                instance_number: number,
+                kind,
+            },
+        });
+    }
+}
+
 impl Root {
     #[must_use]
     pub fn new(plan: &AddressPlan) -> Self {
@@ -224,6 +239,7 @@ impl Root {
             addresses: BTreeMap::new(),
             clusters: BTreeMap::new(),
             interests: BTreeMap::new(),
+            absences: absences::Absences::default(),
             rules: BTreeSet::new(),
             grants: BTreeMap::new(),
             rests: Rests::default(),
@@ -272,7 +288,7 @@ impl Root {
                 cluster_id,
             } => self.instance_delete(id, *number, *epoch, cluster_id.as_deref(), now_s, work),
             Command::Status(status) => self.status(status, now_s, work),
-            Command::Query { key, caller } => self.query(key, caller, work),
+            Command::Query { key, caller } => self.query(key, caller, now_s, work),
             Command::InterestRemove { job, caller } => self.interest_remove(job, caller, work),
             Command::Subnet { caller, request_id } => {
                 self.subnet(caller, request_id.as_deref(), now_s, work)
@@ -307,12 +323,19 @@ impl Root {
         Ok(Reply::text(200, "cluster registered"))
     }
 
-    fn query(&mut self, key: &Key, caller: &Caller, work: &mut Work) -> Result<Reply, Refusal> {
+    fn query(
+        &mut self,
+        key: &Key,
+        caller: &Caller,
+        now_s: u64,
+        work: &mut Work,
+    ) -> Result<Reply, Refusal> {
         let Some(cluster) = self.cluster_of(caller) else {
             return refuse(400, "Invalid cluster address, is the cluster registered?");
         };
         let Some(job) = self.job(key) else {
             // Oakestra's answer for "does not exist"; no interest is registered for it (thesis 3.6.6, exception 2).
+            self.note_absence(key, caller, cluster, now_s);
             return Ok(Reply::json(&serde_json::Map::new()));
         };
         let (reply, name) = (Reply::json(&self.told(job)), job.job_name.clone());
@@ -349,14 +372,7 @@ impl Root {
 
     fn notify(&self, job: &ServiceName, number: i64, kind: UpdateKind, work: &mut Work) {
         for cluster in self.interests.get(job).into_iter().flatten() {
-            work.effects.push(Effect::Notify {
-                cluster: cluster.clone(),
-                update: JobUpdate {
-                    job_name: job.clone(),
-                    instance_number: number,
-                    kind,
-                },
-            });
+            work.tell(cluster, job, number, kind);
         }
     }
 

@@ -2,8 +2,7 @@
 
 use super::upward::{Asked, Method};
 use super::{
-    Absent, Answerer, Event, Fetch, Known, Placement, REQUEST_WAIT, Report, Timer, UpdateKind,
-    Waiter,
+    Answerer, Event, Fetch, Known, Placement, REQUEST_WAIT, Report, Timer, UpdateKind, Waiter,
 };
 use crate::isolation::Rule;
 use crate::message::{
@@ -128,7 +127,7 @@ impl Answerer {
     /// Lays a job of the root under what our nodes said. `request` is the one that it answers.
     fn learn(&mut self, request: u64, key: &Key, job: Job, now: Duration) {
         let name = job.job_name.clone();
-        self.absent.remove(&Key::Name(name.clone()));
+        let mut ended = self.end_absences([Key::Name(name.clone())]);
         let cluster_id = self.settings.cluster_id.clone();
         let is_new = !self.jobs.contains_key(&name);
         let known = self
@@ -216,7 +215,7 @@ impl Answerer {
         }
         for ip in addresses {
             self.addresses.insert(ip, name.clone());
-            self.absent.remove(&Key::Address(ip));
+            ended.extend(self.end_absences([Key::Address(ip)]));
         }
         self.dirty.job(&name);
         if !is_new && before != after {
@@ -233,6 +232,7 @@ impl Answerer {
         self.note_residents(&name);
         self.note_vacancy(&name);
         self.tell_standings(standings);
+        self.tell_ended(&name, ended, now);
     }
 
     fn learn_absent(&mut self, key: Key, waiters: Vec<Waiter>, now: Duration) {
@@ -268,7 +268,7 @@ impl Answerer {
         self.remember_absent(key, now);
         for waiter in waiters {
             match waiter {
-                Waiter::Node { node, request } => self.answer_absent(&node, &request),
+                Waiter::Node { node, request } => self.tell_absent(&node, &request, now),
                 Waiter::Caller { node, request } => self.handle_request(&node, &request, now),
                 Waiter::Deployment(ticket) => self.events.push_back(Event::Deployment {
                     ticket,
@@ -286,25 +286,6 @@ impl Answerer {
                 }
             }
         }
-    }
-
-    fn remember_absent(&mut self, key: Key, now: Duration) {
-        if self.absent.len() >= self.settings.keys_max && !self.absent.contains_key(&key) {
-            self.absent.retain(|_, absent| now < absent.until);
-            if self.absent.len() >= self.settings.keys_max {
-                self.absent.pop_first();
-            }
-        }
-        let strikes = self
-            .absent
-            .get(&key)
-            .map_or(1, |absent| absent.strikes.saturating_add(1));
-        let backoff = super::Backoff {
-            first: self.settings.absent_first,
-            max: self.settings.absent_max,
-        };
-        let until = now + backoff.wait(strikes, &mut self.random);
-        self.absent.insert(key, Absent { until, strikes });
     }
 
     fn satisfy(&mut self, name: &ServiceName, waiter: Waiter, now: Duration) {

@@ -12,6 +12,9 @@ use thiserror::Error;
 /// A job is asked again so often although the root said nothing.
 pub const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
+/// "There is no such thing" is never believed for longer without asking the root again.
+pub const ABSENT_MAX: Duration = Duration::from_secs(4);
+
 /// Identity, times and limits of an [`Answerer`](super::Answerer).
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -55,7 +58,7 @@ impl Settings {
             retry_first: Duration::from_millis(500),
             retry_max: Duration::from_secs(4),
             absent_first: Duration::from_secs(1),
-            absent_max: Duration::from_secs(4),
+            absent_max: ABSENT_MAX,
             refresh_every: REFRESH_EVERY,
             register_every: Duration::from_secs(15),
             isolation: Isolation::default(),

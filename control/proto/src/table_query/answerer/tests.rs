@@ -1,5 +1,6 @@
 //! How a cluster manager answers nodes and deals with its root, message by message.
 
+mod absence;
 mod forgotten;
 mod leave;
 mod migration;

@@ -121,7 +121,13 @@ impl Asker {
     ) {
         let asked = key.as_ref().and_then(|key| self.answered(key));
         if asked.is_none() && !self.jobs.contains_key(&name) {
-            // Nobody asked, nobody holds it: a late push for a job that was forgotten.
+            // Nobody asked, nobody holds it: a late push for a job that was forgotten, or the key of an absence, which is
+            // over then, so that whoever needs it asks again.
+            if let Some(key) = key.filter(|key| self.absent.get(key).is_some_and(|it| !it.expired))
+            {
+                self.no_longer_absent(&key);
+                self.events.push_back(Event::Unknown { key });
+            }
             return;
         }
         let is_new = !self.jobs.contains_key(&name);

@@ -11,6 +11,9 @@ pub const RENEW: Duration = Duration::from_secs(60);
 /// After so long without an answer a question is given up.
 pub const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// "There is no such thing" is never believed for longer.
+pub const ABSENT_MAX: Duration = Duration::from_secs(8);
+
 /// Times and limits of an [`super::Asker`].
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -45,7 +48,7 @@ impl Default for Settings {
             patience: Duration::from_millis(900),
             answer_max: ANSWER_MAX,
             absent_first: Duration::from_secs(1),
-            absent_max: Duration::from_secs(8),
+            absent_max: ABSENT_MAX,
             questions_max: 4096,
             absent_keys_max: 4096,
         }

@@ -1,5 +1,7 @@
 //! How an asker behaves, message by message.
 
+mod absences;
+
 use super::*;
 use crate::message::{InstanceEntry, IpType, ServiceIpEntry};
 use sluice_wire::Dual;

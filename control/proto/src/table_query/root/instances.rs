@@ -7,6 +7,8 @@ use crate::message::{
     UpdateKind,
 };
 use crate::names::ServiceName;
+use crate::table_query::Key;
+use sluice_wire::Dual;
 
 impl Root {
     pub(super) fn instance_deploy(
@@ -51,6 +53,7 @@ impl Root {
                 format!("{name} has no such instance to migrate: {number}"),
             );
         }
+        let mut new = Dual::default();
         if let Some(entry) = entry_of_mut(&mut service.job, number) {
             if deploy.request_id.is_some() && !deploy.migrate {
                 return refuse(409, format!("instance {number} of {name} exists already"));
@@ -87,6 +90,7 @@ impl Root {
             for ip in ips.iter() {
                 self.addresses.insert(ip, deploy.id.clone());
             }
+            new = ips;
             let entry = InstanceEntry {
                 instance_number: number,
                 cluster_id: cluster_id.clone(),
@@ -110,6 +114,7 @@ impl Root {
             (Some(_), Some(entry)) => Reply::json(&deployed(entry)),
             _ => Reply::text(200, "Instance info added"),
         };
+        self.end_absences(&name, new.iter().map(Key::Address), now_s, work);
         if let Some(cluster) = cluster_id.filter(|id| self.clusters.contains_key(id)) {
             // Deployment interest: a cluster must know all that concerns the services it runs (thesis 3.6.6).
             self.interest(&name, cluster, work);

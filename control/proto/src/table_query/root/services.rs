@@ -4,6 +4,7 @@ use super::{Refusal, Reply, Root, Service, Work, refuse};
 use crate::alloc::{AllocError, Owner, Semantic, Use};
 use crate::descriptor::{self, ServiceSpec};
 use crate::message::{IpType, Job, ServiceDeploy, ServiceIpEntry, UpdateKind};
+use crate::table_query::Key;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -40,12 +41,15 @@ impl Root {
             descriptor: spec.descriptor,
         };
         strip(&mut job);
+        let mut keys = vec![Key::Name(spec.name.clone())];
         for ip in job.service_ip_list.iter().flat_map(|entry| {
             let ips = entry.ips();
             ips.v4.into_iter().chain(ips.v6)
         }) {
             self.addresses.insert(ip, id.clone());
+            keys.push(Key::Address(ip));
         }
+        self.end_absences(&spec.name, keys, now_s, work);
         self.names.insert(spec.name, id.clone());
         self.services.insert(
             id.clone(),

@@ -1,5 +1,6 @@
 //! What the root answers, whom it tells, and that its store is its state.
 
+mod absences;
 mod migration;
 mod subnets;
 
