@@ -4,7 +4,7 @@
 use super::Routes;
 use sluice_proto::ServiceName;
 use sluice_proto::liveness::NodeAddress;
-use sluice_tables::{InstanceSlot, PeerSlot, ServiceSlot};
+use sluice_tables::{Instance, InstanceSlot, PeerSlot, Placement, ServiceSlot};
 use sluice_wire::{Dual, Family, Ip, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -84,8 +84,8 @@ impl Routes {
         Some(Duration::from_nanos(peer.heard.last_ns())).filter(|at| !at.is_zero())
     }
 
-    /// The nodes of all services with an instance that packets used at or after `since_s` of the workers' clock: the next
-    /// flow may go to any of them.
+    /// The nodes of all services with an instance that packets from here used at or after `since_s` of the workers' clock, be it
+    /// one on this node: the next flow may go to any of them.
     #[must_use]
     pub fn nodes_in_use(&self, since_s: u32) -> Vec<NodeInUse> {
         let tables = self.tables();
@@ -93,9 +93,18 @@ impl Routes {
             let placed = self.placed.iter();
             placed.filter_map(|(slot, peer)| Some((tables.instance(*slot)?, *peer)))
         };
+        // Of what runs here, others' calls say nothing.
+        let is_called_here = |row: &&Instance| {
+            let service = tables.service(row.service);
+            row.placement == Placement::Local
+                && service.is_some_and(|service| service.used.last_s() >= since_s)
+        };
+        let here = tables.instances().map(|(_, row)| row);
         let busy: BTreeSet<ServiceSlot> = rows()
-            .filter(|(row, _)| row.busy.last_s() >= since_s)
-            .map(|(row, _)| row.service)
+            .map(|(row, _)| row)
+            .chain(here.filter(is_called_here))
+            .filter(|row| row.busy.last_s() >= since_s)
+            .map(|row| row.service)
             .collect();
         let mut nodes: BTreeMap<PeerSlot, Dual<Ip>> = BTreeMap::new();
         for (row, peer) in rows() {

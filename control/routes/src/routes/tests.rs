@@ -379,6 +379,24 @@ fn nodes_in_use_are_those_of_services_that_packets_go_to() {
     assert_eq!(routes.nodes_in_use(101), []);
 }
 
+/// All flows may be with the instance on this node; the next one may go to another. Calls by others are theirs to watch.
+#[test]
+fn nodes_are_in_use_beside_a_local_instance_that_is_called_from_here() {
+    let mut routes = routes();
+    routes.add_local(here(0));
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    let mut instances = routes.tables().instances();
+    let (_, local) = instances
+        .find(|(_, row)| row.placement == Placement::Local)
+        .unwrap();
+    local.busy.touch(100);
+    assert_eq!(routes.nodes_in_use(100), [], "somebody else may call it");
+    let service = routes.tables().service(local.service).unwrap();
+    service.used.touch(100);
+    let [beside] = routes.nodes_in_use(100).try_into().unwrap();
+    assert_eq!(beside.address, node(NODE_TWO));
+}
+
 /// The instance ran on node one before it came here.
 fn came_here(mut row: Row) -> Row {
     row.place = None;
