@@ -1,6 +1,6 @@
 //! What must be the case when the network has been whole for a while.
 
-use crate::node::Node;
+use crate::node::{Node, own_ip};
 use crate::traffic::Dialled;
 use crate::world::World;
 use sluice_proto::ServiceName;
@@ -147,6 +147,60 @@ fn may_be_allotted(world: &World, node: &Node, job: &ServiceName) -> bool {
         (rules.allow(name, job) || rules.allow(job, name))
             && entries.any(|it| it.cluster_id.as_ref() == Some(cluster_id) && !it.is_placed())
     })
+}
+
+/// No gateway believes that a node is lost.
+///
+/// # Panics
+/// Names the gateway and the node.
+pub fn nobody_is_suspected(world: &World) {
+    for node in &world.nodes {
+        let lost: Vec<_> = node.prober.lost_nodes().collect();
+        assert!(lost.is_empty(), "{} has lost {lost:?}", node.id);
+    }
+}
+
+/// No gateway believes that a node is lost, but for one; what that one believes does not matter.
+///
+/// # Panics
+/// Names the gateway and the node.
+pub fn only_one_is_suspected(world: &World, silent: usize) {
+    for node in world.nodes.iter().filter(|node| node.index != silent) {
+        let others: Vec<_> = (node.prober.lost_nodes())
+            .filter(|lost| lost.0 != own_ip(silent))
+            .collect();
+        assert!(others.is_empty(), "{} has lost {others:?}", node.id);
+    }
+}
+
+/// Flows from the one numbered `begun` on were answered, if their node had a flow to the same service among the last ones
+/// `before`, and the service runs somewhere else than on the node that is silent.
+///
+/// # Panics
+/// Names the flow.
+pub fn new_flows_avoid(world: &World, silent: usize, before: usize, begun: usize) {
+    let flows = &world.traffic.flows;
+    let used = |node: usize, job: &ServiceName| {
+        let since = world.now.saturating_sub(Duration::from_secs(5));
+        flows[..before].iter().any(|flow| {
+            flow.node == node && flow.job == *job && flow.answered_at.is_some_and(|at| at >= since)
+        })
+    };
+    for (id, flow) in flows.iter().enumerate().skip(begun) {
+        let mut living = world.truth.living.iter();
+        let elsewhere = living.any(|(identity, node)| identity.0 == flow.job && *node != silent);
+        let answered = flow.answered > 0;
+        assert!(
+            answered
+                || flow.dialled != Dialled::Service
+                || !elsewhere
+                || !used(flow.node, &flow.job)
+                || !world.truth.rules.allow(&flow.caller.0, &flow.job),
+            "flow {id} of node{} to {} went to a silent node",
+            flow.node,
+            flow.address,
+        );
+    }
 }
 
 /// Every flow whose caller runs was answered in the last three seconds, if anybody could answer it and it is

@@ -503,7 +503,7 @@ impl Node {
 }
 
 /// The address that other nodes reach a node at.
-fn own_ip(index: usize) -> Ip {
+pub(crate) fn own_ip(index: usize) -> Ip {
     Ip::v4([192, 0, 2, u8::try_from(index + 1).unwrap_or(u8::MAX)])
 }
 

@@ -3,6 +3,8 @@
 use crate::check;
 use crate::network::{Party, Weather};
 use crate::planted::Bug;
+use crate::probes::Failover;
+use crate::traffic::PATIENCE;
 use crate::world::{Shape, World};
 use rand::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +18,8 @@ const REVOKED: Duration = Duration::from_secs(1);
 const ALLOWED: Duration = Duration::from_secs(12);
 /// What a slow party takes for everything.
 const SLOW: Duration = Duration::from_secs(10);
+/// A node from which nothing came for so long gets no new flow.
+const SILENCE: Duration = Duration::from_secs(1);
 /// After healing, all caches are equal.
 const EQUAL: Duration = Duration::from_secs(5);
 
@@ -61,6 +65,7 @@ fn world_of(seed: u64) -> World {
     let shape = Shape {
         instances_max: if seed.is_multiple_of(3) { 2 } else { 24 },
         interest_idle: Duration::from_secs(if seed.is_multiple_of(2) { 10 } else { 60 }),
+        failover: Failover::Probed,
         ..Shape::default()
     };
     World::new(seed, &shape, Weather::calm(Duration::from_millis(1)))
@@ -85,6 +90,7 @@ fn live(world: &mut World) {
     check::every_route_is_true(world);
     world.truth.rules.have_reached_all();
     world.run_until(healed + EQUAL);
+    check::nobody_is_suspected(world);
     check::gateways_agree_with_their_clusters(world);
     world.run_for(Duration::from_secs(10));
     world.settle();
@@ -94,6 +100,7 @@ fn live(world: &mut World) {
     check::nothing_went_astray_since(world, healed + REVOKED);
     check::everything_resolves(world, Duration::from_secs(5));
     rules_come_and_go(world);
+    a_node_falls_silent(world);
 }
 
 /// In peace: everybody may call everybody, and then nobody across tenants any more.
@@ -109,6 +116,30 @@ fn rules_come_and_go(world: &mut World) {
     world.truth.rules.have_reached_all();
     world.run_for(Duration::from_secs(4));
     check::every_flow_is_answered(world);
+}
+
+/// In peace: nothing comes through the tunnels of one node any more. Who talks with a service that runs there and elsewhere
+/// chooses others for new flows a second later, and nobody else is suspected.
+fn a_node_falls_silent(world: &mut World) {
+    let silent = world.random.random_range(0..world.nodes.len());
+    let before = world.traffic.flows.len();
+    for other in (0..world.nodes.len()).filter(|other| *other != silent) {
+        world.cut_tunnel(silent, other);
+    }
+    world.run_for(SILENCE);
+    let begun = world.traffic.flows.len();
+    for node in (0..world.nodes.len()).filter(|node| *node != silent) {
+        for _ in 0..4 {
+            let which = world.random.random_range(0..1000);
+            world.open_flow(node, which);
+        }
+    }
+    world.run_for(PATIENCE);
+    check::new_flows_avoid(world, silent, before, begun);
+    check::only_one_is_suspected(world, silent);
+    world.heal(Duration::from_millis(1));
+    world.run_for(EQUAL);
+    check::nobody_is_suspected(world);
 }
 
 /// A cluster does not hear of an end, and the root dies before it can: chance alone brings that too seldom.
