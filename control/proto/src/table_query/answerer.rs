@@ -381,6 +381,7 @@ impl Answerer {
         };
         if known.left.end(number, node) {
             self.dirty.job(&name);
+            self.note_residents(&name);
             return Ok(());
         }
         let mine = known.placements.get(&number).is_some_and(|placement| {

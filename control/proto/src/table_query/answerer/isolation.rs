@@ -249,6 +249,8 @@ impl Known {
         rows.filter_map(|entry| NodeId::new(entry.worker_id?).ok())
             .chain(self.placements.values().map(|it| it.node.clone()))
             .chain(self.attached.values().filter_map(|it| it.node.clone()))
+            // What moved away runs there until the node says its end, and learns from the rows where its callers go then.
+            .chain(self.left.nodes())
             .collect()
     }
 }

@@ -60,6 +60,12 @@ impl Left {
         nodes.is_some_and(|nodes| nodes.contains(node.as_str()))
     }
 
+    /// Where instances run that have moved away.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        let nodes = self.0.values().flatten();
+        nodes.filter_map(|node| NodeId::new(node.clone()).ok())
+    }
+
     pub(super) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
         self.0.retain(|number, _| keep(*number));
     }

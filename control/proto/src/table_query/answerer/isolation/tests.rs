@@ -293,6 +293,41 @@ fn what_a_node_may_know_follows_its_instances() {
     );
 }
 
+/// Else its gateway would end it as soon as it runs at its new place, and could not lead its callers there.
+#[test]
+fn what_moved_away_is_business_of_the_node_until_it_ends_there() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    site.deployed(BANK, true);
+    site.asked(SHOP);
+    let runs = Deployed {
+        epoch: 1,
+        ..deployed(SHOP)
+    };
+    let there = Deployed {
+        nsip: Some(Ip::v4([10, 18, 1, 2])),
+        host_ip: Some(Ip::v4([192, 0, 2, 10])),
+        ..runs.clone()
+    };
+    for (who, deployed) in [("n1", &runs), ("n2", &there)] {
+        let who = NodeId::new(who).unwrap();
+        site.answerer.handle_deployed(&who, deployed, NOW).unwrap();
+        site.told();
+    }
+    assert!(exists(&site.asked(SHOP)));
+    let ends = Undeployed {
+        appname: SHOP.to_owned(),
+        instance_number: 0,
+        epoch: 1,
+    };
+    let handled = site.answerer.handle_undeployed(&node(), &ends, NOW);
+    handled.unwrap();
+    let told = site.told();
+    assert!(
+        matches!(told.as_slice(), [gone] if gone.app_name == SHOP && is_gone(gone)),
+        "{told:?}"
+    );
+}
+
 /// Whatever else waits, an instance that was just attached is not refused for want of knowledge: its question is
 /// answered when its own service is known.
 #[test]
