@@ -1,7 +1,9 @@
 //! The one place that reads clocks; protocols get the time as an argument.
 
+use rustix::time::{ClockId, clock_gettime};
 use sluice_proto::alloc::Reading;
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
@@ -32,7 +34,8 @@ impl Clock {
     clippy::disallowed_methods,
     reason = "a shell reads the calendar here, and nowhere else"
 )]
-pub(crate) fn wall_clock() -> Duration {
+#[must_use]
+pub fn wall_clock() -> Duration {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
@@ -41,17 +44,28 @@ pub(crate) fn wall_clock() -> Duration {
 /// What all clocks show, for a [`Calendar`](sluice_proto::alloc::Calendar): rests outlive the process, and even the boot.
 #[must_use]
 pub fn clocks() -> Reading {
-    let uptime = fs::read_to_string("/proc/uptime").ok().and_then(|text| {
-        let seconds = text.split_whitespace().next()?.parse().ok()?;
-        Duration::try_from_secs_f64(seconds).ok()
-    });
-    // Of no use without the time since then.
-    let boot = uptime.and_then(|_| fs::read_to_string("/proc/sys/kernel/random/boot_id").ok());
     Reading {
-        boot: boot.map(|id| id.trim().to_owned()),
-        uptime: uptime.unwrap_or_default(),
+        boot: boot().map(str::to_owned),
+        uptime: uptime(),
         wall: wall_clock(),
     }
+}
+
+/// Also while the machine sleeps. Not from `/proc/uptime`: that is a container's age in some containers.
+fn uptime() -> Duration {
+    let since = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(since.tv_sec).unwrap_or_default();
+    Duration::from_secs(seconds)
+}
+
+/// The name of this boot; the same for the life of the process, which it outlives.
+fn boot() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned())
+    })
+    .as_deref()
 }
 
 /// A number that differs between two starts: orders lives of a manager, and spreads repetitions.

@@ -19,7 +19,7 @@ pub mod root;
 mod testing;
 
 pub use access::{Access, Token, TokenError, Unprotected};
-pub use clock::clocks;
+pub use clock::{clocks, wall_clock};
 pub use config::{BrokerConfig, ClusterConfig, ConfigError, RootConfig, WebhookConfig};
 pub use http::ListenError;
 pub use store::StoreError;

@@ -38,12 +38,16 @@ impl Calendar {
     /// The time at this reading of the clocks; never less than it was at an earlier one.
     pub fn now(&mut self, mut reading: Reading) -> Duration {
         let before = &self.read;
-        let passed = if reading.boot.is_some() && reading.boot == before.boot {
-            // A reading may be overtaken by a later one.
-            reading.uptime = reading.uptime.max(before.uptime);
-            reading.uptime - before.uptime
-        } else {
-            reading.uptime.max(reading.wall.saturating_sub(before.wall))
+        let by_wall = reading.wall.saturating_sub(before.wall);
+        let passed = match (&before.boot, &reading.boot) {
+            (Some(then), Some(now)) if then == now => {
+                // A reading may be overtaken by a later one.
+                reading.uptime = reading.uptime.max(before.uptime);
+                reading.uptime - before.uptime
+            }
+            (Some(_), Some(_)) => reading.uptime.max(by_wall),
+            // It may be the same boot.
+            (None, _) | (_, None) => by_wall,
         };
         self.now = self.now.saturating_add(passed);
         self.read = reading;
@@ -103,6 +107,16 @@ mod tests {
         let from = reading(None, 0, START_S);
         assert_eq!(passed(from.clone(), reading(None, 0, START_S + 60)), 60);
         assert_eq!(passed(from, reading(None, 0, START_S - 60)), 0);
+    }
+
+    /// A machine that is up for long, and for a moment nobody can say which boot it is.
+    #[test]
+    fn a_boot_that_is_not_known_for_a_while_ends_no_rest() {
+        let up_s = 90 * 86_400;
+        let mut calendar = Calendar::new(reading(Some("a"), up_s, START_S));
+        calendar.now(reading(None, 0, START_S + 10));
+        let now = calendar.now(reading(Some("a"), up_s + 20, START_S + 20));
+        assert_eq!(now, Duration::from_secs(START_S + 20));
     }
 
     /// Readings that come closer together than a second add up.

@@ -36,7 +36,7 @@ use newcomers::Newcomers;
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::{ROUTES_PAUSE, WRITE_PAUSE};
-use sluice_managers::clocks;
+use sluice_managers::wall_clock;
 use sluice_proto::ServiceName;
 use sluice_proto::dns::Names;
 use sluice_proto::liveness::{self, Prober};
@@ -146,7 +146,7 @@ impl Core {
         let probes = Probes::new(probe_results, u16::from_be_bytes([high, low]));
         asker.restore(&state.routes, now);
         let age_at_start = state.confirmed_unix_s.map_or(Duration::ZERO, |at_s| {
-            clocks().wall.saturating_sub(Duration::from_secs(at_s))
+            wall_clock().saturating_sub(Duration::from_secs(at_s))
         });
         let ended = state
             .ended

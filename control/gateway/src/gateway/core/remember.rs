@@ -3,7 +3,7 @@
 use super::Core;
 use crate::admin_api::GatewayState;
 use crate::gateway::state::{EndedState, LocalState, State};
-use sluice_managers::clocks;
+use sluice_managers::wall_clock;
 use sluice_wire::{Dual, Subnet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Core {
             local,
             ended,
             routes: self.asker.snapshot(),
-            confirmed_unix_s: Some(clocks().wall.saturating_sub(self.routes_age(now)).as_secs()),
+            confirmed_unix_s: Some(wall_clock().saturating_sub(self.routes_age(now)).as_secs()),
             ..State::default()
         };
         self.written_at = now;
