@@ -363,6 +363,7 @@ async fn a_root_that_lost_its_store_refuses_changes() {
         (Method::DELETE, "/v1/services/demo.default.web.test", ""),
         (Method::POST, "/v1/rules", "{}"),
         (Method::POST, "/api/net/service/deploy", &deploy),
+        (Method::GET, "/api/net/subnet?request_id=any", ""),
     ] {
         let (status, text) = root.text(method, path, body).await;
         assert_eq!(status, 409, "{path}: {text}");

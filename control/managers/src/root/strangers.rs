@@ -78,7 +78,7 @@ pub(super) async fn guard_clusters(
         return Reply::text(StatusCode::CONFLICT, text).into_response();
     }
     let is_registration = request.uri().path() == "/api/net/cluster";
-    match refusal(&shared, request.method()).filter(|_| !is_registration) {
+    match refusal(&shared, &request).filter(|_| !is_registration) {
         Some(why) => Reply::text(StatusCode::CONFLICT, why).into_response(),
         None => next.run(request).await,
     }
@@ -90,14 +90,16 @@ pub(super) async fn guard_changes(
     request: Request,
     next: Next,
 ) -> Response {
-    match refusal(&shared, request.method()) {
+    match refusal(&shared, &request) {
         Some(why) => Reply::error(StatusCode::CONFLICT, why).into_response(),
         None => next.run(request).await,
     }
 }
 
-fn refusal(shared: &Shared, method: &Method) -> Option<String> {
-    if *method == Method::GET {
+fn refusal(shared: &Shared, request: &Request) -> Option<String> {
+    // Asking for a subnet takes it.
+    let takes = request.uri().path() == "/api/net/subnet";
+    if *request.method() == Method::GET && !takes {
         return None;
     }
     let now = shared.clock.now();
