@@ -520,7 +520,7 @@ impl Answerer {
         let key = Key::Name(update.job_name.clone());
         if self.jobs.contains_key(&update.job_name) || self.fetches.contains_key(&key) {
             self.refetch(key, now);
-        } else if self.believes_absences(now) {
+        } else if self.doubt_absences() || self.believes_absences(now) {
             // It may have been created a moment ago.
             self.fetch(key, None, now);
         } else {

@@ -38,6 +38,19 @@ impl Answerer {
         })
     }
 
+    /// Addresses that are being asked about are asked once more if they mean nothing: the answer may have been overtaken by
+    /// the notice of what they mean now. True when there are some.
+    pub(super) fn doubt_absences(&mut self) -> bool {
+        let mut some = false;
+        for (key, fetch) in &mut self.fetches {
+            if matches!(key, Key::Address(_)) && fetch.sent.is_some() {
+                fetch.again = true;
+                some = true;
+            }
+        }
+        some
+    }
+
     pub(super) fn remember_absent(&mut self, key: Key, now: Duration) {
         if self.absent.len() >= self.settings.keys_max && !self.absent.contains_key(&key) {
             self.absent.retain(|_, absent| now < absent.until);

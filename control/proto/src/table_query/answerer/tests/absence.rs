@@ -54,6 +54,25 @@ fn a_notice_of_the_root_ends_the_absence_of_names_and_addresses() {
     }
 }
 
+/// The root made the service right after it had said that nothing has the address, and its notice came first.
+#[test]
+fn a_notice_that_overtakes_the_absence_has_the_address_asked_again() {
+    let mut answerer = answerer();
+    ask(&mut answerer, "n1", "10.30.50.2", Some(180));
+    let [absence] = root_requests(&mut answerer).try_into().unwrap();
+    answerer.handle_job_update(&created(), s(1));
+    let [by_name] = root_requests(&mut answerer).try_into().unwrap();
+    assert!(by_name.path.contains("a_b_c_d"), "{by_name:?}");
+    answerer.handle_root_reply(absence.id, Some((200, b"{}")), s(1));
+    let [again] = root_requests(&mut answerer).try_into().unwrap();
+    assert!(again.path.contains("10_30_50_2"), "{again:?}");
+    let body = job(vec![entry(0, "c2", true)]);
+    answerer.handle_root_reply(again.id, Some((200, &body)), s(1));
+    let (told, _) = results(&mut answerer);
+    let n1 = "nodes/n1/net/tablequery/result".to_owned();
+    assert_eq!(told, [(n1, "10.30.50.2".to_owned())]);
+}
+
 /// It was no notice of something new, or came much later.
 #[test]
 fn where_nobody_believes_in_an_absence_the_root_is_told_that_nobody_is_interested() {
