@@ -67,6 +67,7 @@ impl Answerer {
                 .collect();
             if known.left.end_all(node) {
                 self.dirty.job(&name);
+                self.note_residents(&name);
             }
             for number in mine {
                 self.end_placement(&name, number, now);
