@@ -1,5 +1,6 @@
 //! Which nodes a job is shown to, and when nobody wants it any more.
 
+use super::body::Bodies;
 use super::{Answerer, Interest, Timer};
 use crate::message::NodeId;
 use crate::names::ServiceName;
@@ -102,6 +103,9 @@ impl Answerer {
         self.timers
             .cancel(&Timer::Interest(name.clone(), node.clone()));
         if known.interests.remove(node).is_some() {
+            if known.interests.is_empty() {
+                known.bodies = Bodies::default();
+            }
             self.interested.remove(node, name);
             self.dirty.job(name);
             self.drop_unused(name);

@@ -1,5 +1,6 @@
 //! What nodes are told: answers, pushed changes, refusals.
 
+use super::body::Bodies;
 use super::isolation::Standing;
 use super::{Answerer, Transmit};
 use crate::message::{
@@ -15,6 +16,7 @@ impl Answerer {
             return;
         };
         known.revision += 1;
+        known.bodies = Bodies::default();
         self.dirty.job(name);
         self.note_residents(name);
         self.note_vacancy(name);
