@@ -101,6 +101,7 @@ fn live(world: &mut World) {
     check::everything_resolves(world, Duration::from_secs(5));
     rules_come_and_go(world);
     a_node_falls_silent(world);
+    an_instance_is_replaced(world);
 }
 
 /// In peace: everybody may call everybody, and then nobody across tenants any more.
@@ -140,6 +141,24 @@ fn a_node_falls_silent(world: &mut World) {
     world.heal(Duration::from_millis(1));
     world.run_for(EQUAL);
     check::nobody_is_suspected(world);
+}
+
+/// In peace: an instance ends, and the next one of its service begins on its node at once, while the callers' nodes are cut
+/// from their clusters. What they go on sending to its NsIP is not for the next one.
+fn an_instance_is_replaced(world: &mut World) {
+    let node = world.random.random_range(0..world.nodes.len());
+    let Some((job, _)) = world.nodes[node].locals.keys().next().cloned() else {
+        return;
+    };
+    let Some(service) = world.services.iter().position(|name| *name == job) else {
+        return;
+    };
+    for other in (0..world.nodes.len()).filter(|other| *other != node) {
+        world.cut_node(other);
+    }
+    world.detach(node, 0);
+    world.attach(node, service);
+    world.run_for(Duration::from_secs(3));
 }
 
 /// A cluster does not hear of an end, and the root dies before it can: chance alone brings that too seldom.
