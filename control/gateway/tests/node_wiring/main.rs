@@ -9,24 +9,23 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+mod host;
+
+use host::{Host, Ns, name, request, subnet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
 use rustix::event::{PollFd, PollFlags};
-use sluice::command::InstanceName;
-use sluice::node::attach::{Attachment, Request};
+use sluice::node::NodeError;
 use sluice::node::namespace::Workload;
-use sluice::node::port_mapping::PortMapping;
 use sluice::node::watch::Watch;
-use sluice::node::{NodeError, NodeNet, Wiring};
 use sluice_link::Link;
 use sluice_proto::alloc::Reading;
-use sluice_wire::{AddressPlan, Dual, Subnet};
+use sluice_wire::Dual;
 
 /// What the clocks show, always the same.
 fn now() -> Reading {
@@ -501,10 +500,7 @@ fn a_unikernel_gets_a_namespace_with_a_guest_network() {
         .ns
         .inside(|| node.attach_unikernel(request(0, ""), &now()))
         .unwrap();
-    let ns = Ns {
-        name: "app.ns.svc.prod.instance.0".to_owned(),
-        remove: false,
-    };
+    let ns = Ns::of_another("app.ns.svc.prod.instance.0");
     assert_eq!(attached.guest_namespace.as_deref(), Some(&*ns.name));
     assert!(
         ns.output(&["ip", "addr", "show", "virbr0"])
@@ -717,227 +713,4 @@ fn an_address_that_clashes_is_not_kept() {
         attached_ones.push(a);
     }
     host.teardown(node);
-}
-
-fn subnet(v4: &str) -> Dual<Subnet> {
-    Dual::both(v4.parse().unwrap(), "fc00::/120".parse().unwrap())
-}
-
-fn name(instance_number: u32) -> InstanceName {
-    InstanceName {
-        service: "app.ns.svc.prod".to_owned(),
-        instance_number,
-    }
-}
-
-fn request(instance_number: u32, port_mappings: &str) -> Request {
-    Request {
-        instance: name(instance_number),
-        port_mappings: PortMapping::list(port_mappings).unwrap(),
-        kept: Dual::default(),
-        note: format!("note {instance_number}"),
-    }
-}
-
-fn first_line(child: &mut Child) {
-    use std::io::{BufRead, BufReader};
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-}
-
-/// A network namespace that is removed with this value.
-struct Ns {
-    name: String,
-    remove: bool,
-}
-
-impl Ns {
-    fn new(name: String) -> Self {
-        run(Command::new("ip").args(["netns", "del", &name]));
-        let made = run(Command::new("ip").args(["netns", "add", &name]));
-        assert!(made.status.success(), "{made:?}");
-        let ns = Self { name, remove: true };
-        ns.succeeds(&["ip", "link", "set", "lo", "up"]);
-        ns
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).args(words);
-        command
-    }
-
-    fn succeeds(&self, words: &[&str]) {
-        self.output(words);
-    }
-
-    fn output(&self, words: &[&str]) -> String {
-        let output = run(&mut self.command(words));
-        assert!(
-            output.status.success(),
-            "{words:?} in {}: {output:?}",
-            self.name
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn fails(&self, words: &[&str]) {
-        let output = run(&mut self.command(words));
-        assert!(
-            !output.status.success(),
-            "{words:?} in {}: {output:?}",
-            self.name
-        );
-    }
-
-    fn spawn(&self, words: &[&str]) -> Child {
-        // No `ip netns exec`: it forks, and the child's id must be the program's.
-        let path = format!("--net=/run/netns/{}", self.name);
-        let mut child = Command::new("nsenter")
-            .arg(path)
-            .args(["sh", "-c", "echo ready; exec \"$@\"", "sh"])
-            .args(words)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        first_line(&mut child);
-        child
-    }
-
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let workload = Workload::of_namespace(Path::new(&self.name)).unwrap();
-        workload.namespace.run(work).unwrap()
-    }
-}
-
-impl Drop for Ns {
-    fn drop(&mut self) {
-        if self.remove {
-            run(Command::new("ip").args(["netns", "del", &self.name]));
-        }
-    }
-}
-
-fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap()
-}
-
-/// A node: a namespace in the place of a host, and a state directory.
-struct Host {
-    ns: Ns,
-    state_dir: PathBuf,
-}
-
-impl Host {
-    fn new(test: &str) -> Self {
-        let name = format!("slnode-{test}-{}", std::process::id());
-        let state_dir = std::env::temp_dir().join(&name);
-        std::fs::create_dir_all(&state_dir).unwrap();
-        Self {
-            ns: Ns::new(name),
-            state_dir,
-        }
-    }
-
-    fn node(&self, subnet: Dual<Subnet>) -> NodeNet {
-        let wiring = Wiring {
-            lan: None,
-            uplink_queues: 1,
-            bridge: "sluicebr0".to_owned(),
-            uplink: "sluice0".to_owned(),
-            tun: "sluicetun0".to_owned(),
-            mtu: 1450,
-            inner_mtu: 1420,
-            plan: AddressPlan::oakestra(),
-            rest: Duration::from_secs(600),
-            state_dir: self.state_dir.clone(),
-        };
-        self.ns
-            .inside(|| NodeNet::adopt_or_create(wiring, subnet, &now()))
-            .unwrap()
-    }
-
-    /// A TUN device as the link opens it, wired.
-    fn tun(&self, node: &NodeNet) {
-        self.ns
-            .succeeds(&["ip", "tuntap", "add", "sluicetun0", "mode", "tun"]);
-        self.ns.inside(|| node.wire_tun()).unwrap();
-        let routes = self.ns.output(&["ip", "route"]);
-        assert!(routes.contains("10.30.0.0/16 dev sluicetun0"), "{routes}");
-        let routes = self.ns.output(&["ip", "-6", "route"]);
-        assert!(routes.contains("fdff::/16 dev sluicetun0"), "{routes}");
-        self.ns.inside(|| node.wire_tun()).unwrap();
-    }
-
-    fn instance(&self, name: &str) -> Ns {
-        Ns::new(format!("{}-{name}", self.ns.name))
-    }
-
-    /// A neighbour 192.0.2.2 and 2001:db8::2 on the node's other interface, with no way to the node's subnet.
-    fn outside(&self) -> Ns {
-        let ns = self.instance("out");
-        self.ns.succeeds(&[
-            "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &ns.name,
-        ]);
-        for (ns, v4, v6) in [
-            (&self.ns, "192.0.2.1/24", "2001:db8::1/64"),
-            (&ns, "192.0.2.2/24", "2001:db8::2/64"),
-        ] {
-            ns.succeeds(&["ip", "addr", "add", v4, "dev", "eth0"]);
-            ns.succeeds(&["ip", "addr", "add", v6, "dev", "eth0", "nodad"]);
-            ns.succeeds(&["ip", "link", "set", "eth0", "up"]);
-        }
-        ns
-    }
-
-    fn attach(
-        &self,
-        node: &mut NodeNet,
-        instance: &Ns,
-        number: u32,
-        port_mappings: &str,
-    ) -> Result<Attachment, NodeError> {
-        let workload = Workload::of_namespace(Path::new(&instance.name)).unwrap();
-        self.ns.inside(|| {
-            node.attach(request(number, port_mappings), &workload, &now())
-                .cloned()
-        })
-    }
-
-    fn teardown(&self, node: NodeNet) {
-        self.ns.inside(|| node.teardown()).unwrap();
-    }
-
-    fn rules(&self) -> String {
-        self.ns.output(&["nft", "-s", "list", "ruleset"])
-    }
-
-    fn mac_of(&self, device: &str) -> String {
-        let path = format!("/sys/class/net/{device}/address");
-        self.ns.output(&["cat", &path]).trim().to_owned()
-    }
-
-    /// Names of links, addresses, routes and rules.
-    fn everything(&self) -> Vec<String> {
-        let mut links: Vec<String> = self
-            .ns
-            .output(&["ip", "-br", "link"])
-            .lines()
-            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
-            .collect();
-        links.sort();
-        vec![
-            links.join(" "),
-            self.ns.output(&["ip", "route", "show", "table", "all"]),
-            self.rules(),
-        ]
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.state_dir);
-    }
 }
