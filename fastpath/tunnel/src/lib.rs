@@ -1,14 +1,22 @@
 //! Tunnel formats and the list of active tunnels, sans-IO.
 //!
 //! One UDP port carries every format; the first byte of a datagram tells which ([`Format`]). Which format a peer speaks is
-//! in the tables ([`sluice_tables::TunnelFormat`]), never guessed from what it sends. Today there is one, [`plain`];
-//! WireGuard messages have their first bytes reserved, and a tunnel's lanes (one source port, and one session, per
-//! worker) are to become a field of [`active::Tunnel`]: plain admission already ignores outer source ports.
+//! in the tables ([`sluice_tables::TunnelFormat`]), never guessed from what it sends. Today workers speak one, [`plain`];
+//! the encrypted format, WireGuard's, is being built here: its handshake is [`noise`], its keys [`key`]. A tunnel's lanes
+//! (one source port, and one session, per worker) are to become a field of [`active::Tunnel`]: plain admission already
+//! ignores outer source ports.
 #![forbid(unsafe_code)]
 
 pub mod format;
 pub mod plain;
 pub mod active;
+pub mod key;
+mod aead;
+pub mod noise;
+pub mod refusal;
+#[cfg(test)]
+mod testing;
 
 pub use active::{Tunnel, Tunnels};
 pub use format::Format;
+pub use refusal::Refusal;
