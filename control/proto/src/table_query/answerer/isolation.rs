@@ -197,10 +197,7 @@ impl Answerer {
 
     /// Notes on which nodes a job's instances are, after that may have changed; what the nodes may know changes with it.
     pub(super) fn note_residents(&mut self, job: &ServiceName) {
-        let (known, awaited) = match self.jobs.get(job) {
-            Some(known) => (known.resident_nodes(), BTreeSet::new()),
-            None => (BTreeSet::new(), self.nodes_reporting(job)),
-        };
+        let [known, awaited] = self.homes_of(job);
         let were_known = self.residents.known.nodes(job);
         let were_awaited = self.residents.awaited.nodes(job);
         if known == were_known && awaited == were_awaited {
@@ -215,6 +212,26 @@ impl Answerer {
         self.residents.known.set(job, known);
         self.residents.awaited.set(job, awaited);
         self.tell_standings(before);
+    }
+
+    /// The same for all jobs after a restart: they are read one by one, but nothing has changed for any node since it was
+    /// told last. A node that is judged by a part of its services would be told that the others' do not exist.
+    pub(super) fn restore_residents(&mut self) {
+        let reported = self.reports.keys().map(|(job, _)| job);
+        let jobs: BTreeSet<ServiceName> = self.jobs.keys().chain(reported).cloned().collect();
+        for job in jobs {
+            let [known, awaited] = self.homes_of(&job);
+            self.residents.known.set(&job, known);
+            self.residents.awaited.set(&job, awaited);
+        }
+    }
+
+    /// The nodes that a job's instances are on, and those that have said so while the root has not told us the job yet.
+    fn homes_of(&self, job: &ServiceName) -> [BTreeSet<NodeId>; 2] {
+        match self.jobs.get(job) {
+            Some(known) => [known.resident_nodes(), BTreeSet::new()],
+            None => [BTreeSet::new(), self.nodes_reporting(job)],
+        }
     }
 
     /// The nodes that have said that an instance of the job runs, which the root has not heard yet.

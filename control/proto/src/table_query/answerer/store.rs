@@ -177,7 +177,6 @@ impl Answerer {
                     answerer
                         .timers
                         .set(Timer::Report(stored.job.clone(), stored.number), now);
-                    let name = stored.job.clone();
                     answerer.reports.insert(
                         (stored.job, stored.number),
                         Outgoing {
@@ -187,7 +186,6 @@ impl Answerer {
                             again: false,
                         },
                     );
-                    answerer.note_residents(&name);
                 }
                 _ => {
                     return Err(RestoreError::Kind {
@@ -196,6 +194,7 @@ impl Answerer {
                 }
             }
         }
+        answerer.restore_residents();
         Ok(answerer)
     }
 
@@ -248,7 +247,6 @@ impl Answerer {
             self.addresses.insert(ip, name.clone());
         }
         self.jobs.insert(name.clone(), known);
-        self.note_residents(&name);
         self.resync(name);
         Ok(())
     }

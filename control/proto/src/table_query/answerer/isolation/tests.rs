@@ -6,6 +6,7 @@ use crate::message::{
     Deployed, InstanceDeployed, InstanceEntry, InstanceRequest, Job, JobUpdate, TableQueryResult,
     Undeployed, UpdateKind, read, write,
 };
+use crate::record::Change;
 use crate::table_query::Key;
 use crate::table_query::answerer::{RootRequest, Settings, Transmit};
 use sluice_wire::Ip;
@@ -328,6 +329,37 @@ fn what_moved_away_is_business_of_the_node_until_it_ends_there() {
     );
 }
 
+/// In whatever order a store gives its records: what the node was told before holds.
+#[test]
+fn a_restart_tells_a_node_of_several_tenants_nothing_new() {
+    let mut site = Site::new(Isolation::Enforce, &[]);
+    site.deployed(BANK, true);
+    site.deployed(SHOP, true);
+    site.asked(CART);
+    let mut records = BTreeMap::new();
+    while let Some(change) = site.answerer.poll_change() {
+        match change {
+            Change::Put { key, value } => drop(records.insert(key, value)),
+            Change::Delete { key } => drop(records.remove(&key)),
+        }
+    }
+    let stored = || {
+        let records = records.iter();
+        records.map(|(key, value)| (key.as_str(), value.as_slice()))
+    };
+    let of = |tenant: &str| stored().partition::<Vec<_>, _>(|(key, _)| key.contains(tenant));
+    for tenant in ["bank", "shop", "cart"] {
+        let (first, rest) = of(tenant);
+        for records in [[&first[..], &rest].concat(), [&rest[..], &first].concat()] {
+            let mut settings = site.answerer.settings.clone();
+            settings.incarnation += 1;
+            site.answerer = Answerer::restore(settings, 2, records, NOW).unwrap();
+            assert_eq!(site.waiting().0, [], "{tenant}");
+            assert!(site.is_interested(CART), "{tenant}");
+        }
+    }
+}
+
 /// Whatever else waits, an instance that was just attached is not refused for want of knowledge: its question is
 /// answered when its own service is known.
 #[test]
@@ -562,7 +594,7 @@ fn the_jobs_of_a_node_are_the_nodes_of_the_jobs() {
     }
     let mut records = BTreeMap::new();
     while let Some(change) = site.answerer.poll_change() {
-        if let crate::record::Change::Put { key, value } = change {
+        if let Change::Put { key, value } = change {
             records.insert(key, value);
         }
     }
