@@ -139,7 +139,7 @@ struct Hosts {
         default_value = "systemctl stop sluice-gateway"
     )]
     gateway_stop: String,
-    /// Its configuration: `tun` and `fastpath` with connections change it for their runs, here and at the sink, and put it back
+    /// Its configuration, which a run changes and puts back; for connections the sink's, too
     #[arg(long, value_name = "FILE", default_value = "/etc/sluice/sluice.toml")]
     gateway_config: String,
 }

@@ -109,7 +109,8 @@ fn the_suite_runs_between_hosts() {
     let (mut sites, _called, call) = sites(&generator);
     let gateway = &mut sites.gateways[0].role;
     gateway.stop();
-    let (config, admin) = (gateway.config.clone(), gateway.admin.clone());
+    let (config, admin) = (gateway.config.display().to_string(), gateway.admin.clone());
+    let as_it_was = std::fs::read_to_string(&config).unwrap();
     let scratch = &sites.scratch;
     let pid = scratch.path().join("gateway.pid").display().to_string();
     // The test's namespaces have no name: a host is its number.
@@ -127,7 +128,7 @@ fn the_suite_runs_between_hosts() {
              exec nsenter --net=$net \"$@\"\n"
         ),
     );
-    let service = service_script(scratch, &pid, &config.display().to_string());
+    let service = service_script(scratch, &pid, &config);
     let json = scratch.path().join("rows.json").display().to_string();
     let [start, stop] = ["start", "stop"].map(|verb| format!("{service} {verb}"));
     let output = run(&[
@@ -149,6 +150,8 @@ fn the_suite_runs_between_hosts() {
         &start,
         "--gateway-stop",
         &stop,
+        "--gateway-config",
+        &config,
     ]);
     let said = String::from_utf8_lossy(&output.stderr);
     let log = std::fs::read_to_string(format!("{pid}.log")).unwrap_or_default();
@@ -161,7 +164,13 @@ fn the_suite_runs_between_hosts() {
         .collect();
     assert_eq!(
         peers,
-        ["vxlan_dnat_threaded", "vxlan_dnat_inline", "bare_forwarder"]
+        [
+            "vxlan_dnat_threaded",
+            "vxlan_dnat_inline",
+            "bare_forwarder",
+            "vxlan_dnat_threaded",
+            "vxlan_dnat_inline"
+        ]
     );
     assert!(
         report
@@ -176,6 +185,7 @@ fn the_suite_runs_between_hosts() {
         "the gateway is stopped: {}",
         admin.display()
     );
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), as_it_was);
     let links = sites.gateways[0]
         .namespace()
         .succeed(&Program::new("ip").args(["-d", "link"]))

@@ -8,6 +8,7 @@ pub mod footprint;
 pub mod places;
 mod pair;
 mod nodes;
+mod gateway;
 mod ends;
 mod ground;
 

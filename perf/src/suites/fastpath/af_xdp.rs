@@ -10,12 +10,15 @@ mod namespaces;
 
 use super::super::Settings;
 use crate::instrument::{Count, Counted, Generate, Generated, MacText, ask};
+use crate::lab::clock::{now, wait_for};
 use crate::lab::{Host, LabError};
 use crate::report::{Goal, Report, Row};
 use crate::traffic::stream::Mac;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Core of what is measured, and of generator and sink.
 const MEASURED: usize = 0;
@@ -26,6 +29,14 @@ const AROUND: f64 = 0.3;
 const GENTLE: u32 = 150_000;
 /// Flows made at a time: an instance may have begun so many that were not used twice yet.
 const MADE_AT_ONCE: u32 = 1 << 17;
+
+/// `[fastpath]` of the gateway that is measured, but for `offload`. The flow table has room for three million flows beside the
+/// largest row's, the offload for all of them.
+const GATEWAY: &str = "link = \"af_xdp\"\nflows_max = 4194304\noffload_flows_max = 1048576\n";
+/// Control installs some thousand flows a second.
+const OFFLOADED: Duration = Duration::from_secs(120);
+/// When for so long none was added, the others stay with the worker.
+const NO_MORE: Duration = Duration::from_secs(3);
 
 /// Who carries the frames.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -88,11 +99,8 @@ trait Ground {
     /// The kernel has to follow so many flows.
     fn make_room(&mut self, flows: u32) -> Result<(), LabError>;
 
-    /// Waits until the gateway has offloaded so many flows, or no more of them; how many it says there are.
-    fn offloaded(&self, flows: u32) -> Result<u32, LabError>;
-
-    /// Frames that the gateway's workers have carried; `None` where [`Contestant::Offloaded`] is not among the contestants.
-    fn carried_by_workers(&self) -> Result<Option<u64>, LabError>;
+    /// What the gateway that is measured, which runs, says of itself.
+    fn status(&self) -> Result<Value, LabError>;
 }
 
 /// One way from a generator to a sink.
@@ -182,7 +190,7 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
     };
     let sluice_perf = super::super::sluice_perf()?;
     let ground: Box<dyn Ground> = match &settings.places {
-        Some(places) => Box::new(hosts::Hosts::new(places, &sluice_perf)?),
+        Some(places) => Box::new(hosts::Hosts::new(places, &settings.sluice, &sluice_perf)?),
         None => Box::new(namespaces::Namespaces::new(settings, &sluice_perf)?),
     };
     let mut bench = Bench {
@@ -204,13 +212,11 @@ pub(super) fn run(settings: &Settings, report: &mut Report) -> Result<(), LabErr
         cost(&rounds, shape, report);
     }
     for shape in pace.offload_shapes {
-        if bench.ground.carried_by_workers()?.is_some() {
-            say("AF_XDP with offload", shape);
-            let rounds = bench.rounds(&BY_OFFLOAD, shape, &pace)?;
-            offload_rows(&rounds, shape, report);
-            if shape.flows > 1 {
-                report.push(bench.part_offloaded(shape));
-            }
+        say("AF_XDP with offload", shape);
+        let rounds = bench.rounds(&BY_OFFLOAD, shape, &pace)?;
+        offload_rows(&rounds, shape, report);
+        if shape.flows > 1 {
+            report.push(bench.part_offloaded(shape));
         }
     }
     Ok(())
@@ -295,7 +301,7 @@ impl Bench {
                     self.made.insert(keeper, shape.flows);
                 }
                 if keeper == Contestant::Offloaded {
-                    let count = self.ground.offloaded(shape.flows)?;
+                    let count = self.wait_for_offload(shape.flows)?;
                     self.offloaded.push(f64::from(count));
                 }
                 rates[index] = self.rate(contestant, shape, pace)?;
@@ -303,6 +309,36 @@ impl Bench {
             rounds.push(rates);
         }
         Ok(rounds)
+    }
+
+    /// Waits until the gateway has offloaded so many flows, or no more of them; how many it says there are.
+    fn wait_for_offload(&self, flows: u32) -> Result<u32, LabError> {
+        let mut most = (0, now());
+        wait_for("flows to be offloaded", OFFLOADED, || {
+            let status = self.ground.status().map_err(|error| error.to_string())?;
+            let count = status["flows_offloaded"].as_u64().unwrap_or_default();
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            if count > most.0 {
+                most = (count, now());
+            }
+            if count >= flows || (count > 0 && most.1.elapsed() >= NO_MORE) {
+                return Ok(count);
+            }
+            Err(format!(
+                "{count} of {flows}; the gateway says {}",
+                status["offload"]
+            ))
+        })
+    }
+
+    /// Frames that the gateway's workers have carried.
+    fn carried_by_workers(&self) -> Result<u64, LabError> {
+        let status = self.ground.status()?;
+        let workers = status["workers"].as_array().into_iter().flatten();
+        let carried = workers
+            .filter(|row| row["links"][0] != "XDP programs")
+            .filter_map(|row| row["forwarded"].as_u64());
+        Ok(carried.sum())
     }
 
     /// Of the flows, those that the kernel forwarded by itself.
@@ -362,7 +398,11 @@ impl Bench {
             core: Some(sink),
             ..track.count.clone()
         };
-        let carried = self.ground.carried_by_workers()?;
+        let is_without_worker = contestant.keeper() == Contestant::Offloaded && shape.flows == 1;
+        let carried = match is_without_worker {
+            true => Some(self.carried_by_workers()?),
+            false => None,
+        };
         let counted: Counted = std::thread::scope(|scope| {
             let program = generate.program(&self.sluice_perf);
             let generated = scope.spawn(move || ask::<Generated>(&track.generator, &program));
@@ -379,15 +419,14 @@ impl Bench {
                 text: format!("frames that are not those expected: {counted:?}"),
             });
         }
-        if contestant.keeper() == Contestant::Offloaded
-            && shape.flows == 1
-            && let (Some(before), Some(after)) = (carried, self.ground.carried_by_workers()?)
-            && after - before > counted.expected / 20
-        {
-            return Err(LabError::Reply {
-                what: format!("{contestant:?}, whose flow the kernel should forward by itself"),
-                text: format!("{} frames went by a worker: {counted:?}", after - before),
-            });
+        if let Some(before) = carried {
+            let by_worker = self.carried_by_workers()? - before;
+            if by_worker > counted.expected / 20 {
+                return Err(LabError::Reply {
+                    what: format!("{contestant:?}, whose flow the kernel should forward by itself"),
+                    text: format!("{by_worker} frames went by a worker: {counted:?}"),
+                });
+            }
         }
         Ok(counted.expected as f64 / counted.seconds)
     }

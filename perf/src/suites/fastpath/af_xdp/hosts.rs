@@ -2,12 +2,14 @@
 //! itself, and what it set up is taken away before the next one's turn.
 
 use super::super::forward::{self, Forward};
-use super::{Contestant, Ground, MEASURED, Track, Tracks, counting, stream};
+use super::{Contestant, GATEWAY, Ground, MEASURED, Track, Tracks, counting, stream};
 use crate::instrument::{MacText, Poll};
 use crate::lab::clock::pause;
 use crate::lab::{Host, LabError, Program};
 use crate::peers::vxlan_path;
+use crate::suites::gateway::GatewayAt;
 use crate::suites::places::Places;
+use serde_json::Value;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -20,10 +22,9 @@ const FORWARDER_SECONDS: f64 = 5.0;
 
 /// Three hosts.
 pub(super) struct Hosts {
+    gateway: GatewayAt,
     dut: Host,
     service: String,
-    start: Vec<String>,
-    stop: Vec<String>,
     forward: Forward,
     node: Ipv4Addr,
     other: Ipv4Addr,
@@ -35,7 +36,11 @@ pub(super) struct Hosts {
 
 impl Hosts {
     /// Nothing runs on the device under test afterwards.
-    pub(super) fn new(places: &Places, sluice_perf: &Path) -> Result<Self, LabError> {
+    pub(super) fn new(
+        places: &Places,
+        sluice: &Path,
+        sluice_perf: &Path,
+    ) -> Result<Self, LabError> {
         let [generator, dut, sink] =
             [&places.generator, &places.dut, &places.sink].map(|place| place.host(&places.shell));
         let (from, to) = (&places.generator.interfaces[0], &places.sink.interfaces[0]);
@@ -50,10 +55,11 @@ impl Hosts {
             generate: stream(from, [own_mac, mac], source, destination),
             count: counting(to, count.0, count.1, count.2),
         };
-        let hosts = Self {
+        let gateway = GatewayAt::new(dut.clone(), &places.gateway, sluice)?;
+        gateway.stop()?;
+        Ok(Self {
+            gateway,
             service: service.clone(),
-            start: places.gateway.start.clone(),
-            stop: places.gateway.stop.clone(),
             forward: Forward {
                 service: service.clone(),
                 underlay: underlay.clone(),
@@ -78,17 +84,7 @@ impl Hosts {
             dut,
             on: None,
             forwarder: None,
-        };
-        hosts.command(&hosts.stop)?;
-        Ok(hosts)
-    }
-
-    fn command(&self, words: &[String]) -> Result<(), LabError> {
-        let Some((program, arguments)) = words.split_first() else {
-            return Ok(());
-        };
-        let program = Program::new(program).args(arguments);
-        self.dut.succeed(&program).map(drop)
+        })
     }
 
     fn poll(&self, core: Option<usize>) -> Result<(), LabError> {
@@ -102,8 +98,10 @@ impl Hosts {
 
     fn end(&mut self) -> Result<(), LabError> {
         match self.on.take() {
-            Some(Contestant::Ours | Contestant::Offloaded | Contestant::OffloadedInline) => {
-                self.command(&self.stop)
+            Some(Contestant::Ours | Contestant::OffloadedInline) => self.gateway.stop(),
+            Some(Contestant::Offloaded) => {
+                self.poll(None)?;
+                self.gateway.stop()
             }
             Some(Contestant::Threaded | Contestant::Inline) => {
                 self.poll(None)?;
@@ -125,8 +123,14 @@ impl Ground for Hosts {
         self.on = Some(contestant);
         match contestant {
             Contestant::Ours | Contestant::Offloaded | Contestant::OffloadedInline => {
-                self.command(&self.start)?;
+                let offload = contestant != Contestant::Ours;
+                self.gateway
+                    .restart(&format!("{GATEWAY}offload = {offload}"))?;
+                self.gateway.ready()?;
                 pause(SETTLE);
+                if contestant == Contestant::Offloaded {
+                    self.poll(Some(MEASURED))?;
+                }
             }
             Contestant::Threaded | Contestant::Inline => {
                 vxlan_path::set_up(&self.dut, &self.service, self.node, self.other)?;
@@ -160,13 +164,8 @@ impl Ground for Hosts {
         )))
     }
 
-    fn offloaded(&self, flows: u32) -> Result<u32, LabError> {
-        Ok(flows)
-    }
-
-    /// Its gateway is configured by others, once.
-    fn carried_by_workers(&self) -> Result<Option<u64>, LabError> {
-        Ok(None)
+    fn status(&self) -> Result<Value, LabError> {
+        self.gateway.ask("status")
     }
 }
 

@@ -9,15 +9,16 @@
 
 use super::super::super::Settings;
 use super::super::forward::{self, Forward};
-use super::{Contestant, Ground, MEASURED, Track, Tracks, counting, stream};
+use super::{Contestant, GATEWAY, Ground, MEASURED, Track, Tracks, counting, stream};
 use crate::instrument::{MacText, Poll};
-use crate::lab::clock::{now, wait_for};
+use crate::lab::clock::wait_for;
 use crate::lab::scratch::Scratch;
 use crate::lab::sites::{Attached, Cable, Layout, Microservice, Sites, Target, descriptor};
 use crate::lab::wire::{offload, veth};
 use crate::lab::{Host, LabError, NetNs, Process};
 use crate::peers::vxlan_path;
 use crate::traffic::stream::Mac;
+use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,12 +26,6 @@ use std::time::Duration;
 const CALLER: &str = "bench.sluice.caller.perf";
 const SINK: &str = "bench.sluice.sink.perf";
 const SINK_IP: [&str; 2] = ["10.30.91.1", "fdff:2000::91"];
-/// `[fastpath]` of gateway 1. The flow table has room for three million flows beside the largest row's.
-const GATEWAY: &str = "link = \"af_xdp\"\noffload = false\nflows_max = 4194304";
-/// Control installs some thousand flows a second.
-const OFFLOADED: Duration = Duration::from_secs(120);
-/// When for so long none was added, the others stay with the worker.
-const NO_MORE: Duration = Duration::from_secs(3);
 /// Whom frames for the peers are from.
 const GENERATOR_MAC: Mac = [2, 0, 0, 0, 0, 1];
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 76, 1);
@@ -126,33 +121,8 @@ impl Ground for Namespaces {
             .sysctl("net/netfilter/nf_conntrack_udp_timeout", "300")
     }
 
-    fn offloaded(&self, flows: u32) -> Result<u32, LabError> {
-        let mut most = (0, now());
-        wait_for("flows to be offloaded", OFFLOADED, || {
-            let status = self.sites.gateways[0].role.ask("/v1/status");
-            let status = status.map_err(|error| error.to_string())?;
-            let count = status["flows_offloaded"].as_u64().unwrap_or_default();
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            if count > most.0 {
-                most = (count, now());
-            }
-            if count >= flows || (count > 0 && most.1.elapsed() >= NO_MORE) {
-                return Ok(count);
-            }
-            Err(format!(
-                "{count} of {flows}; the gateway says {}",
-                status["offload"]
-            ))
-        })
-    }
-
-    fn carried_by_workers(&self) -> Result<Option<u64>, LabError> {
-        let status = self.sites.gateways[0].role.ask("/v1/status")?;
-        let workers = status["workers"].as_array().into_iter().flatten();
-        let carried = workers
-            .filter(|row| row["links"][0] != "XDP programs")
-            .filter_map(|row| row["forwarded"].as_u64());
-        Ok(Some(carried.sum()))
+    fn status(&self) -> Result<Value, LabError> {
+        self.sites.gateways[0].role.ask("/v1/status")
     }
 }
 
@@ -162,7 +132,7 @@ fn gateways(
     sluice_perf: &Path,
 ) -> Result<(Sites, [NetNs; 2], Track), LabError> {
     let layout = Layout {
-        fastpath: GATEWAY.to_owned(),
+        fastpath: format!("{GATEWAY}offload = false"),
         ..Layout::measured(2, Cable::Pair)
     };
     let mut sites = Sites::built(&settings.sluice, Scratch::new("sluice-perf-xdp")?, &layout)?;
