@@ -29,6 +29,22 @@ refusals! {
         "The first authenticator is not made for our public key: a scanner, or a peer that knows us by an old key.";
     Forged "forged"
         "What a handshake message or packet encrypts was not encrypted for this handshake or session.";
+    UnknownSession "unknown-session"
+        "Transport data of a session that is not known, or no longer: the peer notices within 15 seconds and begins a new one.";
+    SessionEnded "session-ended"
+        "Transport data of a session that is too old, or has sent too much, to be used.";
+    Replayed "replayed"
+        "The packet came before.";
+    TooOld "too-old"
+        "More than the replay window came in the session since: it may have come before.";
+    CookieSent "cookie-sent"
+        "We are under load, and the sender of the handshake message has not shown that it receives where it sends from. It was answered by a cookie, with which it can.";
+    TooMany "too-many"
+        "More handshake messages than we look at: of everybody, of this source, or of this peer.";
+    UnknownInitiator "unknown-initiator"
+        "The initiation of a key that is no peer's. It is kept a moment: control was asked, and may add the peer.";
+    OldInitiation "old-initiation"
+        "The peer wrote a later initiation than this, which was answered: a replay, or the peer's clock went back.";
     LowOrderKey "low-order-key"
         "A public key with which everybody shares the same secret (RFC 7748 section 6.1).";
 }

@@ -30,7 +30,7 @@ pub(super) const MACS_LEN: usize = 2 * MAC_LEN;
 /// Length of a TAI64N timestamp.
 pub(super) const TIMESTAMP_LEN: usize = 12;
 /// Length of the nonce of a cookie reply (XChaCha20).
-const COOKIE_NONCE_LEN: usize = 24;
+pub(crate) const COOKIE_NONCE_LEN: usize = 24;
 
 /// What a message is, by its first four bytes and its length.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
