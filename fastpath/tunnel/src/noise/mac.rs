@@ -9,14 +9,16 @@ use crate::key::PublicKey;
 use subtle::ConstantTimeEq;
 
 const LABEL_MAC1: &[u8] = b"mac1----";
+const LABEL_COOKIE: &[u8] = b"cookie--";
 
 /// What a sender under load gave us, to show that we receive at our address.
 pub type Cookie = [u8; MAC_LEN];
 
-/// The key that follows from a receiver's public key: everybody who knows it can make it.
+/// The keys that follow from a receiver's public key: everybody who knows it can make them.
 #[derive(Clone, Debug)]
 pub struct MacKeys {
     mac1: [u8; HASH_LEN],
+    cookie: [u8; HASH_LEN],
 }
 
 impl MacKeys {
@@ -25,7 +27,13 @@ impl MacKeys {
     pub fn new(receiver: &PublicKey) -> Self {
         Self {
             mac1: hash(&[LABEL_MAC1, receiver.as_bytes()]),
+            cookie: hash(&[LABEL_COOKIE, receiver.as_bytes()]),
         }
+    }
+
+    /// Encrypts the cookies that this receiver gives.
+    pub(crate) const fn cookie(&self) -> &[u8; HASH_LEN] {
+        &self.cookie
     }
 
     /// Fills in both authenticators, `mac2` only if there is a cookie; returns `mac1`, which a cookie reply refers to.
