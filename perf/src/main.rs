@@ -93,7 +93,7 @@ struct Options {
     /// Write the figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Fewer and shorter runs: under 50 seconds
+    /// Fewer and shorter runs: about a minute
     #[arg(long)]
     quick: bool,
     /// The program to measure [default: `sluice` beside this program]

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub struct Settings {
     /// The `sluice` program that is measured.
     pub sluice: PathBuf,
-    /// Fewer and shorter runs: under 50 seconds.
+    /// Fewer and shorter runs: about a minute.
     pub quick: bool,
     /// Hosts and interfaces in place of namespaces, for the suites that can.
     pub places: Option<Places>,
