@@ -8,15 +8,19 @@
 use crate::refusal::Refusal;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of one block; its word has a bit for each.
-const BLOCK_COUNTERS: u64 = 8;
+/// Counters of one block; its word has a bit for each, in the lower half.
+const BLOCK_COUNTERS: u64 = 32;
 
-/// Blocks in the ring: 8 KiB a session.
-const BLOCKS: usize = 1_024;
+/// Blocks in the ring: 2 KiB a session.
+const BLOCKS: usize = 256;
 
 /// How far behind the newest counter that came another one may be and is sure to be taken, if it was not before. At least
 /// the 8,128 of the Linux implementation.
 pub const WINDOW: u64 = (BLOCKS as u64 - 1) * BLOCK_COUNTERS;
+
+/// The greatest counter that is taken, 2^45 - 1: the laps up to it fit the upper half of a word. The paper would allow nearly
+/// 2^64, but nobody reaches this one in the three minutes of a session: it takes 195 packets a nanosecond.
+pub const COUNTER_MAX: u64 = (1 << 32) * BLOCKS as u64 * BLOCK_COUNTERS - 1;
 
 /// The counters that came. The order of memory around it does not matter: only what each word decides does.
 pub(crate) struct ReplayWindow {
@@ -32,11 +36,14 @@ struct Place {
 
 impl Place {
     #[inline]
-    const fn of(counter: u64) -> Self {
-        Self {
+    const fn of(counter: u64) -> Result<Self, Refusal> {
+        if counter > COUNTER_MAX {
+            return Err(Refusal::SessionEnded);
+        }
+        Ok(Self {
             lap: counter / (BLOCKS as u64 * BLOCK_COUNTERS),
             bit: 1 << (counter % BLOCK_COUNTERS),
-        }
+        })
     }
 
     /// The word once the counter is taken, given the word before.
@@ -68,17 +75,17 @@ impl ReplayWindow {
     /// As [`ReplayWindow::take`].
     #[inline]
     pub(crate) fn check(&self, counter: u64) -> Result<(), Refusal> {
-        Place::of(counter).take(self.word(counter).load(Ordering::Relaxed))?;
+        Place::of(counter)?.take(self.word(counter).load(Ordering::Relaxed))?;
         Ok(())
     }
 
     /// Takes a counter whose packet is authentic.
     ///
     /// # Errors
-    /// [`Refusal::Replayed`], [`Refusal::TooOld`].
+    /// [`Refusal::Replayed`], [`Refusal::TooOld`], and [`Refusal::SessionEnded`] above [`COUNTER_MAX`].
     #[inline]
     pub(crate) fn take(&self, counter: u64) -> Result<(), Refusal> {
-        let place = Place::of(counter);
+        let place = Place::of(counter)?;
         let word = self.word(counter);
         let mut before = word.load(Ordering::Relaxed);
         loop {
@@ -148,7 +155,8 @@ mod tests {
                     Step::Lap(true) => newest.saturating_add(RING),
                     Step::Lap(false) => newest.saturating_sub(RING),
                     Step::Anywhere(counter) => counter,
-                };
+                }
+                .min(COUNTER_MAX);
                 let check = window.check(counter);
                 let answer = window.take(counter);
                 assert_eq!(check, answer);
@@ -160,7 +168,7 @@ mod tests {
     #[test]
     fn the_window_is_as_wide_as_it_says() {
         const { assert!(WINDOW >= 8_128) };
-        for newest in [WINDOW, WINDOW + 5, 3 * RING - 1, 3 * RING, u64::MAX] {
+        for newest in [WINDOW, WINDOW + 5, 3 * RING - 1, 3 * RING, COUNTER_MAX] {
             let window = ReplayWindow::new();
             assert_eq!(window.take(newest), Ok(()));
             for counter in (newest - WINDOW)..newest {
@@ -177,6 +185,7 @@ mod tests {
         let window = ReplayWindow::new();
         assert_eq!(window.take(RING + 7), Ok(()));
         assert_eq!(window.take(0), Err(Refusal::TooOld));
+        assert_eq!(window.take(COUNTER_MAX + 1), Err(Refusal::SessionEnded));
     }
 
     #[test]

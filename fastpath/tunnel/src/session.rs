@@ -180,7 +180,7 @@ impl Session {
         if header.receiver != self.local_index {
             return Err(Refusal::UnknownSession);
         }
-        if header.counter >= REJECT_AFTER_MESSAGES || self.age(now) >= REJECT_AFTER_TIME {
+        if self.age(now) >= REJECT_AFTER_TIME {
             return Err(Refusal::SessionEnded);
         }
         self.window.check(header.counter)?;

@@ -32,5 +32,5 @@ pub const REKEY_AFTER_TIME_RECEIVING: Duration = Duration::from_secs(180 - 10 - 
 pub const FORGET_AFTER_TIME: Duration = Duration::from_secs(3 * 180);
 /// Packets after which either side begins a new session.
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-/// Counters from here on are neither sent nor received: 2^64 - 2^13 - 1.
+/// Counters from here on are not sent: 2^64 - 2^13 - 1. What is received ends before: [`crate::replay::COUNTER_MAX`].
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
