@@ -127,6 +127,19 @@ impl Peer {
         }
     }
 
+    /// Takes other settings, which do not end sessions if the keys are the same: then true. Only an address that is said to be
+    /// another than before counts more than where packets came from.
+    pub(crate) fn update(&mut self, settings: &PeerSettings) -> bool {
+        if settings.key != self.settings.key || settings.preshared != self.settings.preshared {
+            return false;
+        }
+        if settings.address.is_some() && settings.address != self.settings.address {
+            self.address = settings.address;
+        }
+        self.settings = settings.clone();
+        true
+    }
+
     pub(crate) const fn key(&self) -> &PublicKey {
         &self.settings.key
     }

@@ -115,7 +115,8 @@ impl Speaker {
         self.lane.set_wall_clock(unix, now);
     }
 
-    /// Adds a peer, in the place of what was in the slot. An initiation of its key that waits is answered.
+    /// Adds a peer, in the place of what was in the slot; the same keys again keep their sessions. An initiation of its key that
+    /// waits is answered.
     ///
     /// # Errors
     /// [`AddError`]; then nothing changed.
@@ -134,6 +135,13 @@ impl Speaker {
         }
         if self.lane.identity.private().agree(&key).is_none() {
             return Err(AddError::BadKey(key));
+        }
+        if self
+            .peers
+            .get_mut(&peer)
+            .is_some_and(|known| known.update(&settings))
+        {
+            return Ok(());
         }
         self.remove(peer);
         self.by_key.insert(key, peer);

@@ -220,23 +220,60 @@ fn both_begin_at_once_and_both_can_send_and_renew() {
 }
 
 #[test]
-fn a_peer_that_is_removed_or_replaced_has_no_sessions() {
+fn a_peer_that_is_removed_or_gets_another_key_has_no_sessions() {
+    for removed in [true, false] {
+        let (mut one, mut two) = connected();
+        let datagram = send(&mut one, b"packet", START).unwrap();
+        let kept = two.sessions(peer()).unwrap().current.clone().unwrap();
+        if removed {
+            two.remove(peer());
+            assert!(two.sessions(peer()).is_none());
+            assert_eq!(send(&mut two, b"packet", START), Err(SendError::NoPeer));
+        } else {
+            let mut other = settings(1);
+            other.preshared = PresharedKey::none();
+            two.add(peer(), other, START).unwrap();
+            assert_eq!(send(&mut two, b"packet", START), Err(SendError::NoSession));
+        }
+        assert_eq!(
+            receive(&mut two, &datagram, 1, START),
+            Err(Refusal::UnknownSession)
+        );
+        assert_eq!(events(&mut two), [changed()]);
+        let opened = kept.open(&mut datagram.clone(), START);
+        assert!(opened.is_ok(), "by a worker that has not let go of it");
+    }
+}
+
+#[test]
+fn the_same_peer_again_keeps_its_sessions_and_where_it_roamed_to() {
     let (mut one, mut two) = connected();
-    let datagram = send(&mut one, b"packet", START).unwrap();
-    let kept = two.sessions(peer()).unwrap().current.clone().unwrap();
-    two.add(peer(), settings(1), START).unwrap();
+    receive(
+        &mut two,
+        &send(&mut one, b"roams", START).unwrap(),
+        7,
+        START,
+    )
+    .unwrap();
+    let mut again = settings(1);
+    again.keepalive = Some(Duration::from_secs(25));
+    two.add(peer(), again.clone(), START).unwrap();
+    assert_eq!(two.address(peer()), Some(address(7)));
     assert_eq!(
-        receive(&mut two, &datagram, 1, START),
-        Err(Refusal::UnknownSession)
+        two.poll_timeout(),
+        Some(START + Duration::from_secs(10)),
+        "owed"
     );
-    assert_eq!(events(&mut two), [changed()]);
-    two.remove(peer());
-    assert!(two.sessions(peer()).is_none());
-    assert_eq!(send(&mut two, b"packet", START), Err(SendError::NoPeer));
-    assert!(
-        kept.open(&mut datagram.clone(), START).is_ok(),
-        "a worker that keeps it"
+    again.address = Some(address(8));
+    two.add(peer(), again, START).unwrap();
+    assert_eq!(two.address(peer()), Some(address(8)));
+    let back = send(&mut two, b"back", START).unwrap();
+    assert_eq!(
+        two.poll_timeout(),
+        Some(START + Duration::from_secs(15)),
+        "unheard"
     );
+    assert_eq!(receive(&mut one, &back, 2, START).unwrap()[..4], *b"back");
 }
 
 #[test]
