@@ -29,7 +29,7 @@ impl Symmetric {
 
     /// An ephemeral public key, in the clear.
     pub(super) fn mix_ephemeral(&mut self, ephemeral: &PublicKey) {
-        [self.chaining_key] = derive(&self.chaining_key, ephemeral.as_bytes());
+        [self.chaining_key] = derive(self.chaining_key.as_slice(), ephemeral.as_bytes());
         self.mix_hash(ephemeral.as_bytes());
     }
 
@@ -43,7 +43,7 @@ impl Symmetric {
         theirs: &PublicKey,
     ) -> Result<(), Refusal> {
         let shared = ours.agree(theirs).ok_or(Refusal::LowOrderKey)?;
-        [self.chaining_key] = derive(&self.chaining_key, shared.as_slice());
+        [self.chaining_key] = derive(self.chaining_key.as_slice(), shared.as_slice());
         Ok(())
     }
 
@@ -58,14 +58,15 @@ impl Symmetric {
     ) -> Result<Cipher, Refusal> {
         let shared = ours.agree(theirs).ok_or(Refusal::LowOrderKey)?;
         let key;
-        [self.chaining_key, key] = derive(&self.chaining_key, shared.as_slice());
+        [self.chaining_key, key] = derive(self.chaining_key.as_slice(), shared.as_slice());
         Ok(Cipher::new(&key))
     }
 
     /// The pre-shared key, and the cipher for what follows. It seals one text.
     pub(super) fn mix_preshared(&mut self, preshared: &PresharedKey) -> Cipher {
         let (temporary, key);
-        [self.chaining_key, temporary, key] = derive(&self.chaining_key, preshared.as_bytes());
+        [self.chaining_key, temporary, key] =
+            derive(self.chaining_key.as_slice(), preshared.as_bytes());
         self.mix_hash(temporary.as_slice());
         Cipher::new(&key)
     }
@@ -97,7 +98,7 @@ impl Symmetric {
 
     /// The session's two secrets: from initiator to responder, and back.
     pub(super) fn split(&self) -> [Secret; 2] {
-        derive(&self.chaining_key, &[])
+        derive(self.chaining_key.as_slice(), &[])
     }
 
     fn mix_hash(&mut self, bytes: &[u8]) {
