@@ -408,7 +408,11 @@ impl Peer {
                     self.request(lane, now);
                 }
             }
-            _ => self.request(lane, now),
+            _ => {
+                self.request(lane, now);
+                // What is owed comes with the handshake. Else it would be due, and fail, again and again until then.
+                self.activity.sent(false, now);
+            }
         }
     }
 

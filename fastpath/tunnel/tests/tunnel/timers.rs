@@ -1,6 +1,8 @@
 //! What an end does by itself, to the millisecond.
 
 use crate::ends::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use sluice_tunnel::Speaker;
 use sluice_tunnel::lane::Event;
 use sluice_tunnel::speaker::SendError;
@@ -160,6 +162,69 @@ fn all_secrets_are_forgotten_after_nine_minutes() {
     assert_eq!(one.sessions(peer()).unwrap().iter().count(), 0);
     assert_eq!(events(&mut one), [Event::SessionsChanged { peer: peer() }]);
     assert_eq!(one.poll_timeout(), None);
+}
+
+#[test]
+fn a_keepalive_that_comes_too_late_for_its_session_leaves_it_to_the_handshake() {
+    let (mut one, mut two) = (alone(1), end(2, 1));
+    let mut kept = settings(2);
+    kept.keepalive = Some(seconds(3));
+    one.add(peer(), kept, START).unwrap();
+    one.handle_timeout(START);
+    settle(&mut one, &mut two, START);
+    one.handle_timeout(START + seconds(176));
+    assert_eq!(
+        transmits(&mut one).len(),
+        2,
+        "a keepalive and an initiation"
+    );
+    assert_eq!(one.poll_timeout(), Some(START + seconds(179)));
+    let late = START + Duration::from_millis(180_500);
+    one.handle_timeout(late);
+    assert!(transmits(&mut one).is_empty());
+    assert!(one.poll_timeout().unwrap() > late);
+}
+
+#[test]
+fn whatever_happened_a_timer_that_was_handled_lies_ahead() {
+    let mut random = StdRng::seed_from_u64(3);
+    for keepalive in [None, Some(seconds(25))] {
+        let (mut one, mut two) = (alone(1), end(2, 1));
+        let mut kept = settings(2);
+        kept.keepalive = keepalive;
+        one.add(peer(), kept, START).unwrap();
+        let mut now = START;
+        for step in 0..300 {
+            // At times the machine sleeps.
+            let longest = [10, 5_000, 30_000, 700_000][random.random_range(0..4)];
+            now += Duration::from_millis(random.random_range(0..longest));
+            if random.random_range(0..3) == 0 {
+                for end in [&mut one, &mut two] {
+                    end.handle_timeout(now);
+                    let next = end.poll_timeout();
+                    assert!(
+                        next.is_none_or(|at| at > now),
+                        "step {step}: {next:?} at {now:?}"
+                    );
+                }
+            }
+            let (from, to, host) = if random.random_range(0..2) == 0 {
+                (&mut one, &mut two, 1)
+            } else {
+                (&mut two, &mut one, 2)
+            };
+            if let Ok(datagram) = send(from, b"packet", now)
+                && random.random_range(0..3) > 0
+            {
+                let _ = receive(to, &datagram, host, now);
+            }
+            for transmit in transmits(from) {
+                if random.random_range(0..3) > 0 {
+                    let _ = receive(to, transmit.datagram(), host, now);
+                }
+            }
+        }
+    }
 }
 
 #[test]
