@@ -1,5 +1,6 @@
 //! What developers, operators and applications do to the world.
 
+use crate::planted::Bug;
 use crate::tenants::namespaces;
 use crate::world::World;
 use sluice_proto::ServiceName;
@@ -32,7 +33,6 @@ impl World {
             deployment_descriptor: descriptor,
         };
         let command = Command::ServiceDeploy(deploy);
-        // Whoever applies waits for the disk.
         let applied = self.root.apply(&command, self.now, Duration::ZERO);
         assert_eq!(applied.reply.status, 200, "{:?}", applied.reply);
         self.note(format!("apply {job}"));
@@ -43,6 +43,16 @@ impl World {
             }
         }
         self.services.push(job);
+        self.wait_for_the_roots_disk();
+    }
+
+    /// Whoever says something at the root's command line hears the answer when it is on disk, and with it all that was
+    /// written before. Only then he goes on.
+    pub(crate) fn wait_for_the_roots_disk(&mut self) {
+        let wait = self.root.store.wait(self.now);
+        if !wait.is_zero() && self.bug != Some(Bug::AcknowledgeBeforeSync) {
+            self.run_for(wait);
+        }
     }
 
     /// A developer deletes a service, which the root allows when nothing of it is left.
@@ -63,6 +73,7 @@ impl World {
         if applied.reply.status == 200 {
             self.note(format!("delete {job}"));
             self.services.retain(|other| *other != job);
+            self.wait_for_the_roots_disk();
         }
     }
 

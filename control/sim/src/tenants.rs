@@ -96,6 +96,7 @@ impl World {
         if self.root.up && self.tell_root(&Command::RuleAdd(rule.clone())) {
             self.note(format!("rule {rule}"));
             self.truth.rules.add(rule);
+            self.wait_for_the_roots_disk();
         }
     }
 
@@ -108,6 +109,7 @@ impl World {
         if self.root.up && self.tell_root(&Command::RuleDelete(rule.clone())) {
             self.note(format!("revoke {rule}"));
             self.truth.rules.revoke(&rule);
+            self.wait_for_the_roots_disk();
         }
     }
 
@@ -118,7 +120,7 @@ impl World {
         }
     }
 
-    /// Whoever says something at the root's command line waits for the disk. Whether the root does it.
+    /// Whether the root does it.
     fn tell_root(&mut self, command: &Command) -> bool {
         let applied = self.root.apply(command, self.now, Duration::ZERO);
         applied.reply.status == 200
