@@ -160,6 +160,8 @@ impl World {
         for message in said {
             self.send(index, message);
         }
+        // A gateway has done all that a message means before it looks at the next one.
+        self.drain_node(index);
     }
 
     /// A node publishes, if it is connected.
