@@ -7,10 +7,10 @@
 //! ```
 
 use crate::world::{
-    Instance, World, again, connect, one_site, serve, service_ip, tcp, tcp_impatient,
+    Instance, World, again, connect, many_address, one_site, serve, service_ip, tcp, tcp_impatient,
 };
 use sluice_perf::lab::clock::{now, pause, wait_for};
-use sluice_perf::lab::sites::{Layout, Microservice, descriptor};
+use sluice_perf::lab::sites::Layout;
 use sluice_perf::lab::{NetNs, Program};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -180,11 +180,8 @@ fn a_busy_machine_loses_no_node() {
 }
 
 const MANY: usize = 30;
-
-/// What [`MANY`] services are called by.
-fn address(number: usize) -> String {
-    format!("10.30.71.{}", number + 1)
-}
+/// Where their ServiceIPs are.
+const NET: u8 = 71;
 
 /// Its snapshot is all it has: managers away, gateway killed. Within a second of its start it forwards to every service
 /// that it knew, by ServiceIP, and says how old that knowledge is.
@@ -192,23 +189,7 @@ fn address(number: usize) -> String {
 #[ignore = "needs root"]
 fn a_killed_gateway_forwards_its_former_routes_without_managers() {
     let mut world = World::new("snapshot");
-    let names: Vec<String> = (0..MANY).map(|number| format!("s{number}")).collect();
-    let addresses: Vec<[String; 2]> = (0..MANY)
-        .map(|number| [address(number), format!("fdff:2000::71:{:x}", number + 1)])
-        .collect();
-    let services: Vec<Microservice<'_>> = names
-        .iter()
-        .zip(&addresses)
-        .map(|(name, [v4, v6])| Microservice {
-            name,
-            namespace: "prod",
-            rr_ip: Some([v4, v6]),
-        })
-        .collect();
-    world
-        .sites
-        .apply(&descriptor("many", "sluice", &services))
-        .unwrap();
+    let names = world.apply_many("many", NET, 0..MANY);
     let caller = world.caller(0);
     let instances: Vec<_> = names
         .iter()
@@ -219,7 +200,7 @@ fn a_killed_gateway_forwards_its_former_routes_without_managers() {
         })
         .collect();
     for (number, name) in names.iter().enumerate() {
-        let to = address(number).parse().unwrap();
+        let to = many_address(NET, number);
         assert_eq!(tcp(&caller.namespace, to).unwrap().name, *name);
     }
     let file = world.sites.gateways[0].state_dir.join("gateway.json");
@@ -242,7 +223,7 @@ fn a_killed_gateway_forwards_its_former_routes_without_managers() {
     let mut left: BTreeSet<usize> = (0..MANY).collect();
     while !left.is_empty() && begin.elapsed() < ready + Duration::from_secs(1) {
         left.retain(|number| {
-            let to = address(*number).parse().unwrap();
+            let to = many_address(NET, *number);
             tcp_impatient(&caller.namespace, to).is_err()
         });
     }

@@ -8,10 +8,10 @@
 //! The expectation is the simulation's own file. Faults last [`AWAY`] instead of 20 s, so that figures which grow with
 //! the outage are scaled; and real processes may be [`SLACK`] worse.
 
-use crate::world::{Instance, PORT, World, cut, join, serve};
+use crate::world::{Instance, PORT, World, cut, join, many_address, serve};
 use sluice_perf::lab::NetNs;
 use sluice_perf::lab::clock::{now, pause};
-use sluice_perf::lab::sites::{Layout, Microservice, Role, Target, descriptor};
+use sluice_perf::lab::sites::{Layout, Role, Target};
 use sluice_sim::matrix::{
     Cell, Direction, Fault, Outcome, Part, Promise, When, Where, expected, promise,
 };
@@ -38,6 +38,9 @@ const FLOWS_STRAY: u32 = 4;
 
 /// Beside each other: a cell is mostly waiting.
 const INSTALLATIONS: usize = 4;
+
+/// Where the ServiceIPs of the cells are.
+const NET: u8 = 72;
 
 /// Each part and each fault, before and after, same and other, out and in.
 const CELLS: [&str; 16] = [
@@ -281,10 +284,6 @@ fn fail(world: &mut World, cell: Cell, talk: &mut Talk) {
     }
 }
 
-fn address(number: usize) -> String {
-    format!("10.30.72.{}", number + 1)
-}
-
 /// Attaches the service's instances, lets the fault happen, and says what was lost.
 fn run(world: &mut World, number: usize, callers: &BTreeMap<usize, Instance>) -> Outcome {
     let cell = cell(CELLS[number]);
@@ -299,7 +298,7 @@ fn run(world: &mut World, number: usize, callers: &BTreeMap<usize, Instance>) ->
             .unwrap_or_else(|error| panic!("{cell}: {error}"));
         serve(&namespace, &name);
     }
-    let to = SocketAddr::new(address(number).parse().unwrap(), PORT);
+    let to = SocketAddr::new(many_address(NET, number), PORT);
     if cell.when == When::After {
         // Until everybody is known and the nodes have been probed.
         let mut warm = Talk::new(&callers[&caller].namespace, to);
@@ -333,24 +332,7 @@ fn installation(name: &str, numbers: &[usize]) -> Vec<(String, bool)> {
         ..Layout::two_sites()
     };
     let mut world = World::laid(name, &layout);
-    let names: Vec<String> = numbers.iter().map(|number| format!("s{number}")).collect();
-    let addresses: Vec<[String; 2]> = numbers
-        .iter()
-        .map(|number| [address(*number), format!("fdff:2000::72:{:x}", number + 1)])
-        .collect();
-    let services: Vec<Microservice<'_>> = names
-        .iter()
-        .zip(&addresses)
-        .map(|(name, [v4, v6])| Microservice {
-            name,
-            namespace: "prod",
-            rr_ip: Some([v4, v6]),
-        })
-        .collect();
-    world
-        .sites
-        .apply(&descriptor("table", "sluice", &services))
-        .unwrap();
+    world.apply_many("table", NET, numbers.iter().copied());
     let callers: BTreeMap<usize, Instance> = [0, 2, 3]
         .into_iter()
         .map(|gateway| (gateway, world.caller(gateway)))

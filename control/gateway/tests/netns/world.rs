@@ -108,6 +108,35 @@ impl World {
             .unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Applies services of an application, called `s0` for number 0 and so on, each with [`many_address`] and one of IPv6.
+    pub(crate) fn apply_many(
+        &self,
+        application: &str,
+        net: u8,
+        numbers: impl IntoIterator<Item = usize>,
+    ) -> Vec<String> {
+        let services: Vec<(String, [String; 2])> = numbers
+            .into_iter()
+            .map(|number| {
+                let v4 = many_address(net, number).to_string();
+                let v6 = format!("fdff:2000::{net}:{:x}", number + 1);
+                (format!("s{number}"), [v4, v6])
+            })
+            .collect();
+        let described: Vec<Microservice<'_>> = services
+            .iter()
+            .map(|(name, [v4, v6])| Microservice {
+                name,
+                namespace: "prod",
+                rr_ip: Some([v4, v6]),
+            })
+            .collect();
+        self.sites
+            .apply(&descriptor(application, "sluice", &described))
+            .unwrap_or_else(|error| panic!("{error}"));
+        services.into_iter().map(|(name, _)| name).collect()
+    }
+
     pub(crate) fn attach(&self, gateway: usize, service: &str, name: &str) -> Instance {
         let namespace = NetNs::new(name).unwrap();
         let attached = self
@@ -217,6 +246,12 @@ fn find_id(services: &serde_json::Value, name: &str) -> Option<String> {
     ["_id", "id"]
         .iter()
         .find_map(|key| row.get(key)?.as_str().map(str::to_owned))
+}
+
+/// The IPv4 ServiceIP of one of many services, counted from 0.
+pub(crate) fn many_address(net: u8, number: usize) -> IpAddr {
+    let last = u8::try_from(number + 1).unwrap();
+    [10, 30, net, last].into()
 }
 
 pub(crate) fn service_ip(family: usize) -> IpAddr {
