@@ -8,7 +8,7 @@
 //! ```text
 //!   A's node ── A -> old NsIP of B ──► old node ── A -> B ──► new node    delivered to B's NsIP; the flow is marked
 //!            ◄── B -> NsIP of A ─────           ◄── B -> A ──             until A's node sends by itself, or nothing
-//!                                                                          has come by the old node for 30 s
+//!                                                                          has come by the old node since it stopped
 //! ```
 
 use crate::batch::{Kind, Lane, Step, Stop, Turn, drop_as};
@@ -17,7 +17,7 @@ use crate::flow::{Ends, Flow};
 use crate::locate::{self, Location};
 use crate::{deliver, flow, fragment, translate};
 use sluice_memory::{Endpoint, Frame};
-use sluice_tables::{InstanceSlot, Known, PeerSlot, Placement, SENT_ON_S, Tables, Target};
+use sluice_tables::{InstanceSlot, Known, PeerSlot, Placement, Tables, Target};
 use sluice_tunnel::plain;
 use sluice_wire::{Class, DropReason, InstanceIp, Ip, NsIp, Rewrite, hop_limit, rewrite};
 
@@ -241,7 +241,7 @@ impl Engine {
     /// if the caller's node does not expect that, it asks anew.
     #[cold]
     pub(crate) fn end_silent_detour(&self, flow: Flow, turn: &Turn<'_>) -> Flow {
-        if turn.now_s.saturating_sub(flow.state.last_s()) <= SENT_ON_S {
+        if turn.now_s.saturating_sub(flow.state.last_s()) <= turn.tables.sent_on_s() {
             return flow;
         }
         self.shared.flows.end_relay(&flow);

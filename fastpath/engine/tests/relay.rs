@@ -312,6 +312,22 @@ fn an_answer_after_a_long_silence_goes_straight() {
     });
 }
 
+/// For how long old nodes send on is set: the new one reckons with that.
+#[test]
+fn answers_go_straight_when_the_old_node_has_stopped_by_the_time_that_is_set() {
+    both(|family| {
+        let mut sites = moved(family);
+        sites.at(3).writer.set_sent_on_s(5);
+        sites.at(3).publish();
+        sites.call(&udp(caller(family), dialled(family)));
+        let answer = udp((ns_ip(family, 3, 9), PORT), inner_caller(family)).build();
+        for (pause_ms, way) in [(5_000, &[2, 1][..]), (1_000, &[1])] {
+            sites.at(3).now = sites.at(3).now.plus_ms(pause_ms);
+            assert_eq!(sites.sends(3, &answer).0, way);
+        }
+    });
+}
+
 /// The same when the caller's node has not heard: it asks.
 #[test]
 fn an_answer_after_a_long_silence_makes_the_callers_node_ask() {

@@ -12,7 +12,7 @@ pub mod slots;
 pub mod publish;
 pub mod upcall;
 
-pub use moves::SENT_ON_S;
+pub use moves::{SENT_ON_S, SENT_ON_S_MAX};
 pub use permits::Isolation;
 pub use publish::{Publisher, Reader, Writer};
 pub use route::{PeerRoute, Route, Routed};

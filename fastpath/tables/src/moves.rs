@@ -8,18 +8,32 @@ use sluice_wire::{Dual, Ip, NsIp};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// For so many seconds the old node sends on, after the instance ended there. Callers' nodes are told of the move in far
-/// less; one that cannot be told asks anew when this is over.
+/// For so many seconds the old node sends on after the instance ended there, unless told otherwise. Callers' nodes are told
+/// of the move in far less; one that cannot be told asks anew when this is over.
 pub const SENT_ON_S: u32 = 30;
+/// The most that [`Writer::set_sent_on_s`] is to be told: the old NsIP rests for longer before it is another's.
+pub const SENT_ON_S_MAX: u32 = 120;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Moves {
+    sent_on_s: u32,
     /// By the NsIP that it had here.
     left: HashMap<NsIp, InstanceSlot>,
     /// Those of them, and by how many NsIPs: asked for by strangers' packets, so it is no search.
     gone: HashMap<InstanceSlot, usize>,
     /// The nodes that it came from.
     came: HashMap<InstanceSlot, Vec<PeerSlot>>,
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Self {
+            sent_on_s: SENT_ON_S,
+            left: HashMap::new(),
+            gone: HashMap::new(),
+            came: HashMap::new(),
+        }
+    }
 }
 
 impl Moves {
@@ -54,6 +68,13 @@ impl Tables {
         !self.moves.left.is_empty() || !self.moves.came.is_empty()
     }
 
+    /// For so many seconds an old node sends on, this one as well as the others.
+    #[inline]
+    #[must_use]
+    pub fn sent_on_s(&self) -> u32 {
+        self.moves.sent_on_s
+    }
+
     /// The instance that had this NsIP here until a moment ago, and that nobody has here now.
     #[must_use]
     pub fn left(&self, ns_ip: NsIp) -> Option<InstanceSlot> {
@@ -83,6 +104,12 @@ impl Tables {
 }
 
 impl Writer {
+    /// For how many seconds an old node sends on, at most [`SENT_ON_S_MAX`]; 0: not at all. Control ends by it what this node
+    /// sends on, and workers by it that they answer by a node that has stopped. So it is to be the same on all nodes.
+    pub fn set_sent_on_s(&mut self, seconds: u32) {
+        Arc::make_mut(&mut self.tables_mut().moves).sent_on_s = seconds;
+    }
+
     /// The instance is elsewhere now; what still comes for the NsIPs that it had here is sent on, until
     /// [`Writer::end_left`].
     pub fn set_left(&mut self, ns_ip: Dual<NsIp>, slot: InstanceSlot) {

@@ -10,6 +10,7 @@ use super::{
 use sluice_hw_profiles::Key;
 use sluice_proto::alloc::Rests;
 use sluice_proto::isolation::Isolation;
+use sluice_tables::SENT_ON_S_MAX;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -484,6 +485,11 @@ impl Check<'_> {
             exposed_port,
             subnet_by_caller: raw.subnet_by_caller,
             ns_ip_rest_s: self.rest("gateway.ns_ip_rest_s", raw.ns_ip_rest_s)?,
+            moved_sent_on_s: self.number(
+                "gateway.moved_sent_on_s",
+                raw.moved_sent_on_s,
+                0..=SENT_ON_S_MAX,
+            )?,
             bridge: raw.bridge.clone(),
             uplink: raw.uplink.clone(),
             tun: raw.tun.clone(),

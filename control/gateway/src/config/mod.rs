@@ -129,6 +129,8 @@ pub struct Gateway {
     pub subnet_by_caller: bool,
     /// Of an NsIP between two instances; seconds.
     pub ns_ip_rest_s: u64,
+    /// For how long a node sends on what comes for an instance that moved away; seconds, the same on all nodes.
+    pub moved_sent_on_s: u32,
     /// Names of the bridge, the uplink and the TUN device.
     pub bridge: String,
     pub uplink: String,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sluice_hw_profiles::Settings;
 use sluice_proto::alloc::Rests;
+use sluice_tables::SENT_ON_S;
 
 /// A configuration file, syntax only. An empty text or `"auto"`-like value keeps the default that
 /// [`Config`](super::Config) works out.
@@ -100,6 +101,7 @@ pub struct RawGateway {
     pub exposed_port: i64,
     pub subnet_by_caller: bool,
     pub ns_ip_rest_s: i64,
+    pub moved_sent_on_s: i64,
     pub bridge: String,
     pub uplink: String,
     pub tun: String,
@@ -263,6 +265,8 @@ impl Default for RawGateway {
             // The managers know which subnets are free.
             subnet_by_caller: false,
             ns_ip_rest_s: 600,
+            // Callers' nodes are told of a move in far less.
+            moved_sent_on_s: SENT_ON_S.into(),
             bridge: "sluicebr0".into(),
             uplink: "sluice0".into(),
             tun: "sluicetun0".into(),

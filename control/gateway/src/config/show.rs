@@ -164,6 +164,7 @@ impl Rows {
         self.put("gateway.exposed_port", gateway.exposed_port);
         self.put("gateway.subnet_by_caller", gateway.subnet_by_caller);
         self.put("gateway.ns_ip_rest_s", gateway.ns_ip_rest_s);
+        self.put("gateway.moved_sent_on_s", gateway.moved_sent_on_s);
         self.add("gateway.bridge", &gateway.bridge);
         self.add("gateway.uplink", &gateway.uplink);
         self.add("gateway.tun", &gateway.tun);

@@ -200,6 +200,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
     let mut routes = Routes::new(writer, path_mtu::inner_mtu_to);
     routes.set_isolation(config.gateway.isolation);
+    routes.set_sent_on_s(config.gateway.moved_sent_on_s);
     let mut core = Core::new(
         config,
         token,

@@ -5,12 +5,11 @@ use super::{LocalInstance, Routes};
 use sluice_proto::ServiceName;
 use sluice_proto::message::FormerPlace;
 use sluice_proto::table_query::Row;
-use sluice_tables::{InstanceSlot, PeerSlot, Placement, SENT_ON_S, TunnelFormat};
+use sluice_tables::{InstanceSlot, PeerSlot, Placement, TunnelFormat};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub(super) const SENT_ON_FOR: Duration = Duration::from_secs(SENT_ON_S as u64);
 /// For so long the new node takes what former nodes send on. Longer, because it does not know when the old place ends:
 /// the new one runs before.
 pub(super) const TAKEN_FOR: Duration = Duration::from_secs(600);
@@ -48,6 +47,12 @@ struct Came {
 }
 
 impl Routes {
+    /// For how many seconds nodes send on what comes for an instance that moved away: this one by its own tables, and others
+    /// as far as its workers expect answers from there. See [`Writer::set_sent_on_s`](sluice_tables::Writer::set_sent_on_s).
+    pub fn set_sent_on_s(&mut self, seconds: u32) {
+        self.writer.set_sent_on_s(seconds);
+    }
+
     /// When [`Routes::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
@@ -62,8 +67,9 @@ impl Routes {
     pub fn handle_timeout(&mut self, now: Duration) -> bool {
         let mut moves = std::mem::take(&mut self.moves);
         let mut changed = false;
+        let sent_on_for = Duration::from_secs(self.tables().sent_on_s().into());
         moves.left.retain_mut(|left| {
-            let stays = now < *left.until.get_or_insert(now + SENT_ON_FOR);
+            let stays = now < *left.until.get_or_insert(now + sent_on_for);
             if !stays {
                 self.writer.end_left(left.ns_ip);
                 changed = true;

@@ -1,10 +1,10 @@
 //! Rows and events in, tables out.
 
-use super::moves::{SENT_ON_FOR, TAKEN_FOR};
+use super::moves::TAKEN_FOR;
 use super::*;
 use sluice_proto::message::FormerPlace;
 use sluice_proto::table_query::ServiceAddress;
-use sluice_tables::Target;
+use sluice_tables::{SENT_ON_S, Target};
 use sluice_wire::AddressPlan;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::Relaxed;
@@ -425,12 +425,16 @@ fn here(number: u32) -> LocalInstance {
 
 /// Both orders: the old node hears of the move before the instance ends there, or after.
 #[test]
-fn what_moved_away_is_sent_on_for_30_seconds() {
+fn what_moved_away_is_sent_on_for_the_time_that_is_set() {
     let mut moved = row(0, NODE_TWO);
     moved.former = vec![former(SELF)];
     let old = NsIp::new(ip("10.18.0.10"));
-    for heard_before in [true, false] {
+    for (heard_before, seconds) in [(true, SENT_ON_S), (false, 2 * SENT_ON_S)] {
+        let time = Duration::from_secs(seconds.into());
         let mut routes = routes();
+        if seconds != SENT_ON_S {
+            routes.set_sent_on_s(seconds);
+        }
         routes.add_local(here(0));
         if heard_before {
             routes.set_job(&job(&[moved.clone()]));
@@ -445,10 +449,10 @@ fn what_moved_away_is_sent_on_for_30_seconds() {
         assert!(matches!(place, Placement::Peer(_)));
         let at = Duration::from_secs(100);
         routes.handle_timeout(at);
-        assert_eq!(routes.poll_timeout(), Some(at + SENT_ON_FOR));
-        assert!(!routes.handle_timeout(at + SENT_ON_FOR / 2));
+        assert_eq!(routes.poll_timeout(), Some(at + time));
+        assert!(!routes.handle_timeout(at + time / 2));
         assert_eq!(routes.tables().left(old), Some(slot));
-        assert!(routes.handle_timeout(at + SENT_ON_FOR));
+        assert!(routes.handle_timeout(at + time));
         assert_eq!(routes.tables().left(old), None);
         assert_eq!(routes.poll_timeout(), None);
         // What is heard later changes nothing.
