@@ -47,11 +47,23 @@ pub(crate) fn settings(host: u8) -> PeerSettings {
     }
 }
 
+/// The end of a host, without peers, that starts at `now` with random bytes of a seed.
+fn started(host: u8, seed: u64, now: Duration) -> Speaker {
+    let mut random = StdRng::seed_from_u64(seed);
+    let fill = Box::new(move |bytes: &mut [u8]| random.fill_bytes(bytes));
+    Speaker::new(identity(host), fill, UNIX + (now - START), now)
+}
+
 /// The end of a host, without peers.
 pub(crate) fn alone(host: u8) -> Speaker {
-    let mut random = StdRng::seed_from_u64(u64::from(host));
-    let fill = Box::new(move |bytes: &mut [u8]| random.fill_bytes(bytes));
-    Speaker::new(identity(host), fill, UNIX, START)
+    started(host, u64::from(host), START)
+}
+
+/// The end of a host that has forgotten all but its keys, whose peer is the other.
+pub(crate) fn anew(host: u8, other: u8, now: Duration) -> Speaker {
+    let mut speaker = started(host, 1_000 + u64::from(host), now);
+    speaker.add(peer(), settings(other), now).unwrap();
+    speaker
 }
 
 /// The end of a host whose peer is the other.
