@@ -4,13 +4,14 @@
 use crate::address::Address;
 use crate::aead::TAG_LEN;
 use crate::entropy::Entropy;
-use crate::key::KEY_LEN;
+use crate::key::Secret;
 use crate::noise::hash::{MAC_LEN, mac};
 use crate::noise::mac::{Cookie, MacKeys};
 use crate::noise::message::CookieReply;
 use crate::refusal::Refusal;
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
+use std::fmt;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -21,8 +22,8 @@ pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
 const COOKIE_LATENCY: Duration = Duration::from_secs(5);
 
 /// The side that gives cookies. It remembers none: a cookie is the address, authenticated by a secret.
-#[derive(Debug, Default)]
-pub(crate) struct CookieSecret(Option<(Zeroizing<[u8; KEY_LEN]>, Duration)>);
+#[derive(Default)]
+pub(crate) struct CookieSecret(Option<(Secret, Duration)>);
 
 impl CookieSecret {
     /// The cookie of an address.
@@ -39,6 +40,12 @@ impl CookieSecret {
             secret.as_slice(),
             &[&from.ip.to_bits().to_be_bytes(), &from.port.to_be_bytes()],
         )
+    }
+}
+
+impl fmt::Debug for CookieSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CookieSecret(secret)")
     }
 }
 
@@ -66,7 +73,7 @@ pub(crate) fn reply(
 }
 
 /// The side that got a cookie from a peer, if it did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct CookieJar {
     held: Option<(Cookie, Duration)>,
     /// `mac1` of the message that we sent last: what a reply must be about.
@@ -103,6 +110,12 @@ impl CookieJar {
         // One reply to one message.
         self.mac1 = None;
         Ok(())
+    }
+}
+
+impl fmt::Debug for CookieJar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CookieJar(secret)")
     }
 }
 

@@ -7,6 +7,9 @@
 //! Workers may do the packets' part themselves, without the speaker and at the same time: they keep the [`Sessions`] of its
 //! peers by index, seal and open with them, and tell the speaker only what it must act on ([`Speaker::request`],
 //! [`Speaker::handle_opened`]). Its timers see what they did.
+//!
+//! A speaker knows of no other lane: an initiation that was recorded on one can be played to another of the same node, once. It
+//! makes a session there in which nothing ever comes, and moves no packets, but takes the place of one that was just agreed on.
 
 use crate::address::Address;
 use crate::cookie::{self, CookieSecret};

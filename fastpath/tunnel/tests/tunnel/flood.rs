@@ -17,7 +17,7 @@ fn a_flood_costs_few_key_agreements_and_is_answered_by_less() {
     let mut two = end(2, 1);
     let flood: Vec<_> = (10..74).map(|seed| stranger(seed, START)).collect();
     let (mut asked, mut answered) = (0, 0);
-    for step in 0..10_000u32 {
+    for step in 0..4_000u32 {
         let now = START + Duration::from_micros(500) * step;
         let from = (step % 200) as u8;
         let datagram = &flood[step as usize % flood.len()];
@@ -34,7 +34,7 @@ fn a_flood_costs_few_key_agreements_and_is_answered_by_less() {
     // Before the load was noticed.
     let looked_at = two.refused(Refusal::UnknownInitiator);
     assert_eq!(looked_at, LOAD_MESSAGES as u64 - 1);
-    assert_eq!(two.refused(Refusal::CookieSent), 10_000 - looked_at);
+    assert_eq!(two.refused(Refusal::CookieSent), 4_000 - looked_at);
     assert!(answered < asked / 2);
 }
 
@@ -42,8 +42,8 @@ fn a_flood_costs_few_key_agreements_and_is_answered_by_less() {
 fn a_flood_by_senders_with_cookies_is_held_to_the_limit() {
     let mut two = end(2, 1);
     let mut looked_at = Vec::new();
-    for step in 0..800u32 {
-        let now = START + Duration::from_millis(4) * step;
+    for step in 0..400u32 {
+        let now = START + Duration::from_millis(5) * step;
         let host = 10 + (step % 200) as u8;
         let mut one = end(host, 2);
         one.request(peer(), now);
@@ -67,7 +67,7 @@ fn a_flood_by_senders_with_cookies_is_held_to_the_limit() {
         assert!(second.count() <= INITIATIONS_PER_SECOND);
     }
     assert!(
-        looked_at.len() > 2 * INITIATIONS_PER_SECOND,
+        looked_at.len() >= 2 * INITIATIONS_PER_SECOND,
         "{}",
         looked_at.len()
     );

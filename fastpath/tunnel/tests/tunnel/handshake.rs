@@ -299,3 +299,42 @@ fn keys_that_cannot_be_a_peers_are_refused() {
     one.remove(peer());
     assert_eq!(one.add(other, settings(2), START), Ok(()));
 }
+
+#[test]
+fn an_end_does_not_print_its_secrets() {
+    let (mut one, mut two) = (end(1, 2), end(2, 1));
+    // Under load, so that there is a cookie, too.
+    for at in 0..30 {
+        let mut stranger = end(40 + at, 2);
+        stranger.request(peer(), START);
+        receive(&mut two, &only(&mut stranger), 9, START).unwrap_err();
+    }
+    transmits(&mut two);
+    one.request(peer(), START);
+    receive(&mut two, &only(&mut one), 1, START).unwrap_err();
+    receive(&mut one, &only(&mut two), 2, START).unwrap();
+    let (now, again) = next_by_itself(&mut one);
+    receive(&mut two, &again, 1, now).unwrap();
+    // What is printed of bytes in a row are public keys and what everybody makes of them.
+    let printed = format!("{one:?} {two:?}");
+    let rows = printed
+        .match_indices('[')
+        .filter(|(at, _)| printed[at + 1..].starts_with(char::is_numeric));
+    for (at, _) in rows {
+        let before = &printed[..at];
+        let name = before.trim_end_matches([' ', ':', '(']);
+        let name = name.rsplit([' ', '(', '{']).next().unwrap();
+        assert!(
+            ["mac1", "cookie", "Timestamp", "bytes", "refused"].contains(&name),
+            "{name} in {printed}"
+        );
+    }
+    for part in [
+        "PrivateKey(secret)",
+        "CookieSecret(secret)",
+        "CookieJar(secret)",
+        "PresharedKey(secret)",
+    ] {
+        assert!(printed.contains(part), "{part} in {printed}");
+    }
+}
