@@ -301,6 +301,32 @@ fn keys_that_cannot_be_a_peers_are_refused() {
 }
 
 #[test]
+fn a_clock_that_goes_back_stops_only_who_starts_anew_with_it() {
+    let (mut one, mut two) = connected();
+    let second = Duration::from_secs(1);
+    one.set_wall_clock(second, START);
+    let now = START + 10 * second;
+    one.request(peer(), now);
+    settle(&mut one, &mut two, now);
+    let current = one.sessions(peer()).unwrap().current.clone().unwrap();
+    assert_eq!(current.established(), now);
+
+    let now = START + 20 * second;
+    let mut one = anew(1, 2, now);
+    one.set_wall_clock(second, now);
+    one.request(peer(), now);
+    assert_eq!(
+        receive(&mut two, &only(&mut one), 1, now),
+        Err(Refusal::OldInitiation)
+    );
+    one.set_wall_clock(UNIX + 20 * second, now);
+    let (now, again) = next_by_itself(&mut one);
+    receive(&mut two, &again, 1, now).unwrap();
+    settle(&mut one, &mut two, now);
+    assert!(send(&mut one, b"packet", now).is_ok());
+}
+
+#[test]
 fn an_end_does_not_print_its_secrets() {
     let (mut one, mut two) = (end(1, 2), end(2, 1));
     // Under load, so that there is a cookie, too.
