@@ -2,10 +2,8 @@
 
 use crate::manager::RootShell;
 use crate::network::{Party, Weather};
-use crate::truth::Identity;
 use crate::world::World;
 use rand::Rng;
-use sluice_proto::table_query::root::Command;
 use sluice_wire::AddressPlan;
 use std::time::Duration;
 
@@ -60,9 +58,9 @@ impl World {
         self.connect(index, !self.cut_off(index));
     }
 
-    /// A gateway that was stopped starts with an empty state directory: to itself and to everybody, its instances are gone.
-    /// Gives them.
-    pub fn start_node_empty(&mut self, index: usize) -> Vec<Identity> {
+    /// A gateway that was stopped starts with an empty state directory: to itself, and soon to everybody, its instances are
+    /// gone.
+    pub fn start_node_empty(&mut self, index: usize) {
         self.note(format!("node{index} starts with an empty state directory"));
         let seed = self.random.random();
         let now = self.now;
@@ -73,20 +71,6 @@ impl World {
         self.nodes[index].up = true;
         self.drain();
         self.connect(index, !self.cut_off(index));
-        gone
-    }
-
-    /// An orchestrator tells the root that an instance is gone whose node does not know it any more.
-    pub fn end_lost_instance(&mut self, (job, number, epoch): &Identity) {
-        self.note(format!("{job} {number} is given up"));
-        let command = Command::InstanceDelete {
-            id: self.root.root.id_for(job),
-            number: i64::from(*number),
-            epoch: Some(*epoch),
-            cluster_id: None,
-        };
-        let applied = self.root.apply(&command, self.now, Duration::ZERO);
-        assert_eq!(applied.reply.status, 200, "{:?}", applied.reply);
     }
 
     pub fn stop_cluster(&mut self, index: usize) {

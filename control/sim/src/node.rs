@@ -47,6 +47,8 @@ pub struct Node {
     pub up: bool,
     pub failover: Failover,
     pub subnet: Option<Dual<Ip>>,
+    /// Names its last start without its state.
+    start: u64,
     /// Rows that flows may use: listed, or not listed and not withdrawn.
     pub rows: BTreeMap<(ServiceName, u32), Row>,
     pub absent: BTreeSet<Key>,
@@ -90,6 +92,7 @@ impl Node {
             up: true,
             failover: Failover::Reported,
             subnet: None,
+            start: seed,
             rows: BTreeMap::new(),
             absent: BTreeSet::new(),
             unanswered: 0,
@@ -146,7 +149,11 @@ impl Node {
     pub fn announce(&mut self, now: Duration) -> Vec<Mqtt> {
         let mut said = Vec::new();
         if self.subnet.is_none() {
-            said.push(self.publish(Verb::Subnet, &SubnetRequest::get()));
+            let request = SubnetRequest {
+                fresh: Some(self.start),
+                ..SubnetRequest::get()
+            };
+            said.push(self.publish(Verb::Subnet, &request));
         }
         for ((job, number), local) in &self.locals {
             said.push(self.publish(Verb::Deployed, &self.deployed(job, *number, local)));
@@ -249,6 +256,9 @@ impl Node {
                         v4: result.address,
                         v6: result.addressv6,
                     };
+                    if self.subnet.is_none() {
+                        self.rest_former(&subnet, &result.held, now);
+                    }
                     let known = *self.subnet.get_or_insert(subnet);
                     assert_eq!(known, subnet, "{} got another subnet", self.id);
                     self.set_gateway();
@@ -324,6 +334,16 @@ impl Node {
         offset
     }
 
+    /// What was in use before this gateway lost its state rests.
+    fn rest_former(&mut self, subnet: &Dual<Ip>, held: &[Ip], now: Duration) {
+        for offset in 2..60 {
+            let mut here = subnet.iter().map(|ip| ip.offset(offset));
+            if here.any(|ip| held.contains(&ip)) {
+                self.resting.insert(offset, now + REST);
+            }
+        }
+    }
+
     fn rest(&mut self, local: &Local, now: Duration) {
         let Some(subnet) = self.subnet else { return };
         let is_it = |offset: u128| subnet.v4.map(|ip| ip.offset(offset)) == local.ns_ip.v4;
@@ -356,6 +376,7 @@ impl Node {
         let locals = std::mem::take(&mut self.locals);
         self.asker = Asker::new(self.settings.clone(), seed);
         self.subnet = None;
+        self.start = seed;
         self.attaching.clear();
         self.ended.clear();
         self.resting.clear();

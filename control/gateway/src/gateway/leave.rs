@@ -107,7 +107,7 @@ pub(super) async fn finish(
 fn clear(config: &Config) -> Result<(), Error> {
     let wiring = wiring(config);
     if let Some(subnet) = node::remembered_subnet(&wiring).map_err(NodeError::from)? {
-        NodeNet::adopt_or_create(wiring, subnet, &clocks())?.teardown()?;
+        NodeNet::adopt_or_create(wiring, subnet, &[], &clocks())?.teardown()?;
     }
     node::remove_device(&config.gateway.tun)?;
     pins::remove(&config.gateway.state_dir)?;

@@ -45,6 +45,25 @@ pub enum Exhausted {
 }
 
 impl Leases {
+    /// Those of a node that knows nothing of before, where these addresses were in use until now. They rest; of the others
+    /// up to the highest of them nobody knows for how long they have not been in use, and they come after those above it.
+    pub(crate) fn after(subnet: &Dual<Subnet>, held: &[Ip], now: &Reading) -> Self {
+        let mut leases = Self::default();
+        let held: BTreeSet<u32> = held
+            .iter()
+            .filter_map(|ip| offset_of(subnet, *ip))
+            .collect();
+        let Some(highest) = held.last() else {
+            return leases;
+        };
+        let now_s = leases.now_s(now);
+        let others = (FIRST..*highest).filter(|offset| !held.contains(offset));
+        leases.resting = others.map(|offset| (offset, 0)).collect();
+        leases.resting.extend(held.iter().map(|it| (*it, now_s)));
+        leases.fresh = highest + 1;
+        leases
+    }
+
     /// Takes the next address: one never used, else the one that rested longest, if for as long as `rest`. `now` is what
     /// the clocks show.
     pub(crate) fn take(
@@ -114,6 +133,15 @@ pub(crate) fn addresses(subnet: &Dual<Subnet>, offset: u32) -> Dual<Ip> {
         v4: nth(subnet.v4),
         v6: nth(subnet.v6),
     }
+}
+
+/// At which offset of the subnet an address that is given out is.
+fn offset_of(subnet: &Dual<Subnet>, ip: Ip) -> Option<u32> {
+    let range = subnet.of(ip.family()).filter(|it| it.contains(ip))?;
+    let offset = u32::try_from(ip.to_bits() - range.network().to_bits()).ok()?;
+    (FIRST..=last_offset(subnet)?)
+        .contains(&offset)
+        .then_some(offset)
 }
 
 /// The highest offset that both families have; IPv4 keeps its broadcast address.
@@ -227,6 +255,23 @@ mod tests {
         };
         assert!(leases.take(&subnet, REST, &set_back(609)).is_err());
         assert_eq!(leases.take(&subnet, REST, &set_back(610)), Ok(only));
+    }
+
+    /// Of five addresses, 2, 4 and 5 were in use; others were not, or are no addresses of instances.
+    #[test]
+    fn what_was_in_use_before_a_fresh_start_rests() {
+        let held = ["10.18.0.4", "fc00::2", "fc00::4", "10.18.0.5", "10.18.0.1"];
+        let held = held.map(|ip| ip.parse().unwrap());
+        let mut leases = Leases::after(&subnet(), &held, &at(0));
+        assert_eq!(leases.take(&subnet(), REST, &at(1)), Ok(6), "never used");
+        assert_eq!(leases.take(&subnet(), REST, &at(1)), Ok(3));
+        let full = leases.take(&subnet(), REST, &at(599)).unwrap_err();
+        assert!(full.to_string().contains("3 rest after use"), "{full}");
+        for offset in [2, 4, 5] {
+            assert_eq!(leases.take(&subnet(), REST, &at(600)), Ok(offset));
+        }
+        let mut unknown = Leases::after(&subnet(), &[], &at(0));
+        assert_eq!(unknown.take(&subnet(), REST, &at(0)), Ok(2));
     }
 
     #[test]

@@ -43,7 +43,7 @@ use thiserror::Error;
 use crate::command::{InstanceName, Refusal};
 use attach::Attachment;
 use devices::{Devices, LinkState, Mac, Route};
-use leases::{Exhausted, GATEWAY};
+use leases::{Exhausted, GATEWAY, Leases};
 use legacy_iptables::LegacyForward;
 use namespace::{Namespace, NamespaceError};
 use netlink::NetlinkError;
@@ -199,14 +199,15 @@ impl NodeNet {
     /// Adopts what an earlier gateway left, as far as it still is what the state file says, and makes the rest.
     ///
     /// Instances that are still there keep their devices and addresses untouched, see [`NodeNet::attachments`]; those
-    /// whose device is gone lose their lease. With another subnet than last time everything is made anew. `now` is
-    /// what the clocks show.
+    /// whose device is gone lose their lease. With another subnet than last time everything is made anew. A node without
+    /// any state lets the addresses that were `held` before rest. `now` is what the clocks show.
     ///
     /// # Errors
     /// Names the device, setting or file that stands in the way.
     pub fn adopt_or_create(
         wiring: Wiring,
         subnet: Dual<Subnet>,
+        held: &[Ip],
         now: &Reading,
     ) -> Result<Self, NodeError> {
         check_names(&wiring)?;
@@ -232,7 +233,11 @@ impl NodeNet {
                 .teardown()?;
                 State::new(&subnet, wiring.lan.as_deref())
             }
-            None => State::new(&subnet, wiring.lan.as_deref()),
+            None => {
+                let mut state = State::new(&subnet, wiring.lan.as_deref());
+                state.leases = Leases::after(&subnet, held, now);
+                state
+            }
         };
         let mut node = Self {
             wiring,

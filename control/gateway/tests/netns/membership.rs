@@ -209,3 +209,48 @@ fn a_node_joins_and_runs_what_is_scheduled_while_the_root_is_away() {
     tcp(&caller.namespace, a.ip(0)).unwrap();
     world.check();
 }
+
+/// Its instances go on running, but nobody can reach them, and nobody is sent there; their NsIPs rest.
+#[test]
+#[ignore = "needs root"]
+fn what_ran_on_a_node_that_lost_its_state_ends() {
+    let mut world = World::new("node-wiped");
+    let (caller, a, b) = (world.caller(0), world.echo(0, "a"), world.echo(1, "b"));
+    tcp(&caller.namespace, b.ip(0)).unwrap();
+    let before = subnet(&world.sites.gateways[1].role);
+    world.sites.gateways[1].role.kill();
+    for file in ["gateway.json", "node.json"] {
+        std::fs::remove_file(world.sites.gateways[1].state_dir.join(file)).unwrap();
+    }
+    world.sites.gateways[1].role.start().unwrap();
+    world.sites.gateways[1].role.ready().unwrap();
+    assert_eq!(subnet(&world.sites.gateways[1].role), before);
+    let runs = |row: &&Value| row["service"] == b.attached.service.as_str();
+    wait_for("the root to know its end", LIMIT, || {
+        let told = world.sites.root.ask("/v1/instances").unwrap();
+        match told.as_array().unwrap().iter().filter(runs).count() {
+            1 => Ok(()),
+            count => Err(format!("{count} instances")),
+        }
+    })
+    .unwrap();
+    wait_for(
+        "the caller's gateway to know its end",
+        LIMIT,
+        || match tcp(&caller.namespace, b.ip(0)) {
+            Err(_) => Ok(()),
+            Ok(answer) => Err(answer.name),
+        },
+    )
+    .unwrap();
+    for _ in 0..20 {
+        assert_eq!(tcp(&caller.namespace, service_ip(0)).unwrap().name, "a");
+    }
+    let c = world.echo(1, "c");
+    for family in [0, 1] {
+        assert_ne!(c.ns_ip(family), b.ns_ip(family), "it rests");
+        assert_eq!(tcp(&caller.namespace, c.ip(family)).unwrap().name, "c");
+    }
+    tcp(&caller.namespace, a.ip(0)).unwrap();
+    world.check();
+}

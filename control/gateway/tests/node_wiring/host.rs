@@ -155,7 +155,7 @@ impl Host {
             state_dir: self.state_dir.clone(),
         };
         self.ns
-            .inside(|| NodeNet::adopt_or_create(wiring, subnet, &now()))
+            .inside(|| NodeNet::adopt_or_create(wiring, subnet, &[], &now()))
             .unwrap()
     }
 

@@ -93,11 +93,16 @@ pub struct InstanceStatus {
 }
 
 impl InstanceStatus {
+    /// Its namespace addresses.
+    #[must_use]
+    pub fn ns_ips(&self) -> Dual<NsIp> {
+        dual(self.namespace_ip, self.namespace_ip_v6, NsIp::new)
+    }
+
     /// True when it says where the instance runs.
     #[must_use]
     pub fn is_placed(&self) -> bool {
-        let ns_ips = dual(self.namespace_ip, self.namespace_ip_v6, NsIp::new);
-        self.host_ip.is_some() && ns_ips.iter().next().is_some()
+        self.host_ip.is_some() && self.ns_ips().iter().next().is_some()
     }
 }
 

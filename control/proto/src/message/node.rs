@@ -12,6 +12,9 @@ use sluice_wire::Ip;
 pub struct SubnetRequest {
     #[serde(rename = "METHOD")]
     pub method: String,
+    /// Extension: the node knows nothing of an earlier life, and this number names its start. What ran there has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<u64>,
 }
 
 impl SubnetRequest {
@@ -19,6 +22,7 @@ impl SubnetRequest {
     pub fn get() -> Self {
         Self {
             method: "GET".to_owned(),
+            fresh: None,
         }
     }
 }
@@ -30,6 +34,13 @@ pub struct SubnetResult {
     pub address: Option<Ip>,
     #[serde(default, with = "text::address")]
     pub addressv6: Option<Ip>,
+    /// Extension: the NsIPs that were in use when the node started without knowing them.
+    #[serde(
+        default,
+        with = "text::addresses",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub held: Vec<Ip>,
 }
 
 /// An instance runs on the node (`net/service/deployed`). `host_port` is a text here.
@@ -161,7 +172,11 @@ mod tests {
             golden::<SubnetRequest>(r#"{"METHOD":"GET"}"#),
             SubnetRequest::get()
         );
+        golden::<SubnetRequest>(r#"{"METHOD":"GET","fresh":7}"#);
         golden::<SubnetResult>(r#"{"address":"10.18.0.0","addressv6":"fc00::"}"#);
+        golden::<SubnetResult>(
+            r#"{"address":"10.18.0.0","addressv6":"fc00::","held":["10.18.0.2","fc00::2"]}"#,
+        );
         let deployed = golden::<Deployed>(
             r#"{"appname":"demo.default.client.test","status":"DEPLOYED","instance_number":0,"nsip":"10.18.0.2","nsipv6":"fc00::2","host_port":"50103","host_ip":"192.168.77.11"}"#,
         );

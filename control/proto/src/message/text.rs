@@ -30,6 +30,27 @@ pub(crate) mod address {
     }
 }
 
+/// A list of address texts.
+pub(crate) mod addresses {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(ips: &[Ip], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(ips.iter().map(Ip::to_string))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Ip>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        let ip = |text: &String| {
+            text.parse().map_err(|_| {
+                serde::de::Error::custom(format_args!("`{}` is not an IP address", shown(text)))
+            })
+        };
+        texts.iter().map(ip).collect()
+    }
+}
+
 /// A port that may come as a number or as a text (workers send `"50103"`, managers `50103`); written as a number.
 pub(crate) mod port {
     use super::*;

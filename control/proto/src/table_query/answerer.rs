@@ -20,6 +20,7 @@ mod leave;
 mod migration;
 mod report;
 mod resync;
+mod start;
 mod store;
 mod succession;
 mod tell;
@@ -37,8 +38,7 @@ use super::timers::Timers;
 use crate::isolation::Isolation;
 use crate::message::{
     Deployed, InstanceRequest, InstanceStatus, InterestRemove, Job, JobUpdate, NodeId, SubnetGrant,
-    SubnetRequest, SubnetResult, TableQueryRequest, TableQueryResult, Topic, Undeployed,
-    UpdateKind, Verb, read, write,
+    SubnetRequest, TableQueryRequest, TableQueryResult, Topic, Undeployed, UpdateKind, Verb, read,
 };
 use crate::names::ServiceName;
 use crate::record::Change;
@@ -191,6 +191,8 @@ pub struct Answerer {
     reports: BTreeMap<(ServiceName, u32), Outgoing>,
     instances: BTreeMap<(NodeId, String), InstanceAsk>,
     nodes: BTreeMap<NodeId, SubnetGrant>,
+    /// Of nodes that started without knowing anything, until they leave.
+    starts: BTreeMap<NodeId, start::Start>,
     spare: VecDeque<SubnetGrant>,
     nodes_waiting: BTreeSet<NodeId>,
     /// Subnets of nodes that left, which the root has not yet taken back.
@@ -231,6 +233,7 @@ impl Answerer {
             reports: BTreeMap::new(),
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            starts: BTreeMap::new(),
             spare: VecDeque::new(),
             nodes_waiting: BTreeSet::new(),
             returning: BTreeMap::new(),
@@ -282,7 +285,7 @@ impl Answerer {
             Verb::Subnet => {
                 let request: SubnetRequest = read("subnet request", payload)?;
                 if request.method == "GET" {
-                    self.handle_subnet_request(&node, now);
+                    self.handle_subnet_request(&node, request.fresh, now);
                 }
             }
             Verb::InstanceRequest => {
@@ -374,7 +377,6 @@ impl Answerer {
     ) -> Result<(), PublishError> {
         let name = ServiceName::parse(&undeployed.appname)?;
         let number = undeployed.instance_number;
-        let after = self.requests;
         let Some(known) = self.jobs.get_mut(&name) else {
             self.unsay(&(name, number), node);
             return Ok(());
@@ -397,16 +399,25 @@ impl Answerer {
             && epoch != 0
             && allotted.is_some_and(|allotted| allotted <= epoch)
         {
-            known.attached.remove(&number);
-            known.removed.insert(number, (epoch, after));
-            self.changed(&name, UpdateKind::Undeployment);
-            self.report(name, number, Report::Removed { epoch }, now);
+            self.end_allotted(&name, number, epoch, now);
             return Ok(());
         }
         if mine {
             self.end_placement(&name, number, now);
         }
         Ok(())
+    }
+
+    /// An instance that was allotted to a node of ours will never run there.
+    fn end_allotted(&mut self, name: &ServiceName, number: u32, epoch: u64, now: Duration) {
+        let after = self.requests;
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        known.attached.remove(&number);
+        known.removed.insert(number, (epoch, after));
+        self.changed(name, UpdateKind::Undeployment);
+        self.report(name.clone(), number, Report::Removed { epoch }, now);
     }
 
     /// An instance of a node of ours does not run any more.
@@ -461,21 +472,6 @@ impl Answerer {
         if let Ok(name) = ServiceName::parse(&removal.appname) {
             self.interest_ended(&name, node);
         }
-    }
-
-    /// A node needs its subnet: the one it had, else one of the reserve, else the next that the root gives.
-    pub fn handle_subnet_request(&mut self, node: &NodeId, now: Duration) {
-        if let Some(grant) = self.nodes.get(node) {
-            let result = SubnetResult {
-                address: grant.subnet_addr,
-                addressv6: grant.subnet_addr_v6,
-            };
-            self.publish(node, Verb::SubnetResult, write(&result));
-            return;
-        }
-        self.nodes_waiting.insert(node.clone());
-        self.give_subnets();
-        self.ask_subnet(now);
     }
 
     /// A node wants a new instance, without an orchestrator (extension).

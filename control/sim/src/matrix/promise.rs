@@ -20,9 +20,9 @@ pub enum Promise {
     Unproven,
     /// As [`Promise::FailsOver`], but the node comes and goes, and each time new flows find out anew.
     FailsOverAgain,
-    /// Its instances are gone until somebody attaches them again; the managers do not know that, and it is tried again
-    /// and again whether they are there.
-    Forgotten,
+    /// Its instances are gone, and it says so as soon as it is there again, after a second: a second later nobody is sent
+    /// there.
+    Ends,
 }
 
 /// The workload: ten requests a second of each of four flows, of which two are with each called node, and ten new flows.
@@ -41,7 +41,7 @@ pub const fn promise(cell: Cell) -> Promise {
             }
             Fault::Killed | Fault::Partitioned => Promise::FailsOver,
             Fault::Slow | Fault::Flapping => Promise::FailsOverAgain,
-            Fault::Wiped => Promise::Forgotten,
+            Fault::Wiped => Promise::Ends,
         },
         // What is known is used without managers; and a cluster knows what runs in it.
         (_, When::After, _, _) | (Part::Root, When::Before, Where::Same, _) => Promise::Nothing,
@@ -60,7 +60,7 @@ impl Promise {
             Self::FailsOver => "fails-over",
             Self::Unproven => "unproven",
             Self::FailsOverAgain => "fails-over-again",
-            Self::Forgotten => "forgotten",
+            Self::Ends => "ends",
         }
     }
 
@@ -70,7 +70,7 @@ impl Promise {
     pub const fn is_chance(self) -> bool {
         match self {
             Self::Nothing | Self::Waits | Self::CutOff => false,
-            Self::FailsOver | Self::Unproven | Self::FailsOverAgain | Self::Forgotten => true,
+            Self::FailsOver | Self::Unproven | Self::FailsOverAgain | Self::Ends => true,
         }
     }
 
@@ -89,8 +89,9 @@ impl Promise {
                 let s = AWAY_S + 1;
                 (s * GOING_PER_S, s * NEW_PER_S / 2, s * 1000)
             }
+            Self::Ends => (2 * GOING_PER_S, 2 * NEW_PER_S, 2000),
             // A new flow a second, and none in between: a tenth of them.
-            Self::FailsOverAgain | Self::Forgotten => {
+            Self::FailsOverAgain => {
                 let s = AWAY_S + 1;
                 (s * GOING_PER_S, s * NEW_PER_S / 10, s * 1000)
             }

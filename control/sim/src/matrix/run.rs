@@ -64,8 +64,6 @@ struct Run {
     struck: Duration,
     /// The root as it was before it lost its store.
     root: Option<RootShell>,
-    /// The instances that a wiped node has forgotten.
-    gone: Vec<Identity>,
     /// Who calls; another one when a node was wiped.
     calling: Option<Identity>,
     /// Numbers of the flows that go on.
@@ -102,7 +100,6 @@ pub fn run(cell: Cell, failover: Failover) -> Outcome {
         cell,
         cast,
         root: None,
-        gone: Vec::new(),
         calling: None,
         flows: Vec::new(),
         new: Vec::new(),
@@ -228,7 +225,7 @@ impl Run {
             Part::Cluster => self.world.start_cluster_empty(CLUSTER),
             // Sessions are clean: a broker has no state.
             Part::Broker => self.world.start_broker(CLUSTER),
-            Part::Node => self.gone = self.world.start_node_empty(NODE),
+            Part::Node => self.world.start_node_empty(NODE),
         }
     }
 
@@ -302,9 +299,6 @@ impl Run {
                 }
             }
             (Fault::Wiped, Part::Node) => {
-                for gone in std::mem::take(&mut self.gone) {
-                    self.world.end_lost_instance(&gone);
-                }
                 let service = usize::from(self.cell.direction == Direction::In);
                 self.world.attach(NODE, service);
             }

@@ -85,6 +85,8 @@ pub(crate) struct Core {
     watch: Watch,
     registering: Vec<(Reply<()>, Duration)>,
     subnet_asked_at: Option<Duration>,
+    /// Names this start for the cluster while the node has no subnet and knows nothing of an earlier life.
+    fresh: Option<u64>,
     /// Until when each of them is waited for stands beside it.
     attaching: BTreeMap<String, (Attaching, Duration)>,
     nameless: BTreeMap<(ServiceName, u32), Nameless>,
@@ -181,6 +183,7 @@ impl Core {
             watch,
             registering: Vec::new(),
             subnet_asked_at: None,
+            fresh: None,
             attaching: BTreeMap::new(),
             nameless: BTreeMap::new(),
             unvouched: Unvouched::default(),
@@ -565,7 +568,10 @@ impl Core {
                 if self.node.is_none()
                     && let Some(registration) = &mut self.registration
                 {
-                    registration.subnet = Some(granted.clone());
+                    registration.subnet = Some(SubnetResult {
+                        held: Vec::new(),
+                        ..granted.clone()
+                    });
                     self.wire(&granted, now).await?;
                 }
             }

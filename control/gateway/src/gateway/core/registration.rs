@@ -9,7 +9,7 @@ use crate::gateway::{self, Error};
 use crate::hardware;
 use crate::node::devices::LinkState;
 use crate::node::thread::Node;
-use crate::node::{NodeError, NodeNet, hops};
+use crate::node::{self, NodeError, NodeNet, hops};
 use sluice_hw_profiles::Link;
 use sluice_managers::clocks;
 use sluice_proto::ServiceName;
@@ -74,6 +74,7 @@ impl Core {
         if self.config.fastpath.link == LinkKind::Tun {
             self.plane.start_tun()?;
         }
+        self.fresh = self.fresh_start()?;
         self.connect(&registration);
         self.state_changed = true;
         tracing::info!(
@@ -85,6 +86,20 @@ impl Core {
             self.wire(&subnet, now).await?;
         }
         Ok(())
+    }
+
+    /// Names this start when nothing is known of an earlier one, neither by the managers' names nor by the wiring.
+    fn fresh_start(&self) -> Result<Option<u64>, Error> {
+        let has_subnet = self
+            .registration
+            .as_ref()
+            .is_some_and(|known| known.subnet.is_some());
+        let wired = node::remembered_subnet(&gateway::wiring(&self.config));
+        if has_subnet || wired.map_err(NodeError::from)?.is_some() {
+            return Ok(None);
+        }
+        let start = clocks().wall.as_micros();
+        Ok(Some(u64::try_from(start).unwrap_or(u64::MAX)))
     }
 
     fn connect(&mut self, registration: &Registration) {
@@ -129,7 +144,11 @@ impl Core {
 
     pub(super) fn ask_subnet(&mut self, now: Duration) {
         self.subnet_asked_at = Some(now);
-        self.say(Verb::Subnet, &SubnetRequest::get());
+        let request = SubnetRequest {
+            fresh: self.fresh,
+            ..SubnetRequest::get()
+        };
+        self.say(Verb::Subnet, &request);
     }
 
     /// Makes or adopts bridge, uplink and instances.
@@ -145,8 +164,9 @@ impl Core {
             v6: subnet(granted.addressv6, plan.node_length_v6)?,
         };
         let wiring = gateway::wiring(&self.config);
+        let held = granted.held.clone();
         let net = tokio::task::spawn_blocking(move || {
-            NodeNet::adopt_or_create(wiring, subnet, &clocks())
+            NodeNet::adopt_or_create(wiring, subnet, &held, &clocks())
         })
         .await
         .map_err(|_| Error::NodePanicked)??;

@@ -17,6 +17,7 @@ impl Core {
         let granted = SubnetResult {
             address: subnet.v4.map(|subnet| subnet.network()),
             addressv6: subnet.v6.map(|subnet| subnet.network()),
+            held: Vec::new(),
         };
         let Some(registration) = &mut self.registration else {
             return Err(Refusal::BadRequest(

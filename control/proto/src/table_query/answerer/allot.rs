@@ -4,7 +4,7 @@ use super::upward::{Asked, Method, Single, escaped};
 use super::{Answerer, Attached, REQUEST_WAIT, Timer};
 use crate::message::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceResult, NodeId, SubnetGrant,
-    SubnetResult, Verb, read, write,
+    Verb, read, write,
 };
 use crate::table_query::Key;
 use std::time::Duration;
@@ -122,14 +122,10 @@ impl Answerer {
             let Some(node) = self.nodes_waiting.pop_first() else {
                 return;
             };
-            let result = SubnetResult {
-                address: grant.subnet_addr,
-                addressv6: grant.subnet_addr_v6,
-            };
             self.dirty.spare(&grant);
             self.dirty.node(&node);
             self.nodes.insert(node.clone(), grant);
-            self.publish(&node, Verb::SubnetResult, write(&result));
+            self.tell_subnet(&node);
         }
     }
 

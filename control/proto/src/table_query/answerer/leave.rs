@@ -6,7 +6,6 @@
 use super::upward::{Asked, Method, Single};
 use super::{Answerer, REQUEST_WAIT, Timer};
 use crate::message::{LeaveRequest, LeaveResult, NodeId, SubnetGrant, Verb, write};
-use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
 use sluice_wire::Ip;
 use std::time::Duration;
@@ -55,26 +54,9 @@ impl Answerer {
     }
 
     fn end_node(&mut self, node: &NodeId, now: Duration) {
-        let names: Vec<ServiceName> = self.jobs.keys().cloned().collect();
-        for name in names {
-            let Some(known) = self.jobs.get_mut(&name) else {
-                continue;
-            };
-            let placed = known.placements.iter();
-            let mine: Vec<u32> = placed
-                .filter(|(_, placement)| placement.node == *node)
-                .map(|(number, _)| *number)
-                .collect();
-            if known.left.end_all(node) {
-                self.dirty.job(&name);
-                self.note_residents(&name);
-            }
-            for number in mine {
-                self.end_placement(&name, number, now);
-            }
-            self.interest_ended(&name, node);
-        }
+        self.end_instances_of(node, now);
         self.nodes_waiting.remove(node);
+        self.starts.remove(node);
         if let Some(grant) = self.nodes.remove(node) {
             self.dirty.node(node);
             self.give_back(node, grant, now);

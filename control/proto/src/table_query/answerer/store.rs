@@ -1,6 +1,7 @@
 //! What a cluster manager keeps across restarts: jobs with their interests and placements, subnets, unsent reports.
 
 use super::leave::{Returning, StoredReturn};
+use super::start::StoredNode;
 use super::vacancy::Tenancy;
 use super::{
     Answerer, Attached, INTEREST_DEFAULT, Interest, Known, Outgoing, Placement, Report, Settings,
@@ -100,7 +101,11 @@ impl Answerer {
         if let Some(node) = self.dirty.nodes.pop_first() {
             let key = format!("node/{node}");
             return Some(match self.nodes.get(&node) {
-                Some(grant) => Change::put(key, grant),
+                Some(grant) => {
+                    let start = self.starts.get(&node).cloned();
+                    let grant = grant.clone();
+                    Change::put(key, &StoredNode { grant, start })
+                }
                 None => Change::Delete { key },
             });
         }
@@ -155,7 +160,11 @@ impl Answerer {
                 "job" => answerer.restore_job(key, read(key, value)?, now)?,
                 "node" => {
                     let node = node_of(key, id)?;
-                    answerer.nodes.insert(node, read(key, value)?);
+                    let StoredNode { grant, start } = read(key, value)?;
+                    answerer
+                        .starts
+                        .extend(start.map(|start| (node.clone(), start)));
+                    answerer.nodes.insert(node, grant);
                 }
                 ROOT_STORE => answerer.root_store = read(key, value)?,
                 "spare" => answerer.spare.push_back(read(key, value)?),

@@ -5,11 +5,12 @@ mod forgotten;
 mod leave;
 mod migration;
 mod resync;
+mod start;
 mod succession;
 
 use super::*;
 use crate::message::{
-    InstanceEntry, InstanceResult, IpType, JobUpdate, NetDeployStatus, ServiceIpEntry,
+    InstanceEntry, InstanceResult, IpType, JobUpdate, NetDeployStatus, ServiceIpEntry, write,
 };
 use sluice_wire::Dual;
 

@@ -5,7 +5,7 @@ use crate::record::Change;
 
 const SUBNET: &str = r#"{"address":"10.18.0.0","addressv6":"fc00::"}"#;
 
-fn say(answerer: &mut Answerer, who: &str, verb: &str, payload: &str, now: Duration) {
+pub(super) fn say(answerer: &mut Answerer, who: &str, verb: &str, payload: &str, now: Duration) {
     let topic = format!("nodes/{who}/net/{verb}");
     answerer
         .handle_publish(&topic, payload.as_bytes(), now)
@@ -13,7 +13,7 @@ fn say(answerer: &mut Answerer, who: &str, verb: &str, payload: &str, now: Durat
 }
 
 /// `n2` has a subnet, and an instance that was scheduled here; `n1` is interested.
-fn with_a_node() -> Answerer {
+pub(super) fn with_a_node() -> Answerer {
     let mut answerer = knowing(vec![entry(0, "c1", false)]);
     say(&mut answerer, "n2", "subnet", r#"{"METHOD":"GET"}"#, s(1));
     let asked = root_requests(&mut answerer);
