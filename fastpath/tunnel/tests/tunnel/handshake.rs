@@ -48,6 +48,36 @@ fn a_packet_begins_a_handshake_and_the_next_one_goes() {
 }
 
 #[test]
+fn workers_do_the_packets_and_the_speaker_hears_of_the_first() {
+    let (mut one, mut two) = ends();
+    one.request(peer(), START);
+    receive(&mut two, &only(&mut one), 1, START).unwrap();
+    receive(&mut one, &only(&mut two), 2, START).unwrap();
+    let (keepalive, later) = (only(&mut one), START + Duration::from_secs(121));
+    events(&mut two);
+
+    // Each end's sessions are with a worker of its own thread.
+    let ours = one.sessions(peer()).unwrap().current.clone().unwrap();
+    let theirs = two.sessions(peer()).unwrap().next.clone().unwrap();
+    let worker = std::thread::spawn(move || {
+        let opened = theirs.open(&mut keepalive.clone(), START).unwrap();
+        (theirs.local_index(), opened)
+    });
+    let (index, opened) = worker.join().unwrap();
+    assert!(opened.first && opened.len == 0);
+    two.handle_opened(index, opened, address(1), START);
+    assert_eq!(events(&mut two), [changed(), established()]);
+    assert!(send(&mut two, b"back", START).is_ok());
+
+    let worker = std::thread::spawn(move || ours.seal(&mut [0; 100], 40, MTU, later).unwrap());
+    assert!(worker.join().unwrap().rekey_due);
+    one.request(peer(), later);
+    settle(&mut one, &mut two, later);
+    let current = two.sessions(peer()).unwrap().current.clone().unwrap();
+    assert_eq!(current.established(), later);
+}
+
+#[test]
 fn a_recorded_initiation_or_response_is_refused() {
     let (mut one, mut two) = ends();
     one.request(peer(), START);
