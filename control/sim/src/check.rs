@@ -1,7 +1,7 @@
 //! What must be the case when the network has been whole for a while.
 
 use crate::node::{Node, own_ip};
-use crate::traffic::Dialled;
+use crate::traffic::{Dialled, Flow};
 use crate::world::World;
 use sluice_proto::ServiceName;
 use sluice_proto::message::NodeId;
@@ -174,7 +174,8 @@ pub fn only_one_is_suspected(world: &World, silent: usize) {
 }
 
 /// Flows from the one numbered `begun` on were answered, if their node had a flow to the same service among the last ones
-/// `before`, and the service runs somewhere else than on the node that is silent.
+/// `before`, and the service runs somewhere else than on the node that is silent. A flow that dialled an instance on its own
+/// node does not count: no packet of it says that the service is called from there.
 ///
 /// # Panics
 /// Names the flow.
@@ -182,8 +183,13 @@ pub fn new_flows_avoid(world: &World, silent: usize, before: usize, begun: usize
     let flows = &world.traffic.flows;
     let used = |node: usize, job: &ServiceName| {
         let since = world.now.saturating_sub(Duration::from_secs(5));
-        flows[..before].iter().any(|flow| {
-            flow.node == node && flow.job == *job && flow.answered_at.is_some_and(|at| at >= since)
+        let calls = |flow: &Flow| match &flow.dialled {
+            Dialled::Service => true,
+            Dialled::Instance(identity) => world.truth.living.get(identity) != Some(&node),
+        };
+        let mut own = flows[..before].iter().filter(|flow| flow.node == node);
+        own.any(|flow| {
+            flow.job == *job && flow.answered_at.is_some_and(|at| at >= since) && calls(flow)
         })
     };
     for (id, flow) in flows.iter().enumerate().skip(begun) {
