@@ -522,35 +522,38 @@ impl Routes {
         self.writer.withdraw_instance(slot);
     }
 
-    /// A new flow may choose every listed or local instance that has a location, in the order of their numbers.
+    /// A new flow may choose every listed or local instance that has a location, in the order of their numbers. A suspect
+    /// takes one only when nobody else is known, not even an instance that the managers left out of a long list.
     fn write_candidates(&mut self, name: &ServiceName) {
         let Some(job) = self.jobs.get(name) else {
             return;
         };
         let tables = self.writer.tables();
-        let eligible = |number: u32, slot: InstanceSlot| match tables
-            .instance(slot)
-            .map(|row| row.placement)
-        {
-            Some(Placement::Local) => true,
-            Some(Placement::Peer(_)) => job.listed.contains(&number),
-            Some(Placement::Nowhere) | None => false,
-        };
-        let all: Vec<InstanceSlot> = job
-            .instances
-            .iter()
-            .filter(|(number, slot)| eligible(**number, **slot))
+        let chosen = |among: &dyn Fn(u32, &Instance) -> bool| -> Vec<InstanceSlot> {
+            let rows = job.instances.iter();
+            rows.filter(|(number, slot)| {
+                let row = tables.instance(**slot);
+                row.is_some_and(|row| among(**number, row))
+            })
             .map(|(_, slot)| *slot)
-            .collect();
-        // Suspects take new flows only when nobody else is there.
-        let suspect = |slot: &InstanceSlot| {
-            tables
-                .instance(*slot)
-                .is_some_and(|row| row.state == InstanceState::Suspect)
+            .collect()
         };
-        let trusted: Vec<InstanceSlot> =
-            all.iter().copied().filter(|slot| !suspect(slot)).collect();
-        let candidates = if trusted.is_empty() { all } else { trusted };
+        let is_listed = |number: u32, row: &Instance| match row.placement {
+            Placement::Local => true,
+            Placement::Peer(_) => job.listed.contains(&number),
+            Placement::Nowhere => false,
+        };
+        let is_trusted = |row: &Instance| row.state != InstanceState::Suspect;
+        let is_left_out =
+            |row: &Instance| matches!(row.placement, Placement::Peer(_)) && row.reach == Reach::Any;
+        let listed = chosen(&is_listed);
+        let mut candidates = chosen(&|number, row| is_listed(number, row) && is_trusted(row));
+        if candidates.is_empty() && !listed.is_empty() {
+            candidates = chosen(&|_, row| is_left_out(row) && is_trusted(row));
+        }
+        if candidates.is_empty() {
+            candidates = listed;
+        }
         let slot = job.slot;
         self.writer.set_candidates(slot, &candidates);
     }

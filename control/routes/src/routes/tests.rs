@@ -196,6 +196,28 @@ fn a_migration_keeps_the_slot_and_moves_the_peer() {
     assert_eq!(routes.tables().peers_at(ip(NODE_TWO)).len(), 1);
 }
 
+/// The managers name a few of many instances, and may not know that this node hears nothing from just those.
+#[test]
+fn an_unlisted_instance_takes_new_flows_when_all_listed_are_suspect() {
+    let mut routes = routes();
+    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
+    routes.set_job(&job(&[row(0, NODE_ONE)]));
+    let node = (ip(NODE_ONE), 50103);
+    routes.set_lost(node, true);
+    assert_eq!(candidates(&routes), [1]);
+    routes.set_lost((ip(NODE_TWO), 50103), true);
+    assert_eq!(
+        candidates(&routes),
+        [0],
+        "one suspect is as good as another"
+    );
+    routes.set_lost(node, false);
+    assert_eq!(candidates(&routes), [0]);
+    routes.set_lost((ip(NODE_TWO), 50103), false);
+    routes.withdraw(&name(), 0);
+    assert!(candidates(&routes).is_empty(), "none is listed");
+}
+
 #[test]
 fn a_suspect_takes_new_flows_only_when_nobody_else_is_there() {
     let mut routes = routes();
