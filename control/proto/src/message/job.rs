@@ -24,6 +24,9 @@ pub struct Job {
     /// Extension: the rules that allow calls to this service from other namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+    /// Extension: the numbers of the instances that a node asked for, without an orchestrator. Their end is their deletion.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attached: Vec<u32>,
     /// Everything else of the descriptor, as it came.
     #[serde(flatten)]
     pub descriptor: serde_json::Map<String, serde_json::Value>,

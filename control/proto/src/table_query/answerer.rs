@@ -6,7 +6,7 @@
 //!
 //! Timers, in words: a request to the root is repeated with back-off until it is answered. An *absent* key is
 //! asked again only after its answer expired. The *interest* of a Sluice node ends when it was not renewed; that of a
-//! legacy node when it says so. The *registration* at the root is repeated, which also finds a root that came back.
+//! legacy node when it says so. What was *allotted* and that no node has taken goes back. The *registration* at the root is repeated, which also finds a root that came back.
 
 mod absence;
 mod allot;
@@ -24,6 +24,7 @@ mod start;
 mod store;
 mod succession;
 mod tell;
+mod untaken;
 mod upward;
 mod vacancy;
 
@@ -165,6 +166,7 @@ enum Timer {
     Refresh(ServiceName),
     Report(ServiceName, u32),
     Instance(NodeId, String),
+    Allotted(ServiceName, u32),
     Interest(ServiceName, NodeId),
     Subnet,
     /// By where it begins.
@@ -201,6 +203,8 @@ pub struct Answerer {
     register: upward::Single,
     /// Subnet requests so far: each has its own id.
     subnet_requests: u64,
+    /// The id of the one that has not been answered. It goes on over restarts: the root may have given a subnet for it.
+    subnet_request: Option<String>,
     asked: BTreeMap<u64, Asked>,
     requests: u64,
     /// The last attempt to reach the root failed.
@@ -240,6 +244,7 @@ impl Answerer {
             subnet: upward::Single::default(),
             register: upward::Single::default(),
             subnet_requests: 0,
+            subnet_request: None,
             asked: BTreeMap::new(),
             requests: 0,
             root_lost: false,
@@ -393,8 +398,7 @@ impl Answerer {
         // Allotted, but its gateway could not attach it: the number and its addresses go back. A late word about an
         // earlier instance of the number says nothing about this one.
         let epoch = undeployed.epoch;
-        let allotted = known.attached.get(&number);
-        let allotted = allotted.map(|it| it.epoch.max(known.epoch_of(number)));
+        let allotted = known.allotted_epoch(number);
         if !known.placements.contains_key(&number)
             && epoch != 0
             && allotted.is_some_and(|allotted| allotted <= epoch)
@@ -552,6 +556,7 @@ impl Answerer {
                 Timer::Refresh(job) => self.refresh_due(job, now),
                 Timer::Report(job, number) => self.send_report(&(job, number), now),
                 Timer::Instance(node, id) => self.instance_due(&(node, id), now),
+                Timer::Allotted(job, number) => self.allotment_due(job, number, now),
                 Timer::Interest(job, node) => self.interest_due(&job, &node, now),
                 Timer::Subnet => self.subnet_due(now),
                 Timer::Return(network) => self.send_return(network, now),

@@ -1,6 +1,6 @@
 //! What the root allots: instances, subnets, and the registration that makes it listen.
 
-use super::upward::{Asked, Method, Single, escaped};
+use super::upward::{Asked, Method, Single};
 use super::{Answerer, Attached, REQUEST_WAIT, Timer};
 use crate::message::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceResult, NodeId, SubnetGrant,
@@ -92,6 +92,7 @@ impl Answerer {
                     known.attached.insert(instance.instance_number, attached);
                     known.left.end(instance.instance_number, &key.0);
                     self.dirty.job(&name);
+                    self.await_taking(&name, instance.instance_number, now);
                 }
                 // Before the node has it: it must not hear any more that the service is none of its business.
                 self.note_residents(&name);
@@ -133,10 +134,9 @@ impl Answerer {
     pub(super) fn ask_subnet(&mut self, now: Duration) {
         let enough =
             self.nodes_waiting.is_empty() && self.spare.len() >= self.settings.subnets_spare;
-        if self.subnet.sent.is_some() || enough {
+        if self.subnet.sent.is_some() || enough && self.subnet_request.is_none() {
             return;
         }
-        self.subnet_requests += 1;
         self.subnet.attempts = 0;
         self.send_subnet(now);
     }
@@ -145,13 +145,8 @@ impl Answerer {
         if let Some(id) = self.subnet.sent {
             self.asked.remove(&id);
         }
-        let (incarnation, count) = (self.settings.incarnation, self.subnet_requests);
-        // With the cluster's id in it: the root may not know yet who asks.
-        let cluster = escaped(&self.settings.cluster_id);
-        let path = format!(
-            "/api/net/subnet{}&request_id={cluster}-{incarnation}-{count}",
-            self.as_cluster()
-        );
+        let id = self.subnet_request_id();
+        let path = format!("/api/net/subnet{}&request_id={id}", self.as_cluster());
         self.subnet.attempts = self.subnet.attempts.saturating_add(1);
         self.subnet.sent = Some(self.send(Asked::Subnet, Method::Get, path, None));
         self.timers.set(Timer::Subnet, now + REQUEST_WAIT);
@@ -171,11 +166,16 @@ impl Answerer {
             .flatten()
             .filter(|grant| grant.subnet_addr.is_some() || grant.subnet_addr_v6.is_some());
         let Some(grant) = grant else {
+            if status == 409 {
+                // It was given for this request, and came back: this manager goes on from an older state.
+                self.end_subnet_request();
+            }
             // Used up, or the root has a problem.
             self.repeat_later(Asked::Subnet, now);
             return;
         };
         self.subnet = Single::default();
+        self.end_subnet_request();
         self.timers.cancel(&Timer::Subnet);
         self.dirty.spare(&grant);
         self.spare.push_back(grant);

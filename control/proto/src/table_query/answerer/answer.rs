@@ -41,7 +41,7 @@ impl Known {
         self.entry(number).is_some()
     }
 
-    fn entry(&self, number: u32) -> Option<&InstanceEntry> {
+    pub(super) fn entry(&self, number: u32) -> Option<&InstanceEntry> {
         let mut entries = self.job.instance_list.iter();
         entries.find(|entry| entry.instance_number == number)
     }

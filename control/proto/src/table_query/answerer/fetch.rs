@@ -206,6 +206,7 @@ impl Answerer {
             .attached
             .retain(|number, it| entry_of(*number).is_some_and(is_ours) || request <= it.after);
         known.left.retain(|number| entry_of(number).is_some());
+        known.learn_attached(is_ours);
         let addresses = known.addresses();
         let after = shown(known);
         for ip in former.difference(&addresses) {
@@ -229,6 +230,7 @@ impl Answerer {
                 },
             );
         }
+        self.await_all_taking(&name, now);
         self.note_residents(&name);
         self.note_vacancy(&name);
         self.tell_standings(standings);

@@ -86,7 +86,7 @@ impl Answerer {
                 it.node.as_ref() == Some(node) && !known.placements.contains_key(number)
             });
             let allotted: Vec<(u32, u64)> = allotted
-                .map(|(number, it)| (*number, it.epoch.max(known.epoch_of(*number))))
+                .filter_map(|(number, _)| Some((*number, known.allotted_epoch(*number)?)))
                 .collect();
             for number in mine {
                 self.end_placement(&name, number, now);

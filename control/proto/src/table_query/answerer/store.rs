@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// The record with the identity of the root's store.
 const ROOT_STORE: &str = "root_store";
+/// The record with the id of the request for a subnet that is not answered.
+const SUBNET_REQUEST: &str = "subnet_request";
 
 #[derive(Debug, Deserialize, Serialize)]
 struct StoredJob {
@@ -53,9 +55,14 @@ pub(super) struct Dirty {
     returning: BTreeSet<Ip>,
     reports: BTreeSet<(ServiceName, u32)>,
     root_store: bool,
+    subnet_request: bool,
 }
 
 impl Dirty {
+    pub(super) const fn subnet_request(&mut self) {
+        self.subnet_request = true;
+    }
+
     pub(super) const fn root_store(&mut self) {
         self.root_store = true;
     }
@@ -90,6 +97,14 @@ impl Answerer {
     pub(super) fn next_change(&mut self) -> Option<Change> {
         if std::mem::take(&mut self.dirty.root_store) {
             return Some(Change::put(ROOT_STORE.to_owned(), &self.root_store));
+        }
+        if std::mem::take(&mut self.dirty.subnet_request) {
+            return Some(match &self.subnet_request {
+                Some(id) => Change::put(SUBNET_REQUEST.to_owned(), id),
+                None => Change::Delete {
+                    key: SUBNET_REQUEST.to_owned(),
+                },
+            });
         }
         if let Some(name) = self.dirty.jobs.pop_first() {
             let key = format!("job/{}", name.as_str().to_ascii_lowercase());
@@ -167,6 +182,7 @@ impl Answerer {
                     answerer.nodes.insert(node, grant);
                 }
                 ROOT_STORE => answerer.root_store = read(key, value)?,
+                SUBNET_REQUEST => answerer.subnet_request = Some(read(key, value)?),
                 "spare" => answerer.spare.push_back(read(key, value)?),
                 "returning" => {
                     let stored: StoredReturn = read(key, value)?;
@@ -256,6 +272,7 @@ impl Answerer {
             self.addresses.insert(ip, name.clone());
         }
         self.jobs.insert(name.clone(), known);
+        self.await_all_taking(&name, now);
         self.resync(name);
         Ok(())
     }

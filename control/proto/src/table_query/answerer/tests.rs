@@ -7,6 +7,7 @@ mod migration;
 mod resync;
 mod start;
 mod succession;
+mod untaken;
 
 use super::*;
 use crate::message::{
@@ -76,6 +77,7 @@ fn job(instances: Vec<InstanceEntry>) -> Vec<u8> {
         )],
         instance_list: instances,
         revision: 0,
+        attached: Vec::new(),
         descriptor: serde_json::Map::new(),
     })
 }
@@ -123,6 +125,23 @@ fn knowing(instances: Vec<InstanceEntry>) -> Answerer {
     answerer.handle_root_reply(requests[0].id, Some((200, &job(instances))), s(0));
     drained(&mut answerer);
     answerer
+}
+
+/// The manager is killed with all that it had to write on disk, and starts anew.
+fn restarted(answerer: &mut Answerer, now: Duration) -> Answerer {
+    let mut records: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    while let Some(change) = answerer.poll_change() {
+        match change {
+            Change::Put { key, value } => records.insert(key, value),
+            Change::Delete { key } => records.remove(&key),
+        };
+    }
+    let borrowed = records
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_slice()));
+    let mut settings = settings();
+    settings.incarnation += 1;
+    Answerer::restore(settings, 2, borrowed, now).unwrap()
 }
 
 #[test]
@@ -379,19 +398,7 @@ fn a_restart_answers_from_its_store() {
     before
         .handle_publish("nodes/n9/net/service/deployed", deployed, s(1))
         .unwrap();
-    let mut records: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    while let Some(change) = before.poll_change() {
-        match change {
-            Change::Put { key, value } => records.insert(key, value),
-            Change::Delete { key } => records.remove(&key),
-        };
-    }
-    let borrowed = records
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_slice()));
-    let mut settings = settings();
-    settings.incarnation += 1;
-    let mut after = Answerer::restore(settings, 2, borrowed, s(0)).unwrap();
+    let mut after = restarted(&mut before, s(0));
     let rows = |answerer: &Answerer| answerer.view(&name(), &node("n1")).unwrap().instance_list;
     assert_eq!(rows(&after), rows(&before));
     assert!(after.interested(&name()).any(|id| *id == node("n1")));

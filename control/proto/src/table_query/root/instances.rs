@@ -62,6 +62,10 @@ impl Root {
             // where it was until it runs at the new place.
             let before = entry.clone();
             entry.cluster_id.clone_from(&cluster_id);
+            if deploy.request_id.is_none() {
+                // From now on an orchestrator says when it ends.
+                service.requests.remove(&number);
+            }
             if deploy.migrate {
                 entry.keep_ns_ip();
             } else {

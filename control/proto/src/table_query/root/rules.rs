@@ -56,15 +56,17 @@ impl Root {
         self.rules.iter()
     }
 
-    /// A job as clusters are told of it: with its rules, and with a revision that grows with them, too.
+    /// A job as clusters are told of it: with its rules, with a revision that grows with them, too, and with what nodes asked for.
     pub(super) fn told(&self, job: &Job) -> Job {
         let rules = self.rules.iter();
+        let attached = self.services.get(&job.id).map(|it| it.requests.keys());
         Job {
             revision: job.revision.max(self.counters.rules),
             rules: rules
                 .filter(|rule| rule.to.matches(&job.job_name))
                 .cloned()
                 .collect(),
+            attached: attached.into_iter().flatten().copied().collect(),
             ..job.clone()
         }
     }

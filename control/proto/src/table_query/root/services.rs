@@ -38,6 +38,7 @@ impl Root {
             instance_list: Vec::new(),
             revision: self.next_revision(),
             rules: Vec::new(),
+            attached: Vec::new(),
             descriptor: spec.descriptor,
         };
         strip(&mut job);
@@ -214,13 +215,14 @@ fn promise_broken(service: &Service, spec: &ServiceSpec) -> Option<String> {
 }
 
 /// Keys of a job that are ours; a descriptor that came back from a table query may contain them.
-const OWN_KEYS: [&str; 6] = [
+const OWN_KEYS: [&str; 7] = [
     "_id",
     "job_name",
     "service_ip_list",
     "instance_list",
     "revision",
     "rules",
+    "attached",
 ];
 
 fn strip(job: &mut Job) {

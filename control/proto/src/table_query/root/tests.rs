@@ -396,6 +396,26 @@ fn rule(from: &str, to: &str) -> Rule {
     }
 }
 
+/// So that a cluster that did not hear it, or lost its store, can give back what nobody took.
+#[test]
+fn clusters_are_told_what_nodes_asked_for_until_an_orchestrator_schedules_it() {
+    let mut root = root();
+    let deployed = "Instance info added";
+    said(&mut root, deploy(ID, descriptor("a")), 200, deployed);
+    said(&mut root, instance(ID, 0, "c1", None), 200, deployed);
+    root.apply(&instance(ID, -1, "c1", Some("r")), 1000);
+    let told = |root: &mut Root| {
+        let applied = root.apply(&query("demo.default.a.test", "192.0.2.1"), 1000);
+        let Body::Json(job) = applied.reply.body else {
+            panic!("a job")
+        };
+        job["attached"].clone()
+    };
+    assert_eq!(told(&mut root), serde_json::json!([1]));
+    said(&mut root, instance(ID, 1, "c1", None), 200, deployed);
+    assert_eq!(told(&mut root), Value::Null);
+}
+
 /// The rules and the revision that a cluster is told with a job.
 fn told(root: &mut Root, name: &str) -> (Value, u64) {
     let Body::Json(job) = root.apply(&query(name, "192.0.2.1"), 1000).reply.body else {

@@ -66,6 +66,7 @@ impl Site {
             }],
             revision: 0,
             rules: rules.cloned().collect(),
+            attached: Vec::new(),
             descriptor: serde_json::Map::new(),
         })
     }

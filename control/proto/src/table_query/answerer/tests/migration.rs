@@ -87,17 +87,7 @@ fn a_node_that_an_instance_left_cannot_take_it_back() {
     // Its connection was lost: it says again what runs there.
     deployed(&mut answerer, "n1", 1, 1);
     assert!(drained(&mut answerer).is_empty());
-    let mut records = BTreeMap::new();
-    while let Some(change) = answerer.poll_change() {
-        match change {
-            Change::Put { key, value } => drop(records.insert(key, value)),
-            Change::Delete { key } => drop(records.remove(&key)),
-        }
-    }
-    let stored = records
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_slice()));
-    let mut restored = Answerer::restore(settings(), 1, stored, s(0)).unwrap();
+    let mut restored = restarted(&mut answerer, s(0));
     for answerer in [&mut answerer, &mut restored] {
         deployed(answerer, "n1", 1, 1);
         assert_eq!(runs_at(answerer), Some(ip("192.0.2.2")));

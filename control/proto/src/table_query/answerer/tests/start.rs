@@ -2,7 +2,6 @@
 
 use super::leave::{say, with_a_node};
 use super::*;
-use crate::record::Change;
 
 const FRESH: &str = r#"{"METHOD":"GET","fresh":5}"#;
 const HELD: &str = r#"{"address":"10.18.0.0","addressv6":"fc00::","held":["10.18.0.2","fc00::2"]}"#;
@@ -39,17 +38,7 @@ fn what_ran_there_ends_and_a_repeated_request_ends_nothing_later() {
     assert_eq!(subnet_results(&mut answerer), [HELD]);
 
     // The manager restarts, and the request comes once more.
-    let mut records: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    while let Some(change) = answerer.poll_change() {
-        match change {
-            Change::Put { key, value } => records.insert(key, value),
-            Change::Delete { key } => records.remove(&key),
-        };
-    }
-    let borrowed = records
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_slice()));
-    let mut again = Answerer::restore(settings(), 2, borrowed, s(5)).unwrap();
+    let mut again = restarted(&mut answerer, s(5));
     say(&mut again, "n2", "subnet", FRESH, s(5));
     assert!(runs(&again));
     assert_eq!(subnet_results(&mut again), [HELD]);
