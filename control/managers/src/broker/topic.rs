@@ -84,9 +84,17 @@ impl Grant {
     pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Node(node) => own_topic(node, filter) || filter.starts_with("jobs/"),
+            Self::Node(node) => own_topic(node, filter) || news_of_one_job(filter),
         }
     }
+}
+
+/// Who knows a job's name may hear when it changes; which jobs there are is not for every node to hear.
+fn news_of_one_job(filter: &str) -> bool {
+    filter
+        .strip_prefix("jobs/")
+        .and_then(|rest| rest.strip_suffix("/updates_available"))
+        .is_some_and(|job| !job.is_empty() && !job.contains('/') && !has_wildcard(job))
 }
 
 fn own_topic(node: &str, topic: &str) -> bool {
@@ -156,6 +164,16 @@ mod tests {
             assert!(grant.may_subscribe(&format!("nodes/{id}/net/#")));
             assert!(!grant.may_subscribe("nodes/+/net/#"));
             assert!(!grant.may_subscribe("#"));
+            for filter in [
+                "jobs/#",
+                "jobs/+/updates_available",
+                "jobs//updates_available",
+                "jobs/a.b.c.d/#",
+                "jobs/a.b.c.d/e/updates_available",
+                "jobs/updates_available",
+            ] {
+                assert!(!grant.may_subscribe(filter), "{filter}");
+            }
         }
         assert_eq!(Grant::of_client("cluster-manager"), Grant::All);
         assert!(!Grant::All.may_publish("$SYS/x"));
