@@ -27,6 +27,8 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 const WRITE_WAIT: Duration = Duration::from_secs(10);
 /// Messages sent with QoS 1 that the client has not acknowledged yet.
 const IN_FLIGHT_MAX: usize = 1024;
+/// With so many of them on their way, a client that acknowledges none for this long is broken; it may come back and begin anew.
+const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(10);
 /// Stop gathering and write: keeps the buffer small.
 const WRITE_SIZE: usize = 64 << 10;
 const READ_SIZE: usize = 4 << 10;
@@ -59,6 +61,8 @@ enum End {
     Silent,
     #[error("takes no bytes for {} s", WRITE_WAIT.as_secs())]
     NotReading,
+    #[error("acknowledges none of {IN_FLIGHT_MAX} messages for {} s", ACKNOWLEDGE_WAIT.as_secs())]
+    NotAcknowledging,
     #[error("refused: {0:?}")]
     Refused(v4::ConnectReturnCode),
     #[error("breaks the protocol: {0}")]
@@ -78,6 +82,8 @@ struct Session {
     keep_alive: Option<Duration>,
     will: Option<v4::LastWill>,
     in_flight: BTreeSet<u16>,
+    /// When the number of those last changed.
+    in_flight_since: Instant,
     last_id: u16,
     /// QoS 2 publishes between PUBLISH and PUBREL: a repeated PUBLISH is the same message.
     half_done: BTreeSet<u16>,
@@ -96,7 +102,7 @@ impl Connection {
                 End::Closed | End::Disconnected | End::Stopped | End::Io(_) => {
                     tracing::debug!(peer = %self.peer, %end, "MQTT connection ended");
                 }
-                End::TakenOver | End::Silent | End::NotReading => {
+                End::TakenOver | End::Silent | End::NotReading | End::NotAcknowledging => {
                     warn_limited!(peer = %self.peer, %end, "MQTT connection ended");
                 }
                 End::NoConnect => count_refused("no_connect"),
@@ -186,6 +192,7 @@ impl Connection {
             keep_alive: (!keep_alive.is_zero()).then_some(keep_alive),
             will: connect.last_will,
             in_flight: BTreeSet::new(),
+            in_flight_since: Instant::now(),
             last_id: 0,
             half_done: BTreeSet::new(),
         })
@@ -216,6 +223,7 @@ impl Connection {
                     publish.pkid = id;
                     session.last_id = id;
                     session.in_flight.insert(id);
+                    session.in_flight_since = Instant::now();
                 }
                 publish.write(output)?;
             }
@@ -239,6 +247,9 @@ impl Connection {
                 }
                 () = session.outbox.changed() => {}
                 () = silence(heard, session.keep_alive) => return Err(End::Silent),
+                () = silence(session.in_flight_since, session.acknowledge_wait()) => {
+                    return Err(End::NotAcknowledging);
+                }
                 _ = self.stop.wait_for(|stop| *stop) => return Err(End::Stopped),
             }
         }
@@ -277,6 +288,7 @@ impl Connection {
             }
             v4::Packet::PubAck(ack) => {
                 session.in_flight.remove(&ack.pkid);
+                session.in_flight_since = Instant::now();
             }
             v4::Packet::Subscribe(subscribe) => {
                 let mut router = self.broker.router();
@@ -334,6 +346,11 @@ impl Connection {
 }
 
 impl Session {
+    /// How long the next acknowledgement may take; as long as it likes, while messages can be sent.
+    fn acknowledge_wait(&self) -> Option<Duration> {
+        (self.in_flight.len() >= IN_FLIGHT_MAX).then_some(ACKNOWLEDGE_WAIT)
+    }
+
     /// A packet id to send with, unless too many are on their way.
     fn free_id(&self) -> Option<u16> {
         if self.in_flight.len() >= IN_FLIGHT_MAX {

@@ -284,6 +284,27 @@ async fn a_silent_client_is_closed_after_one_and_a_half_intervals() {
 }
 
 #[tokio::test]
+async fn a_client_that_acknowledges_nothing_is_closed() {
+    let running = start(Access::default()).await;
+    let mut stream = running.connect(&v4::Connect::new("mute")).await;
+    stream
+        .write_all(b"\x82\x06\x00\x01\x00\x01x\x01")
+        .await
+        .unwrap();
+    let mut replies = [0; 9];
+    stream.read_exact(&mut replies).await.unwrap();
+    assert_eq!(replies, *b"\x20\x02\x00\x00\x90\x03\x00\x01\x01");
+    let link = running.broker.link("$manager");
+    for _ in 0..1024 {
+        link.publish("x", &Bytes::from_static(b"y"));
+    }
+    tokio::time::timeout(Duration::from_secs(60), closed(stream))
+        .await
+        .expect("the broker closes it");
+    running.end().await;
+}
+
+#[tokio::test]
 async fn qos_2_is_acknowledged_in_four_steps_and_routed_once() {
     let running = start(Access::default()).await;
     let link = running.broker.link("$manager");
