@@ -143,6 +143,7 @@ fn job(service: usize) -> Result<Job, LabError> {
         service_ip_list: service_ips.clone(),
         revision: 1,
         rules: Vec::new(),
+        attached: Vec::new(),
         descriptor: serde_json::Map::new(),
     })
 }
