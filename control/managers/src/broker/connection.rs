@@ -287,8 +287,7 @@ impl Connection {
                 v4::PubComp::new(release.pkid).write(output)?;
             }
             v4::Packet::PubAck(ack) => {
-                session.in_flight.remove(&ack.pkid);
-                session.in_flight_since = Instant::now();
+                session.acknowledge(ack.pkid, Instant::now());
             }
             v4::Packet::Subscribe(subscribe) => {
                 let mut router = self.broker.router();
@@ -346,6 +345,13 @@ impl Connection {
 }
 
 impl Session {
+    /// An id that is not on its way acknowledges nothing, and gives no more time.
+    fn acknowledge(&mut self, id: u16, now: Instant) {
+        if self.in_flight.remove(&id) {
+            self.in_flight_since = now;
+        }
+    }
+
     /// How long the next acknowledgement may take; as long as it likes, while messages can be sent.
     fn acknowledge_wait(&self) -> Option<Duration> {
         (self.in_flight.len() >= IN_FLIGHT_MAX).then_some(ACKNOWLEDGE_WAIT)
@@ -404,5 +410,37 @@ async fn silence(heard: Instant, limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep_until(heard + limit).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::router::Router;
+
+    #[test]
+    fn an_acknowledgement_of_nothing_gives_no_more_time() {
+        let (number, outbox) = Router::default().join("mute", Grant::All, CLIENT_LIMIT);
+        let since = Instant::now();
+        let mut session = Session {
+            client_id: "mute".to_owned(),
+            number,
+            outbox,
+            grant: Grant::All,
+            keep_alive: None,
+            will: None,
+            in_flight: (1..=1024).collect(),
+            in_flight_since: since,
+            last_id: 1024,
+            half_done: BTreeSet::new(),
+        };
+        let later = since + Duration::from_secs(9);
+        session.acknowledge(2000, later);
+        assert_eq!(session.in_flight_since, since);
+        assert_eq!(session.acknowledge_wait(), Some(ACKNOWLEDGE_WAIT));
+        session.acknowledge(7, later);
+        assert_eq!(session.in_flight_since, later);
+        assert_eq!(session.acknowledge_wait(), None);
+        assert_eq!(session.free_id(), Some(1025));
     }
 }
