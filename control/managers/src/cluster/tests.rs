@@ -538,6 +538,9 @@ async fn mosquitto_may_be_the_broker_and_may_be_killed() {
     root.end().await;
 }
 
+/// The client id of one that is no node.
+const ORCHESTRATOR: &str = "orchestrator";
+
 /// An orchestrator's webhook on a real socket; it refuses the first `refusals` events.
 async fn receiver(refusals: usize) -> (SocketAddr, mpsc::UnboundedReceiver<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -591,7 +594,7 @@ async fn an_orchestrator_hears_that_no_instance_is_left() {
     let cluster = start_cluster(config).await;
     apply(&Caller::new(root.address)).await;
     let mut node = Node::join(cluster.broker.unwrap(), FIRST, JOB).await;
-    let mut orchestrator = Node::join(cluster.broker.unwrap(), SECOND, JOB).await;
+    let mut orchestrator = Node::join(cluster.broker.unwrap(), ORCHESTRATOR, JOB).await;
     let topic = format!("jobs/{JOB}/no_instance_left");
     orchestrator.subscribe(&topic).await;
     let (first, _) = attach(&mut node, "10.18.0.2", "fc00::2").await;
@@ -634,12 +637,13 @@ async fn an_event_that_nobody_took_outlives_the_manager() {
     let cluster = start_cluster(with_webhook(config.clone(), closed)).await;
     apply(&Caller::new(root.address)).await;
     let mut node = Node::join(cluster.broker.unwrap(), FIRST, JOB).await;
+    let mut orchestrator = Node::join(cluster.broker.unwrap(), ORCHESTRATOR, JOB).await;
     let topic = format!("jobs/{JOB}/no_instance_left");
-    node.subscribe(&topic).await;
+    orchestrator.subscribe(&topic).await;
     let (number, _) = attach(&mut node, "10.18.0.2", "fc00::2").await;
     let undeployed = json!({"appname": JOB, "instance_number": number}).to_string();
     node.say("service/undeployed", undeployed).await;
-    let by_mqtt = node.hear(&topic).await;
+    let by_mqtt = orchestrator.hear(&topic).await;
     cluster.end().await;
     let (address, mut events) = receiver(0).await;
     let cluster = start_cluster(with_webhook(config, address)).await;
