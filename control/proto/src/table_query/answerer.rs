@@ -93,6 +93,8 @@ struct Known {
     scheduled: bool,
     /// Nodes that an instance moved away from and that have not ended it yet.
     left: migration::Left,
+    /// Nodes that ended one so a moment ago, and send on what still comes for it.
+    sending_on: migration::Left,
     tenancy: vacancy::Tenancy,
     bodies: body::Bodies,
 }
@@ -168,6 +170,7 @@ enum Timer {
     Instance(NodeId, String),
     Allotted(ServiceName, u32),
     Interest(ServiceName, NodeId),
+    SendingOn(ServiceName, NodeId),
     Subnet,
     /// By where it begins.
     Return(Ip),
@@ -387,8 +390,7 @@ impl Answerer {
             return Ok(());
         };
         if known.left.end(number, node) {
-            self.dirty.job(&name);
-            self.note_residents(&name);
+            self.begin_sending_on(&name, number, node, now);
             return Ok(());
         }
         let mine = known.placements.get(&number).is_some_and(|placement| {
@@ -558,6 +560,7 @@ impl Answerer {
                 Timer::Instance(node, id) => self.instance_due(&(node, id), now),
                 Timer::Allotted(job, number) => self.allotment_due(job, number, now),
                 Timer::Interest(job, node) => self.interest_due(&job, &node, now),
+                Timer::SendingOn(job, node) => self.end_sending_on(&job, &node),
                 Timer::Subnet => self.subnet_due(now),
                 Timer::Return(network) => self.send_return(network, now),
                 Timer::Register => self.register_due(now),

@@ -26,6 +26,10 @@ pub const STALE_ROUTE_MAX: Duration = asker::RENEW
     .saturating_add(answerer::REFRESH_EVERY)
     .saturating_add(answerer::REQUEST_WAIT);
 
+/// The longest that a node sends on what still comes for an instance that moved away, after it ended there: gateways are told
+/// how long.
+pub const SENT_ON_MAX: Duration = Duration::from_secs(120);
+
 /// What a question is about.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Key {

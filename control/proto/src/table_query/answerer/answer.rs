@@ -27,6 +27,7 @@ impl Known {
             removed: BTreeMap::new(),
             scheduled: false,
             left: super::migration::Left::default(),
+            sending_on: super::migration::Left::default(),
             tenancy: super::vacancy::Tenancy::default(),
             bodies: super::body::Bodies::default(),
         }
@@ -156,7 +157,10 @@ impl Answerer {
             .map(|entry| (entry.instance_number, entry.epoch))
             .collect();
         let asked = known.interests.get(node).map(|interest| &interest.asked);
-        prune(&mut entries, &self.settings, node, asked);
+        let must_know = |number| {
+            known.has_moved_from(number, node) || asked.is_some_and(|asked| asked.contains(&number))
+        };
+        prune(&mut entries, &self.settings, node, must_know);
         for entry in &mut entries {
             entry.service_ip = known.job.service_ip_list.clone();
             let own = ServiceIpEntry::new(IpType::instance(), instance_ips(entry));
@@ -176,8 +180,8 @@ impl Answerer {
     }
 }
 
-/// Keeps the `instances_max` rows that are most relevant to a node, and of those that it must know (its own instances and
-/// those it asked for) all: first what runs, then the same cluster, then a choice of its own, so that nodes together
+/// Keeps the `instances_max` rows that are most relevant to a node, and of those that it must know (its own instances, those
+/// that moved away from it and those it asked for) all: first what runs, then the same cluster, then a choice of its own, so that nodes together
 /// load all instances evenly and each keeps its choice when others come and go.
 ///
 /// One order for both policies: no distance between nodes is known beyond "same node" and "same cluster".
@@ -185,7 +189,7 @@ fn prune(
     entries: &mut Vec<InstanceEntry>,
     settings: &Settings,
     node: &NodeId,
-    asked: Option<&BTreeSet<u32>>,
+    must_know: impl Fn(u32) -> bool,
 ) {
     if entries.len() <= settings.instances_max {
         return;
@@ -193,8 +197,7 @@ fn prune(
     let seed = fnv1a(node.as_str().as_bytes());
     let rank = |entry: &InstanceEntry| {
         let number = entry.instance_number;
-        let must = entry.worker_id.as_deref() == Some(node.as_str())
-            || asked.is_some_and(|asked| asked.contains(&number));
+        let must = entry.worker_id.as_deref() == Some(node.as_str()) || must_know(number);
         let near = entry.cluster_id.as_deref() == Some(settings.cluster_id.as_str());
         // Highest random weight: a node's order of the others does not change with one instance.
         let own_choice = Random::new(seed ^ u64::from(number) << 32).next();

@@ -206,6 +206,7 @@ impl Answerer {
             .attached
             .retain(|number, it| entry_of(*number).is_some_and(is_ours) || request <= it.after);
         known.left.retain(|number| entry_of(number).is_some());
+        known.sending_on.retain(|number| entry_of(number).is_some());
         known.learn_attached(is_ours);
         let addresses = known.addresses();
         let after = shown(known);

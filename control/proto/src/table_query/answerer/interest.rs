@@ -153,6 +153,9 @@ impl Answerer {
             self.timers
                 .cancel(&Timer::Interest(name.clone(), node.clone()));
         }
+        for node in known.sending_on.nodes() {
+            self.timers.cancel(&Timer::SendingOn(name.clone(), node));
+        }
         self.owing.remove(name);
         self.dirty.job(name);
         self.note_residents(name);

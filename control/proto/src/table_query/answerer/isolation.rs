@@ -266,8 +266,10 @@ impl Known {
         rows.filter_map(|entry| NodeId::new(entry.worker_id?).ok())
             .chain(self.placements.values().map(|it| it.node.clone()))
             .chain(self.attached.values().filter_map(|it| it.node.clone()))
-            // What moved away runs there until the node says its end, and learns from the rows where its callers go then.
+            // What moved away runs there until the node says its end, and learns from the rows where its callers go then; it
+            // has to know both while it sends on what they send.
             .chain(self.left.nodes())
+            .chain(self.sending_on.nodes())
             .collect()
     }
 }

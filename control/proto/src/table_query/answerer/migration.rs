@@ -3,11 +3,16 @@
 //! Both nodes have the instance for a while, under one number, epoch and InstanceIP. The node that it moved away from
 //! goes on saying what runs there whenever it connects; that must not move the instance back.
 
-use super::{Answerer, Placement};
+use super::{Answerer, Known, Placement, Timer};
 use crate::message::NodeId;
 use crate::names::ServiceName;
+use crate::table_query::SENT_ON_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// So long a node is told what it needs for that. A little longer than it sends on: it looks at its clock once a second.
+pub(super) const SENDING_ON_FOR: Duration = SENT_ON_MAX.saturating_add(Duration::from_secs(5));
 
 /// By instance number, the ids of nodes that it moved away from and that have not said its end yet.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -71,6 +76,14 @@ impl Left {
     }
 }
 
+impl Known {
+    /// The node has not ended the instance that moved away from it, or still sends on what comes for it: its own callers
+    /// and others follow to where it says.
+    pub(super) fn has_moved_from(&self, number: u32, node: &NodeId) -> bool {
+        self.left.has(number, node) || self.sending_on.has(number, node)
+    }
+}
+
 impl Answerer {
     /// The node repeats that it runs an instance which has moved away from it. Without an epoch it is a new deployment
     /// by an orchestrator, or a legacy node, which never says an end.
@@ -85,5 +98,35 @@ impl Answerer {
         known.is_some_and(|known| {
             epoch != 0 && epoch == known.epoch_of(number) && known.left.has(number, node)
         })
+    }
+
+    /// The node has ended what moved away from it, and sends on what still comes for it.
+    pub(super) fn begin_sending_on(
+        &mut self,
+        job: &ServiceName,
+        number: u32,
+        node: &NodeId,
+        now: Duration,
+    ) {
+        if let Some(known) = self.jobs.get_mut(job) {
+            known.sending_on.insert(number, node);
+            let timer = Timer::SendingOn(job.clone(), node.clone());
+            self.timers.set(timer, now + SENDING_ON_FOR);
+            self.dirty.job(job);
+            self.note_residents(job);
+        }
+    }
+
+    pub(super) fn end_sending_on(&mut self, job: &ServiceName, node: &NodeId) {
+        self.timers
+            .cancel(&Timer::SendingOn(job.clone(), node.clone()));
+        if let Some(known) = self.jobs.get_mut(job)
+            && known.sending_on.end_all(node)
+        {
+            self.dirty.job(job);
+            self.note_residents(job);
+            // It may be shown less now.
+            self.push_to(job, node);
+        }
     }
 }

@@ -94,6 +94,7 @@ impl Answerer {
             for (number, epoch) in allotted {
                 self.end_allotted(&name, number, epoch, now);
             }
+            self.end_sending_on(&name, node);
             self.interest_ended(&name, node);
         }
         let mut said = Vec::new();

@@ -1,6 +1,7 @@
 //! What a cluster manager keeps across restarts: jobs with their interests and placements, subnets, unsent reports.
 
 use super::leave::{Returning, StoredReturn};
+use super::migration::SENDING_ON_FOR;
 use super::start::StoredNode;
 use super::vacancy::Tenancy;
 use super::{
@@ -33,6 +34,9 @@ struct StoredJob {
     scheduled: bool,
     #[serde(default)]
     left: super::migration::Left,
+    /// Nodes that send on what moved away from them.
+    #[serde(default)]
+    sending_on: super::migration::Left,
     #[serde(default)]
     tenancy: Tenancy,
 }
@@ -257,6 +261,11 @@ impl Answerer {
             self.interested.add(&node, &name);
             known.interests.insert(node, Interest { until, asked });
         }
+        for node in stored.sending_on.nodes() {
+            let timer = Timer::SendingOn(name.clone(), node);
+            self.timers.set(timer, now + SENDING_ON_FOR);
+        }
+        known.sending_on = stored.sending_on;
         for (node, status, epoch) in stored.placements {
             let placement = Placement {
                 node: node_of(key, &node)?,
@@ -312,6 +321,7 @@ fn stored(known: &Known) -> StoredJob {
             .collect(),
         scheduled: known.scheduled,
         left: known.left.clone(),
+        sending_on: known.sending_on.clone(),
         tenancy: known.tenancy,
     }
 }

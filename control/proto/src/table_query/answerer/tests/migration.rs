@@ -1,6 +1,7 @@
 //! An instance that moves counts where it runs last, whatever the node that it left says.
 
 use super::*;
+use crate::table_query::SENT_ON_MAX;
 
 fn deployed(answerer: &mut Answerer, who: &str, last: u8, epoch: u64) {
     let deployed = Deployed {
@@ -113,6 +114,32 @@ fn a_row_names_the_place_before() {
     let (last, rest) = former.split_last().unwrap();
     assert_eq!(last.address(), (ip("192.0.2.1"), 50103));
     assert_eq!(rest, known);
+}
+
+/// Else, of a service with many instances, its own callers would stay behind, and what it sends on would not follow the
+/// next move.
+#[test]
+fn a_node_is_shown_what_moved_away_from_it_until_it_sends_nothing_on() {
+    let many = (0..100).map(|number| entry(number, "c1", number != 0));
+    let mut answerer = knowing(many.collect());
+    let shown = |answerer: &Answerer, who: &str| {
+        let view = answerer.view(&name(), &node(who)).unwrap();
+        let mut rows = view.instance_list.iter();
+        rows.any(|entry| entry.instance_number == 0)
+    };
+    // Chance does not show it.
+    let mut ids = (10..).map(|id| format!("n{id}"));
+    deployed(&mut answerer, "n2", 2, 1);
+    let who = ids.find(|who| !shown(&answerer, who)).unwrap();
+    deployed(&mut answerer, &who, 1, 1);
+    assert!(shown(&answerer, &who));
+    deployed(&mut answerer, "n3", 3, 1);
+    assert!(shown(&answerer, &who));
+    undeployed(&mut answerer, &who);
+    answerer.handle_timeout(s(2) + SENT_ON_MAX);
+    assert!(shown(&answerer, &who));
+    answerer.handle_timeout(s(2) + SENT_ON_MAX * 2);
+    assert!(!shown(&answerer, &who));
 }
 
 /// Legacy nodes never say an end: what they deploy is new.
