@@ -190,6 +190,9 @@ impl Routes {
                 self.tenancy.revoke();
             }
             let place = self.placement(row);
+            if let Some(known) = job.instances.get(&row.number) {
+                self.note_move(*known, row, place.0);
+            }
             self.write_instance(&mut job, remote(slot, row, place));
         }
         self.jobs.insert(name.clone(), job);
@@ -518,6 +521,7 @@ impl Routes {
 
     fn withdraw_slot(&mut self, slot: InstanceSlot) {
         self.place(slot, Placement::Nowhere);
+        self.end_on(slot);
         self.doubts.instances.remove(&slot);
         self.writer.withdraw_instance(slot);
     }

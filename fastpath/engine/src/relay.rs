@@ -94,12 +94,13 @@ fn instance_at(ip: Ip, tables: &Tables) -> Option<InstanceSlot> {
 /// Whether the node that sent the packet may send it although its source is not placed there.
 pub(crate) fn vouches(lane: &Lane, known: Option<&Flow>, outer: Endpoint, tables: &Tables) -> bool {
     // A later fragment is known by its first one.
-    let of_flow = || {
-        known.is_some_and(|flow| {
-            flow.state.is_relayed() && relay_of(flow, tables).is_some_and(|peer| peer.0 == outer.ip)
-        })
+    let of_flow = |flow: &Flow| {
+        let relays = || relay_of(flow, tables).is_some_and(|peer| peer.0 == outer.ip);
+        // An answer that was on its way when this node heard that the instance is elsewhere, or came to its old node then.
+        let was_there = || tables.came_from(flow.remote.slot, outer.ip).is_some();
+        flow.state.is_relayed() && relays() || was_there()
     };
-    lane.relay.is_some() || of_flow()
+    lane.relay.is_some() || known.is_some_and(of_flow)
 }
 
 /// The node that relays the flow's packets.

@@ -347,6 +347,57 @@ fn an_answer_after_a_long_silence_makes_the_callers_node_ask() {
     });
 }
 
+/// The caller's node hears of the move between the request and its answer, which comes from the old node all the same: it
+/// was on its way from there, or the new node sends it back that way.
+#[test]
+fn an_answer_from_where_it_was_is_taken_for_a_moment() {
+    both(|family| {
+        for by_the_new_node in [false, true] {
+            let mut sites = Sites::new();
+            let (request, old) = (
+                udp(caller(family), dialled(family)),
+                (ns_ip(family, 2, 2), PORT),
+            );
+            sites.call(&request);
+            let late = udp(old, inner_caller(family));
+            let late = if by_the_new_node {
+                sites.move_on((2, 2), (3, 9), &[]);
+                sites.call(&request);
+                let late = udp((ns_ip(family, 3, 9), PORT), inner_caller(family)).build();
+                let left = sites.at(3).carry_all(None, &[late], |_| {});
+                sites
+                    .at(2)
+                    .carry_all(Some(node(3)), &[left[0].1.clone()], |_| {})
+            } else {
+                sites.at(2).carry_all(None, &[late.build()], |_| {})
+            };
+            let [(Some(to), late)] = &late[..] else {
+                panic!("{late:?}");
+            };
+            assert_eq!(*to, node(1));
+            sites.tell(1, 3, 9);
+            sites.comes_from(1, &[2]);
+            let came = |sites: &mut Sites, from, bytes: &[u8]| {
+                let left = sites
+                    .at(1)
+                    .carry_all(Some(node(from)), &[bytes.to_vec()], |_| {});
+                let read = left.iter().map(|(_, bytes)| Packet::read(bytes));
+                read.collect::<Vec<_>>()
+            };
+            let answer = udp(dialled(family), caller(family));
+            assert_eq!(came(&mut sites, 2, late), vec![answer.clone()]);
+            assert_eq!(came(&mut sites, 3, late), [answer], "as dialled");
+            assert_eq!(came(&mut sites, 4, late), [], "it was never there");
+            // What it begins there is not answered there.
+            let begun = udp((instance_ip(family, SERVER), 5000), caller(family));
+            assert_eq!(came(&mut sites, 2, &begun.build()), []);
+            sites.comes_from(1, &[]);
+            assert_eq!(came(&mut sites, 2, late), []);
+            assert_eq!(sites.at(1).dropped(DropReason::SourceForged), 3);
+        }
+    });
+}
+
 #[test]
 fn errors_and_fragments_take_the_detour() {
     both(|family| {

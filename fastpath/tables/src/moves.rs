@@ -1,5 +1,5 @@
-//! Instances that moved a moment ago: those that left this node and are still called here, and those that came and are
-//! still called where they were. Control ends what it says here; there is no clock in it.
+//! Instances that moved a moment ago: those that left this node and are still called here, and the nodes where others were
+//! until then, from which something of them may still come. Control ends what it says here; there is no clock in it.
 
 use crate::publish::Writer;
 use crate::slots::{InstanceSlot, PeerSlot};
@@ -21,7 +21,7 @@ pub(crate) struct Moves {
     left: HashMap<NsIp, InstanceSlot>,
     /// Those of them, and by how many NsIPs: asked for by strangers' packets, so it is no search.
     gone: HashMap<InstanceSlot, usize>,
-    /// The nodes that it came from.
+    /// The nodes that it came from, to this one or to another.
     came: HashMap<InstanceSlot, Vec<PeerSlot>>,
 }
 
@@ -88,14 +88,14 @@ impl Tables {
         self.moves.gone.contains_key(&slot)
     }
 
-    /// The node at that address from which the instance came here a moment ago.
+    /// The node at that address from which the instance came a moment ago to where it is.
     #[must_use]
     pub fn came_from(&self, slot: InstanceSlot, outer: Ip) -> Option<PeerSlot> {
         let at = |peer: &PeerSlot| self.peer(*peer).is_some_and(|peer| peer.ip == outer);
         self.moves.came.get(&slot)?.iter().copied().find(at)
     }
 
-    /// Whether the instance came here from that node a moment ago.
+    /// Whether the instance came from that node a moment ago to where it is.
     #[must_use]
     pub fn came_by(&self, slot: InstanceSlot, peer: PeerSlot) -> bool {
         let came = self.moves.came.get(&slot);
@@ -127,7 +127,8 @@ impl Writer {
         }
     }
 
-    /// The instance came here from `peers`, which may send on what still comes for it there; none ends that.
+    /// The instance came from `peers`: to this node, and they may send on what still comes for it there; or to another, and
+    /// its last answers may still come from them. None ends that.
     pub fn set_came(&mut self, slot: InstanceSlot, peers: Vec<PeerSlot>) {
         let moves = Arc::make_mut(&mut self.tables_mut().moves);
         if peers.is_empty() {

@@ -1,15 +1,19 @@
 //! How long an instance that moved is still found where it was: its old node sends on what comes for it, its new node
-//! takes that. The managers' rows name the nodes it was on, and so both sides agree.
+//! takes that, and others take its last answers from there. The managers' rows name the nodes it was on, and so all agree.
 
 use super::{LocalInstance, Routes};
 use sluice_proto::ServiceName;
 use sluice_proto::message::FormerPlace;
-use sluice_proto::table_query::Row;
-use sluice_tables::{InstanceSlot, PeerSlot, Placement, TunnelFormat};
+use sluice_proto::table_query::{Row, SENT_ON_MAX};
+use sluice_tables::{InstanceSlot, PeerSlot, Placement, SENT_ON_S_MAX, TunnelFormat};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+const _: () = assert!(
+    SENT_ON_MAX.as_secs() == SENT_ON_S_MAX as u64,
+    "managers tell a node what it needs for as long as it may send on"
+);
 /// For so long the new node takes what former nodes send on. Longer, because it does not know when the old place ends:
 /// the new one runs before.
 pub(super) const TAKEN_FOR: Duration = Duration::from_secs(600);
@@ -18,6 +22,8 @@ pub(super) const TAKEN_FOR: Duration = Duration::from_secs(600);
 pub(super) struct Moves {
     left: Vec<Left>,
     came: Vec<Came>,
+    /// Instances that went from one other node to another.
+    on: BTreeMap<InstanceSlot, On>,
     /// Local instances that came before this gateway started.
     settled: BTreeSet<(ServiceName, u32)>,
 }
@@ -46,6 +52,14 @@ struct Came {
     until: Option<Duration>,
 }
 
+/// An instance that runs elsewhere, and ran elsewhere before.
+#[derive(Debug)]
+struct On {
+    /// Where this node believed it.
+    peers: Vec<PeerSlot>,
+    until: Option<Duration>,
+}
+
 impl Routes {
     /// For how many seconds nodes send on what comes for an instance that moved away: this one by its own tables, and others
     /// as far as its workers expect answers from there. See [`Writer::set_sent_on_s`](sluice_tables::Writer::set_sent_on_s).
@@ -58,7 +72,9 @@ impl Routes {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let left = self.moves.left.iter().map(|left| left.until);
         let came = self.moves.came.iter().filter(|came| !came.peers.is_empty());
+        let on = self.moves.on.values().map(|on| on.until);
         left.chain(came.map(|came| came.until))
+            .chain(on)
             .map(Option::unwrap_or_default)
             .min()
     }
@@ -83,6 +99,16 @@ impl Routes {
             }
         }
         self.moves = moves;
+        let due = |on: &mut On| now >= *on.until.get_or_insert(now + sent_on_for);
+        let ended = self
+            .moves
+            .on
+            .iter_mut()
+            .filter_map(|(slot, on)| due(on).then_some(*slot));
+        for slot in ended.collect::<Vec<_>>() {
+            self.end_on(slot);
+            changed = true;
+        }
         changed
     }
 
@@ -152,6 +178,7 @@ impl Routes {
             .filter(|it| it.instance_ip == row.instance_ip && !row.former.is_empty())
             .and_then(|it| it.ns_ip.iter().find_map(|ip| self.tables().local(ip)));
         let Some(slot) = slot else { return };
+        self.end_on(slot);
         let is = |came: &Came| came.job == *job && came.number == row.number;
         let known = self.moves.came.iter().position(is);
         let places: Vec<(Ip, u16)> = row.former.iter().map(|former| former.address()).collect();
@@ -187,6 +214,43 @@ impl Routes {
             peers,
             until,
         });
+    }
+
+    /// The row says that an instance elsewhere went on to another node: its answers that are on their way from where it was
+    /// are taken for a moment. Not from an address that its node has given up. To be called before the row is written.
+    pub(super) fn note_move(&mut self, slot: InstanceSlot, row: &Row, to: Placement) {
+        let (Some(known), Placement::Peer(to)) = (self.tables().instance(slot), to) else {
+            return;
+        };
+        let Placement::Peer(from) = known.placement else {
+            return;
+        };
+        let is_former = |ip: Ip, port: u16| row.former.iter().any(|it| it.address() == (ip, port));
+        let peer = self.tables().peer(from);
+        if from == to
+            || known.instance_ip != row.instance_ip
+            || !peer.is_some_and(|peer| is_former(peer.ip, peer.port))
+        {
+            return;
+        }
+        let known = self.moves.on.remove(&slot);
+        let mut peers = known.map_or_else(Vec::new, |on| on.peers);
+        if !peers.contains(&from) {
+            *self.peers.entry(from).or_default() += 1;
+            peers.push(from);
+        }
+        self.writer.set_came(slot, peers.clone());
+        self.moves.on.insert(slot, On { peers, until: None });
+    }
+
+    /// Nothing of the instance is taken any more from where it was.
+    pub(super) fn end_on(&mut self, slot: InstanceSlot) {
+        if let Some(on) = self.moves.on.remove(&slot) {
+            self.writer.set_came(slot, Vec::new());
+            for peer in on.peers {
+                self.release_peer(peer);
+            }
+        }
     }
 
     fn end_came(&mut self, came: &mut Came) {

@@ -563,3 +563,73 @@ fn what_came_here_is_taken_from_where_it_was_for_a_while() {
     assert!(!routes.tables().knows_moves());
     assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
 }
+
+/// Only from where this node believed it, and as long as no address of that node may be another's.
+#[test]
+fn answers_are_taken_for_that_time_from_where_an_instance_was_elsewhere() {
+    const SENT_ON_FOR: Duration = Duration::from_secs(SENT_ON_S as u64);
+    const NODE_THREE: &str = "192.0.2.3";
+    let moved = |to: &str, from: &[&str]| Row {
+        former: from.iter().map(|from| former(from)).collect(),
+        ..row(0, to)
+    };
+    let first = || {
+        let mut routes = routes();
+        routes.set_job(&job(&[moved(NODE_ONE, &[NODE_THREE])]));
+        assert!(!routes.tables().knows_moves(), "it moved before");
+        let Some(Target::Instance(slot)) = target(routes.tables(), ip("10.30.0.10")) else {
+            panic!("instance 0")
+        };
+        (routes, slot)
+    };
+    let (mut routes, slot) = first();
+    routes.set_job(&job(&[moved(NODE_TWO, &[NODE_THREE])]));
+    assert!(
+        !routes.tables().knows_moves(),
+        "its node has another address"
+    );
+
+    let (mut routes, _) = first();
+    let came = |routes: &Routes| {
+        [NODE_ONE, NODE_TWO, NODE_THREE]
+            .map(|node| routes.tables().came_from(slot, ip(node)).is_some())
+    };
+    routes.set_job(&job(&[moved(NODE_TWO, &[NODE_THREE, NODE_ONE])]));
+    assert_eq!(came(&routes), [true, false, false]);
+    let at = Duration::from_secs(100);
+    assert!(!routes.handle_timeout(at));
+    assert_eq!(routes.poll_timeout(), Some(at + SENT_ON_FOR));
+    // The next move has its own time.
+    routes.set_job(&job(&[moved(NODE_THREE, &[NODE_ONE, NODE_TWO])]));
+    assert!(!routes.handle_timeout(at * 2));
+    assert_eq!(came(&routes), [true, true, false]);
+    assert!(routes.handle_timeout(at * 2 + SENT_ON_FOR));
+    assert_eq!(came(&routes), [false; 3]);
+    assert!(!routes.tables().knows_moves());
+    assert_eq!(routes.poll_timeout(), None);
+    for node in [NODE_ONE, NODE_TWO] {
+        assert!(routes.tables().peers_at(ip(node)).is_empty(), "{node}");
+    }
+
+    for withdrawn in [false, true] {
+        let (mut routes, _) = first();
+        routes.set_job(&job(&[moved(NODE_TWO, &[NODE_ONE])]));
+        if withdrawn {
+            routes.withdraw(&name(), 0);
+        } else {
+            // It comes here, and what is taken then is not ended by the move before.
+            routes.add_local(here(0));
+            routes.set_job(&job(&[moved(SELF, &[NODE_ONE, NODE_TWO])]));
+            assert_eq!(came(&routes), [true, true, false]);
+            assert_eq!(routes.poll_timeout(), Some(Duration::ZERO));
+            routes.handle_timeout(at);
+            assert_eq!(routes.poll_timeout(), Some(at + TAKEN_FOR));
+            routes.remove_local(&name(), 0);
+            routes.handle_timeout(at);
+            routes.handle_timeout(at + SENT_ON_FOR);
+        }
+        assert!(!routes.tables().knows_moves());
+        assert!(routes.tables().peers_at(ip(NODE_ONE)).is_empty());
+        assert_eq!(routes.poll_timeout(), None);
+    }
+}
