@@ -585,6 +585,7 @@ fn remote(
 
 mod doubt;
 mod moves;
+mod unlisted;
 pub use doubt::NodeInUse;
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 mod absences;
 mod answers;
 mod interface;
+mod unlisted;
 
 pub use interface::{ABSENT_MAX, ANSWER_MAX, Event, Mqtt, RENEW, Routes, Settings, Transmit};
 
@@ -53,6 +54,8 @@ struct Held {
     row: Row,
     /// In the last answer.
     listed: bool,
+    /// When it was last asked for because packets use it all the same.
+    asked_at: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]

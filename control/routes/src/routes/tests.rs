@@ -633,3 +633,21 @@ fn answers_are_taken_for_that_time_from_where_an_instance_was_elsewhere() {
         assert_eq!(routes.poll_timeout(), None);
     }
 }
+
+#[test]
+fn what_is_used_and_not_listed_is_named() {
+    let mut routes = routes();
+    routes.set_job(&job(&[
+        row(0, NODE_ONE),
+        row(1, NODE_TWO),
+        row(2, NODE_TWO),
+    ]));
+    let slots: Vec<_> = routes.tables().instances().map(|(slot, _)| slot).collect();
+    for slot in &slots[..2] {
+        routes.tables().instance(*slot).unwrap().used.touch(50);
+    }
+    assert_eq!(routes.used_unlisted(50), []);
+    routes.set_job(&job(&[row(0, NODE_ONE)]));
+    assert_eq!(routes.used_unlisted(50), [(name(), 1)]);
+    assert_eq!(routes.used_unlisted(51), []);
+}

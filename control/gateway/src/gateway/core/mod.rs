@@ -283,6 +283,9 @@ impl Core {
         for job in used {
             self.asker.handle_used(&job, now);
         }
+        for (job, number) in self.routes.used_unlisted(since_s) {
+            self.asker.handle_used_instance(&job, number, now);
+        }
         self.use_named(now);
         self.asker.forget_idle(now);
         if self

@@ -247,7 +247,12 @@ impl Asker {
             !gone
         });
         for (number, row) in listed {
-            job.rows.insert(number, Held { row, listed: true });
+            let held = Held {
+                row,
+                listed: true,
+                asked_at: None,
+            };
+            job.rows.insert(number, held);
         }
         let mut service_ips: Vec<ServiceAddress> = Vec::new();
         let entries = result.service_ip_list.iter().flatten().chain(

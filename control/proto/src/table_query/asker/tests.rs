@@ -1,6 +1,7 @@
 //! How an asker behaves, message by message.
 
 mod absences;
+mod unlisted;
 
 use super::*;
 use crate::message::{InstanceEntry, IpType, ServiceIpEntry};
