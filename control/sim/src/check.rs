@@ -1,6 +1,7 @@
 //! What must be the case when the network has been whole for a while.
 
 use crate::node::{Node, own_ip};
+use crate::plane::Plane;
 use crate::traffic::{Dialled, Flow};
 use crate::world::World;
 use sluice_proto::ServiceName;
@@ -238,7 +239,8 @@ pub fn every_flow_is_answered(world: &World) {
     }
 }
 
-/// No gateway's tables place an instance anywhere but where it lives.
+/// No gateway's tables place an instance anywhere but where it lives, but for one that the gateway is not shown because there
+/// are many, and that no packet uses.
 ///
 /// # Panics
 /// Names the gateway and the instance.
@@ -253,6 +255,13 @@ pub fn every_route_is_true(world: &World) {
                 continue;
             }
             let host = tables.peer(peer).map(|peer| peer.ip);
+            let job = tables.service(row.service).map(|it| &*it.name);
+            let known = job.and_then(|job| node.asker.routes(&job.parse().ok()?));
+            let mut shown = known.iter().flat_map(|known| &known.instances);
+            let is_shown = shown.any(|shown| shown.number == row.number);
+            if !is_shown && row.used.last_s() < Plane::used_since_s(world.now) {
+                continue;
+            }
             let truly = world.nodes.iter().any(|other| {
                 let is_it = |ip: NsIp| other.local_at(ip.ip()).is_some();
                 host == Some(other.own_ip()) && row.ns_ip.iter().all(is_it)

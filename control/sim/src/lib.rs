@@ -18,6 +18,7 @@ pub mod planted;
 mod acts;
 mod faults;
 mod deliver;
+mod moves;
 pub mod world;
 pub mod check;
 pub mod seed;

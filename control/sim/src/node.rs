@@ -34,6 +34,14 @@ pub struct Local {
     pub ns_ip: Dual<Ip>,
 }
 
+/// What a node asks its cluster for.
+#[derive(Clone, Debug)]
+pub struct Attaching {
+    pub job: ServiceName,
+    /// The number of an instance that runs elsewhere and moves here.
+    pub moving: Option<u32>,
+}
+
 /// A gateway. See the module.
 #[derive(Debug)]
 pub struct Node {
@@ -55,7 +63,7 @@ pub struct Node {
     pub unanswered: u64,
     pub locals: BTreeMap<(ServiceName, u32), Local>,
     /// Attachments that wait for an instance, by request id.
-    pub attaching: BTreeMap<String, ServiceName>,
+    pub attaching: BTreeMap<String, Attaching>,
     /// Ended instances of which the manager must hear.
     pub ended: BTreeMap<(ServiceName, u32), u64>,
     requests: u64,
@@ -166,12 +174,12 @@ impl Node {
             };
             said.push(self.publish(Verb::Undeployed, &undeployed));
         }
-        for (request_id, service) in &self.attaching {
+        for (request_id, attaching) in &self.attaching {
             let request = InstanceRequest {
                 request_id: request_id.clone(),
-                service: service.clone(),
-                instance_number: None,
-                migrate: false,
+                service: attaching.job.clone(),
+                instance_number: attaching.moving,
+                migrate: attaching.moving.is_some(),
             };
             said.push(self.publish(Verb::InstanceRequest, &request));
         }
@@ -195,10 +203,20 @@ impl Node {
 
     /// Begins to attach an instance.
     pub fn attach(&mut self, service: &ServiceName, now: Duration) {
+        self.request(service, None, now);
+    }
+
+    /// Begins to attach an instance that runs elsewhere, and goes on there until it is detached.
+    pub(crate) fn take_over(&mut self, service: &ServiceName, number: u32, now: Duration) {
+        self.request(service, Some(number), now);
+    }
+
+    fn request(&mut self, service: &ServiceName, moving: Option<u32>, now: Duration) {
         self.residents.insert(service.clone());
         self.requests += 1;
         let id = format!("r{}", self.requests);
-        self.attaching.insert(id, service.clone());
+        let job = service.clone();
+        self.attaching.insert(id, Attaching { job, moving });
         self.repeat_at = Some(now);
     }
 
@@ -209,11 +227,25 @@ impl Node {
             .keys()
             .nth(which % self.locals.len().max(1))?
             .clone();
+        self.end(key, now)
+    }
+
+    /// An instance's process ends here. Where it moved to, as far as this gateway knows, takes over its flows.
+    pub(crate) fn end(
+        &mut self,
+        key: (ServiceName, u32),
+        now: Duration,
+    ) -> Option<(Identity, Mqtt)> {
         let local = self.locals.remove(&key)?;
         self.ended.insert(key.clone(), local.epoch);
         let (job, number) = key;
         self.rest(&local, now);
-        self.plane.routes.remove_local(&job, number);
+        let known = self.asker.routes(&job);
+        let rows = known.iter().flat_map(|known| &known.instances);
+        match rows.into_iter().find(|row| row.number == number) {
+            Some(row) => self.plane.routes.move_local(&job, row),
+            None => self.plane.routes.remove_local(&job, number),
+        };
         self.plane.publish(now);
         self.asker.handle_local(&job, number, false, now);
         let undeployed = Undeployed {
@@ -293,7 +325,7 @@ impl Node {
         if result.retry {
             return (None, Vec::new());
         }
-        let Some(job) = self.attaching.remove(&result.request_id) else {
+        let Some(Attaching { job, .. }) = self.attaching.remove(&result.request_id) else {
             return (None, Vec::new());
         };
         if result.error.is_some() {
@@ -366,6 +398,7 @@ impl Node {
         self.asker.restore(&snapshot, now);
         for ((job, number), local) in &self.locals {
             self.plane.routes.add_local(local.row(job, *number));
+            self.plane.routes.settle(job, *number);
             self.asker.handle_local(job, *number, true, now);
         }
         self.routes_changed = true;
@@ -514,11 +547,20 @@ impl Node {
         for job in used.into_iter().filter(|_| !forgets) {
             self.asker.handle_used(&job, now);
         }
+        for (job, number) in self.plane.routes.used_unlisted(since_s) {
+            self.asker.handle_used_instance(&job, number, now);
+        }
         self.asker.forget_idle(now);
         for slot in self.suspects.due(now) {
             self.plane.routes.trust(slot);
             self.routes_changed = true;
         }
+        let due = self
+            .plane
+            .routes
+            .poll_timeout()
+            .is_some_and(|due| due <= now);
+        self.routes_changed |= due && self.plane.routes.handle_timeout(now);
         self.plane.handle_timeout(now)
     }
 }

@@ -102,6 +102,9 @@ fn live(world: &mut World) {
     rules_come_and_go(world);
     a_node_falls_silent(world);
     an_instance_is_replaced(world);
+    world.heal(Duration::from_millis(1));
+    world.run_for(EQUAL);
+    instances_move(world);
 }
 
 /// In peace: everybody may call everybody, and then nobody across tenants any more.
@@ -159,6 +162,23 @@ fn an_instance_is_replaced(world: &mut World) {
     world.detach(node, 0);
     world.attach(node, service);
     world.run_for(Duration::from_secs(3));
+}
+
+/// In peace: instances move within their cluster and to the other one, also while a cluster of callers hears of nothing.
+fn instances_move(world: &mut World) {
+    for node in 0..world.nodes.len() {
+        world.open_flow(node, node);
+    }
+    world.run_for(ALLOWED);
+    for unheard in [false, true] {
+        let which = world.random.random_range(0..1000);
+        let to = world.random.random_range(0..world.nodes.len());
+        world.move_in_peace(which, to, unheard);
+        check::clusters_know_the_truth(world);
+        check::gateways_agree_with_their_clusters(world);
+        check::every_route_is_true(world);
+        check::every_flow_is_answered(world);
+    }
 }
 
 /// A cluster does not hear of an end, and the root dies before it can: chance alone brings that too seldom.

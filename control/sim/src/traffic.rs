@@ -57,6 +57,14 @@ pub struct Flow {
     is_over: bool,
 }
 
+impl Flow {
+    /// Requests that were not answered within [`PATIENCE`], or not yet.
+    #[must_use]
+    pub fn missed(&self) -> u32 {
+        self.sent.saturating_sub(self.in_time)
+    }
+}
+
 /// A flow that shall begin.
 #[derive(Clone, Debug)]
 pub struct Call {

@@ -5,6 +5,7 @@ use sluice_proto::message::{InstanceDeploy, InstanceResult, TableQueryResult, To
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::root::{Caller, Command};
 use sluice_sim::network::{Party, Weather};
+use sluice_sim::node::Attaching;
 use sluice_sim::world::{Message, Shape, World};
 use std::time::Duration;
 
@@ -61,9 +62,13 @@ fn a_gateway_is_done_with_a_message_before_it_reads_the_next() {
         world.nodes[0].asker.routes(&job).unwrap().instances.len(),
         1
     );
-    world.nodes[0]
-        .attaching
-        .insert("r9".to_owned(), job.clone());
+    world.nodes[0].attaching.insert(
+        "r9".to_owned(),
+        Attaching {
+            job: job.clone(),
+            moving: None,
+        },
+    );
     let result = InstanceResult {
         request_id: "r9".to_owned(),
         instance_number: entry.instance_number,
