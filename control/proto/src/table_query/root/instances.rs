@@ -62,16 +62,15 @@ impl Root {
             // where it was until it runs at the new place.
             let before = entry.clone();
             entry.cluster_id.clone_from(&cluster_id);
-            if deploy.request_id.is_none() {
-                // From now on an orchestrator says when it ends.
-                service.requests.remove(&number);
-            }
+            // From now on an orchestrator says when it ends.
+            let taken_over =
+                deploy.request_id.is_none() && service.requests.remove(&number).is_some();
             if deploy.migrate {
                 entry.keep_ns_ip();
             } else {
                 entry.begin_anew();
             }
-            if *entry != before {
+            if *entry != before || taken_over {
                 service.job.revision = revision;
                 self.counters.revision = revision;
                 work.services.insert(deploy.id.clone());
