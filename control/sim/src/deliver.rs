@@ -212,6 +212,7 @@ impl World {
     fn drain_control(&mut self, index: usize) {
         let now = self.now;
         self.nodes[index].follow_upcalls(now);
+        self.nodes[index].tell_suspects(now);
         while let Some(transmit) = self.nodes[index].asker.poll_transmit() {
             if let asker::Transmit::Query(request) = &transmit {
                 let count = self.nodes[index]

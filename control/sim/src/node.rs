@@ -9,7 +9,7 @@ use sluice_proto::isolation::same_namespaces;
 use sluice_proto::liveness::{self, NodeAddress, Prober};
 use sluice_proto::message::{
     Deployed, InstanceRequest, InstanceResult, NodeId, SubnetRequest, TableQueryResult, Topic,
-    Undeployed, UpdatesAvailable, Verb, read, write,
+    Undeployed, Verb, read, write,
 };
 use sluice_proto::table_query::asker::{Asker, Event, Mqtt, Routes, Settings};
 use sluice_proto::table_query::{Key, Row};
@@ -514,8 +514,8 @@ impl Node {
                         self.suspects.add(instance, now);
                     }
                     self.routes_changed = true;
-                    self.asker
-                        .handle_update_available(&job, &UpdatesAvailable::default(), now);
+                    let suspects = self.plane.routes.suspects_of(&job);
+                    self.asker.handle_failure(&job, suspects, now);
                 }
                 Upcall::Heard { instance } => {
                     if self.suspects.clear(instance) {
@@ -526,6 +526,13 @@ impl Node {
                 // These gateways enforce, and offload nothing.
                 Upcall::NotAllowed { .. } | Upcall::Offload { .. } => {}
             }
+        }
+    }
+
+    /// Where answers leave instances out, others are to be listed in place of suspects.
+    pub(crate) fn tell_suspects(&mut self, now: Duration) {
+        for (job, suspects) in self.plane.routes.take_doubted() {
+            self.asker.handle_suspects(&job, suspects, now);
         }
     }
 

@@ -4,7 +4,6 @@ use crate::node::Node;
 use crate::plane::{Left, Plane, TUNNEL_PORT};
 use sluice_memory::Endpoint;
 use sluice_proto::liveness::{Event, NodeAddress};
-use sluice_proto::message::UpdatesAvailable;
 use sluice_wire::{Dual, Family, Ip, icmp_echo};
 use std::time::Duration;
 
@@ -95,8 +94,8 @@ impl Node {
             let jobs = self.plane.routes.set_lost(node, lost);
             self.routes_changed |= !jobs.is_empty();
             for job in jobs.iter().filter(|_| lost) {
-                self.asker
-                    .handle_update_available(job, &UpdatesAvailable::default(), now);
+                let suspects = self.plane.routes.suspects_of(job);
+                self.asker.handle_failure(job, suspects, now);
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::isolation::Rule;
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// "Which service has this address or this name?" (`tablequery/request`). The address wins when both are given; the
@@ -21,6 +22,10 @@ pub struct TableQueryRequest {
     /// Extension: for how long the interest lives without another question, in seconds. Absent: until removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interest_s: Option<u32>,
+    /// Extension: numbers of the instances that the node cannot reach now, while answers leave some of the job's out. They
+    /// come last in its answers until it says otherwise. Absent: as it said before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<BTreeSet<u32>>,
 }
 
 impl TableQueryRequest {
@@ -403,7 +408,7 @@ mod tests {
         let request = TableQueryRequest {
             sip: "10.30.50.2".to_owned(),
             sname: String::new(),
-            interest_s: None,
+            ..TableQueryRequest::default()
         };
         assert_eq!(write(&request), br#"{"sname":"","sip":"10.30.50.2"}"#);
         let both: TableQueryRequest =

@@ -63,6 +63,8 @@ struct Interest {
     until: Option<Duration>,
     /// Instances that the node asked for by address; never pruned for it.
     asked: BTreeSet<u32>,
+    /// Instances that the node cannot reach. Not kept: it says so again when it connects.
+    unreachable: BTreeSet<u32>,
 }
 
 /// What a node said about one of its instances.
@@ -318,7 +320,7 @@ impl Answerer {
             if self.awaits_resident(&name, node, request, now) {
                 return;
             }
-            self.interest(&name, node, &key, request.interest_s, now);
+            self.interest(&name, node, &key, request, now);
             if self.root_lost || self.is_usable(&name, &key, now) {
                 self.answer(&name, node, request);
                 return;

@@ -9,6 +9,7 @@
 mod absences;
 mod answers;
 mod interface;
+mod suspects;
 mod unlisted;
 
 pub use interface::{ABSENT_MAX, ANSWER_MAX, Event, Mqtt, RENEW, Routes, Settings, Transmit};
@@ -77,6 +78,12 @@ struct Job {
     withdraw_missing: bool,
     /// In this session of the broker.
     subscribed: bool,
+    /// Instances to which delivery fails, as far as the gateway said.
+    suspects: BTreeSet<u32>,
+    /// More instances live than the last answer lists.
+    is_pruned: bool,
+    /// The manager was told of suspects once, and keeps believing that until it is told otherwise.
+    has_told_suspects: bool,
 }
 
 impl Job {
@@ -94,6 +101,9 @@ impl Job {
             local: BTreeSet::new(),
             withdraw_missing: false,
             subscribed: false,
+            suspects: BTreeSet::new(),
+            is_pruned: false,
+            has_told_suspects: false,
         }
     }
 
@@ -122,13 +132,14 @@ impl Job {
             job: self.name.clone(),
             service_ips: self.service_ips.clone(),
             rules: self.rules.clone(),
-            instances: self
-                .rows
-                .values()
-                .filter(|held| held.listed)
-                .map(|held| held.row.clone())
-                .collect(),
+            instances: self.listed().cloned().collect(),
         }
+    }
+
+    /// The rows of the last answer.
+    fn listed(&self) -> impl Iterator<Item = &Row> {
+        let listed = self.rows.values().filter(|held| held.listed);
+        listed.map(|held| &held.row)
     }
 
     fn event(&self) -> Event {
@@ -538,8 +549,9 @@ impl Asker {
             due = Some(due.map_or(again, |due| due.min(again)));
             let lifetime_s = self.settings.renew.as_secs().saturating_mul(3);
             let interest_s = u32::try_from(lifetime_s).unwrap_or(u32::MAX);
-            self.transmits
-                .push_back(Transmit::Query(key.request(Some(interest_s))));
+            let mut request = key.request(Some(interest_s));
+            request.unreachable = self.unreachable(&key);
+            self.transmits.push_back(Transmit::Query(request));
         }
         match due {
             Some(due) => self.timers.set(Timer::Query(key), due),

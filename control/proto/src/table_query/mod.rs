@@ -59,6 +59,7 @@ impl Key {
             sname,
             sip,
             interest_s,
+            unreachable: None,
         }
     }
 }

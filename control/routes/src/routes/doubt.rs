@@ -4,7 +4,7 @@
 use super::Routes;
 use sluice_proto::ServiceName;
 use sluice_proto::liveness::NodeAddress;
-use sluice_tables::{Instance, InstanceSlot, PeerSlot, Placement, ServiceSlot};
+use sluice_tables::{Instance, InstanceSlot, InstanceState, PeerSlot, Placement, ServiceSlot};
 use sluice_wire::{Dual, Family, Ip, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(super) struct Doubts {
     pub(super) instances: BTreeSet<InstanceSlot>,
     pub(super) lost: BTreeSet<PeerSlot>,
+    /// Jobs of which other instances are suspect than the last time somebody asked.
+    changed: BTreeSet<ServiceName>,
 }
 
 impl Doubts {
@@ -21,6 +23,7 @@ impl Doubts {
         Self {
             instances: BTreeSet::new(),
             lost: BTreeSet::new(),
+            changed: BTreeSet::new(),
         }
     }
 }
@@ -142,7 +145,40 @@ impl Routes {
             .get(&slot)
             .is_some_and(|peer| self.doubts.lost.contains(peer));
         let suspect = on_lost || self.doubts.instances.contains(&slot);
+        if self.is_suspect(slot) != suspect
+            && let Some(job) = self.job_of(slot)
+        {
+            self.doubts.changed.insert(job);
+        }
         self.writer.set_suspect(slot, suspect);
+    }
+
+    fn is_suspect(&self, slot: InstanceSlot) -> bool {
+        let row = self.tables().instance(slot);
+        row.is_some_and(|row| row.state == InstanceState::Suspect)
+    }
+
+    /// The numbers of the job's suspect instances, listed or not.
+    #[must_use]
+    pub fn suspects_of(&self, job: &ServiceName) -> BTreeSet<u32> {
+        let instances = self
+            .jobs
+            .get(job)
+            .into_iter()
+            .flat_map(|job| &job.instances);
+        let suspect = instances.filter(|(_, slot)| self.is_suspect(**slot));
+        suspect.map(|(number, _)| *number).collect()
+    }
+
+    /// The jobs of which other instances are suspect than at the last call of this, with those that are.
+    pub fn take_doubted(&mut self) -> Vec<(ServiceName, BTreeSet<u32>)> {
+        let changed = std::mem::take(&mut self.doubts.changed).into_iter();
+        changed
+            .map(|job| {
+                let suspects = self.suspects_of(&job);
+                (job, suspects)
+            })
+            .collect()
     }
 
     fn peer_at(&self, (ip, port): NodeAddress) -> Option<PeerSlot> {

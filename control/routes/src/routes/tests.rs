@@ -381,6 +381,33 @@ fn trust_in_an_instance_does_not_outweigh_that_its_node_is_lost() {
     assert_eq!(candidates(&routes), [0, 1]);
 }
 
+/// Where answers leave instances out, the managers hear which of all can not be reached: each change once.
+#[test]
+fn which_instances_are_suspect_is_told_when_it_changes() {
+    let (mut routes, slot) = with_a_suspect();
+    let told = |numbers: &[u32]| vec![(name(), numbers.iter().copied().collect())];
+    assert_eq!(routes.take_doubted(), told(&[0]));
+    routes.set_job(&job(&[row(1, NODE_TWO)]));
+    assert_eq!(
+        routes.take_doubted(),
+        [],
+        "not listed, and suspect as before"
+    );
+    routes.set_lost(node(NODE_TWO), true);
+    assert_eq!(routes.take_doubted(), told(&[0, 1]));
+    routes.set_job(&job(&[row(1, NODE_TWO), row(2, NODE_TWO)]));
+    assert_eq!(
+        routes.take_doubted(),
+        told(&[0, 1, 2]),
+        "a new one on a lost node"
+    );
+    routes.set_lost(node(NODE_TWO), false);
+    routes.trust(slot);
+    assert_eq!(routes.take_doubted(), told(&[]));
+    routes.trust(slot);
+    assert_eq!(routes.take_doubted(), []);
+}
+
 /// Who is probed: the nodes of services that are used, at the first address of their subnets.
 #[test]
 fn nodes_in_use_are_those_of_services_that_packets_go_to() {

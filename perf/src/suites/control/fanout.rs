@@ -28,8 +28,8 @@ pub(super) async fn run(
         node.subscribe(&updates).await?;
         let request = TableQueryRequest {
             sname: name.clone(),
-            sip: String::new(),
             interest_s: Some(INTEREST_S),
+            ..TableQueryRequest::default()
         };
         node.publish(&topic(index, Verb::TableQueryRequest)?, &write(&request))?;
         node.flush().await?;

@@ -5,7 +5,6 @@ use super::Core;
 use crate::gateway::probes::ProbeResult;
 use sluice_proto::ServiceName;
 use sluice_proto::liveness::{Event, Loss, NodeAddress};
-use sluice_proto::message::UpdatesAvailable;
 use sluice_tables::{InstanceSlot, Suspicion};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -126,7 +125,14 @@ impl Core {
 
     /// Asks the managers about a job again, once however many of its instances failed.
     fn refresh(&mut self, job: &ServiceName, now: Duration) {
-        self.asker
-            .handle_update_available(job, &UpdatesAvailable::default(), now);
+        let suspects = self.routes.suspects_of(job);
+        self.asker.handle_failure(job, suspects, now);
+    }
+
+    /// Where answers leave instances out, others are to be listed in place of suspects.
+    pub(super) fn tell_suspects(&mut self, now: Duration) {
+        for (job, suspects) in self.routes.take_doubted() {
+            self.asker.handle_suspects(&job, suspects, now);
+        }
     }
 }

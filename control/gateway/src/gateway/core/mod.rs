@@ -429,6 +429,7 @@ impl Core {
         while let Some(event) = self.asker.poll_event() {
             self.handle_event(event);
         }
+        self.tell_suspects(now);
         while let Some(transmit) = self.asker.poll_transmit() {
             self.transmit(&transmit);
         }

@@ -156,11 +156,18 @@ impl Answerer {
             .iter()
             .map(|entry| (entry.instance_number, entry.epoch))
             .collect();
-        let asked = known.interests.get(node).map(|interest| &interest.asked);
-        let must_know = |number| {
-            known.has_moved_from(number, node) || asked.is_some_and(|asked| asked.contains(&number))
+        let interest = known.interests.get(node);
+        let pruning = Pruning {
+            node,
+            must_know: |number| {
+                known.has_moved_from(number, node)
+                    || interest.is_some_and(|interest| interest.asked.contains(&number))
+            },
+            is_unreachable: |number| {
+                interest.is_some_and(|interest| interest.unreachable.contains(&number))
+            },
         };
-        prune(&mut entries, &self.settings, node, must_know);
+        pruning.prune(&mut entries, &self.settings);
         for entry in &mut entries {
             entry.service_ip = known.job.service_ip_list.clone();
             let own = ServiceIpEntry::new(IpType::instance(), instance_ips(entry));
@@ -180,33 +187,46 @@ impl Answerer {
     }
 }
 
-/// Keeps the `instances_max` rows that are most relevant to a node, and of those that it must know (its own instances, those
-/// that moved away from it and those it asked for) all: first what runs, then the same cluster, then a choice of its own, so that nodes together
-/// load all instances evenly and each keeps its choice when others come and go.
-///
-/// One order for both policies: no distance between nodes is known beyond "same node" and "same cluster".
-fn prune(
-    entries: &mut Vec<InstanceEntry>,
-    settings: &Settings,
-    node: &NodeId,
-    must_know: impl Fn(u32) -> bool,
-) {
-    if entries.len() <= settings.instances_max {
-        return;
+/// What a node is to be told when there are more rows than an answer has.
+struct Pruning<'a, M, U> {
+    node: &'a NodeId,
+    must_know: M,
+    is_unreachable: U,
+}
+
+impl<M: Fn(u32) -> bool, U: Fn(u32) -> bool> Pruning<'_, M, U> {
+    /// Keeps the `instances_max` rows that are most relevant to the node, and of those that it must know (its own instances,
+    /// those that moved away from it and those it asked for) all: first what runs, then what it can reach, then the same
+    /// cluster, then a choice of its own, so that nodes together load all instances evenly and each keeps its choice when
+    /// others come and go. Rows that it must know and cannot reach take nobody's place.
+    ///
+    /// One order for both policies: no distance between nodes is known beyond "same node" and "same cluster".
+    fn prune(&self, entries: &mut Vec<InstanceEntry>, settings: &Settings) {
+        if entries.len() <= settings.instances_max {
+            return;
+        }
+        let node = self.node.as_str();
+        let seed = fnv1a(node.as_bytes());
+        let must = |entry: &InstanceEntry| {
+            entry.worker_id.as_deref() == Some(node) || (self.must_know)(entry.instance_number)
+        };
+        let rank = |entry: &InstanceEntry| {
+            let number = entry.instance_number;
+            let near = entry.cluster_id.as_deref() == Some(settings.cluster_id.as_str());
+            let can_reach = !(self.is_unreachable)(number);
+            // Highest random weight: a node's order of the others does not change with one instance.
+            let own_choice = Random::new(seed ^ u64::from(number) << 32).next();
+            let runs = entry.is_placed();
+            (!must(entry), !runs, !can_reach, !near, own_choice, number)
+        };
+        let musts = entries.iter().filter(|entry| must(entry));
+        let (lost, reached): (Vec<_>, Vec<_>) =
+            musts.partition(|entry| (self.is_unreachable)(entry.instance_number));
+        let keep = lost.len() + settings.instances_max.max(reached.len());
+        entries.sort_by_cached_key(rank);
+        entries.truncate(keep);
+        entries.sort_by_key(|entry| entry.instance_number);
     }
-    let seed = fnv1a(node.as_str().as_bytes());
-    let rank = |entry: &InstanceEntry| {
-        let number = entry.instance_number;
-        let must = entry.worker_id.as_deref() == Some(node.as_str()) || must_know(number);
-        let near = entry.cluster_id.as_deref() == Some(settings.cluster_id.as_str());
-        // Highest random weight: a node's order of the others does not change with one instance.
-        let own_choice = Random::new(seed ^ u64::from(number) << 32).next();
-        (!must, !entry.is_placed(), !near, own_choice, number)
-    };
-    entries.sort_by_cached_key(rank);
-    let must = entries.iter().filter(|entry| !rank(entry).0).count();
-    entries.truncate(settings.instances_max.max(must));
-    entries.sort_by_key(|entry| entry.instance_number);
 }
 
 /// FNV-1a, 64 bits: the same on every machine and in every run.

@@ -300,7 +300,7 @@ impl Answerer {
                 if self.awaits_resident(name, &node, &request, now) {
                     return;
                 }
-                self.interest(name, &node, &key, request.interest_s, now);
+                self.interest(name, &node, &key, &request, now);
                 self.answer(name, &node, &request);
             }
             Waiter::Caller { node, request } => self.handle_request(&node, &request, now),

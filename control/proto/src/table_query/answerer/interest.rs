@@ -2,7 +2,7 @@
 
 use super::body::Bodies;
 use super::{Answerer, Interest, Timer};
-use crate::message::NodeId;
+use crate::message::{NodeId, TableQueryRequest};
 use crate::names::ServiceName;
 use crate::table_query::Key;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ impl Answerer {
         name: &ServiceName,
         node: &NodeId,
         key: &Key,
-        interest_s: Option<u32>,
+        request: &TableQueryRequest,
         now: Duration,
     ) {
         if !self.may_know(node, name) {
@@ -51,7 +51,7 @@ impl Answerer {
             Key::Address(ip) => known.number_of(*ip),
             Key::Name(_) => None,
         };
-        let until = interest_s.map(|s| now + Duration::from_secs(s.into()));
+        let until = (request.interest_s).map(|s| now + Duration::from_secs(s.into()));
         let is_new = !known.interests.contains_key(node);
         if is_new {
             self.interested.add(node, name);
@@ -62,6 +62,7 @@ impl Answerer {
             .or_insert_with(|| Interest {
                 until,
                 asked: BTreeSet::new(),
+                unreachable: BTreeSet::new(),
             });
         let asked_more = number.is_some_and(|number| interest.asked.insert(number));
         if is_new || asked_more || interest.until.is_some() != until.is_some() {
@@ -69,6 +70,15 @@ impl Answerer {
         }
         let before = if is_new { None } else { interest.until };
         interest.until = until;
+        if let Some(unreachable) = &request.unreachable
+            && interest.unreachable != *unreachable
+        {
+            interest.unreachable.clone_from(unreachable);
+            // Its next answer is another one, and nothing sent before it is to replace that.
+            known.revision += 1;
+            known.bodies = Bodies::default();
+            self.dirty.job(name);
+        }
         // Most questions renew: the timer stays where it is, and looks again when its time has come.
         if before.is_some() && until >= before {
             return;

@@ -259,7 +259,12 @@ impl Answerer {
                     .set(Timer::Interest(name.clone(), node.clone()), until);
             }
             self.interested.add(&node, &name);
-            known.interests.insert(node, Interest { until, asked });
+            let interest = Interest {
+                until,
+                asked,
+                unreachable: BTreeSet::new(),
+            };
+            known.interests.insert(node, interest);
         }
         for node in stored.sending_on.nodes() {
             let timer = Timer::SendingOn(name.clone(), node);

@@ -372,6 +372,47 @@ fn pruning_keeps_own_asked_and_near_instances() {
     assert_eq!(view.live.unwrap().len(), 40);
 }
 
+/// A node that says which instances it cannot reach is shown others, until it says otherwise; what it must know it is shown
+/// all the same, in nobody's place.
+#[test]
+fn instances_that_a_node_cannot_reach_are_pruned_first() {
+    let mut answerer = knowing((0..40).map(|number| entry(number, "c1", true)).collect());
+    let asks = |answerer: &mut Answerer, key: &str, unreachable: Option<BTreeSet<u32>>| {
+        let mut request = Key::parse(key).unwrap().request(Some(180));
+        request.unreachable = unreachable;
+        let topic = "nodes/n1/net/tablequery/request";
+        answerer
+            .handle_publish(topic, &write(&request), s(0))
+            .unwrap();
+        let rows = published(answerer).pop().unwrap().1;
+        let answer: TableQueryResult = serde_json::from_str(&rows).unwrap();
+        let rows = answer.instance_list.iter();
+        let listed: BTreeSet<u32> = rows.map(|entry| entry.instance_number).collect();
+        (listed, answer.revision.unwrap())
+    };
+    let (first, revision) = asks(&mut answerer, JOB, None);
+    assert_eq!(first.len(), INSTANCES_MAX_DEFAULT);
+    let (others, later) = asks(&mut answerer, JOB, Some(first.clone()));
+    let all: BTreeSet<u32> = (0..40).collect();
+    assert_eq!(others.len(), INSTANCES_MAX_DEFAULT);
+    assert!(
+        others.is_superset(&(&all - &first)),
+        "all that it can reach"
+    );
+    assert!(later > revision, "what was sent before is older");
+    // The one asked for is of those that it cannot reach.
+    let lost = *first
+        .iter()
+        .find(|number| !others.contains(number))
+        .unwrap();
+    let (with_lost, _) = asks(&mut answerer, &format!("10.30.0.{}", lost + 1), None);
+    let mut expected = others.clone();
+    expected.insert(lost);
+    assert_eq!(with_lost, expected, "it says nothing new of the others");
+    let (again, _) = asks(&mut answerer, JOB, Some(BTreeSet::new()));
+    assert_eq!(again, first, "all can be reached again");
+}
+
 #[test]
 fn an_orchestrators_deployment_is_answered_when_the_root_has_spoken() {
     let mut answerer = answerer();

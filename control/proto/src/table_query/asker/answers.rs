@@ -164,6 +164,7 @@ impl Asker {
         let Some(job) = self.jobs.get(&name) else {
             return;
         };
+        let owes_suspects = job.owes_suspects();
         let after = job.event();
         let mut wanted = asked.is_some_and(|query| query.wanted);
         for key in self.keys_waiting_for(&name) {
@@ -178,7 +179,7 @@ impl Asker {
         {
             self.remember_absent(key, now);
         }
-        if again {
+        if again || owes_suspects {
             self.refresh(name, now);
         } else if is_new && result.revision.is_none() {
             self.timers.set(Timer::Refresh(name), now + SETTLE);
@@ -269,6 +270,7 @@ impl Asker {
         if !service_ips.is_empty() || result.service_ip_list.is_some() {
             job.service_ips = service_ips;
         }
+        job.is_pruned = live.is_some_and(|live| live.len() > job.listed().count());
         job.rules.clone_from(&result.rules);
         job.confirmed = true;
         job.revision = result.revision;

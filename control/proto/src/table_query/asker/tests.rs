@@ -1,6 +1,7 @@
 //! How an asker behaves, message by message.
 
 mod absences;
+mod suspects;
 mod unlisted;
 
 use super::*;
