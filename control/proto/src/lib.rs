@@ -1,4 +1,4 @@
-//! Control protocols as values: table query, leases, descriptors; no socket, clock or tokio.
+//! Control protocols as values: table query, leases, descriptors, the broker; no socket, clock or tokio.
 //!
 //! Every protocol is a value driven by `handle_*(.., now)` and drained by `poll_*`; `now` is a [`Duration`] since any
 //! fixed moment, never going back. Randomness comes from a seed given at birth, and everything whose order shows is
@@ -16,5 +16,6 @@ pub mod descriptor;
 pub mod table_query;
 pub mod dns;
 pub mod liveness;
+pub mod broker;
 
 pub use names::{NameError, ServiceName};

@@ -1,9 +1,4 @@
-//! A small MQTT 3.1.1 broker for one site: what cluster managers and gateways exchange passes through it.
-//!
-//! It offers what the nodes of a site use: clean sessions, QoS 0 and 1 (a publish with QoS 2 is taken and acknowledged
-//! as such, and delivered with QoS 1), wildcards, keep-alive, wills, takeover of a client id, a queue per client with
-//! a limit, a grant per client. It keeps no retained message and no session beyond a connection; nobody here asks
-//! for either, and gateways ask again what they missed.
+//! A small MQTT 3.1.1 broker for one site: the sockets around [`sluice_proto::broker`], which says what it offers and decides.
 //!
 //! Why not an existing broker crate: `rumqttd` 0.20 brings 170 crates even without default features (a second axum,
 //! hyper and metrics stack and parsers of four configuration languages), starts a thread per listener and one for
@@ -11,43 +6,85 @@
 //! the MQTT client of this workspace already.
 
 mod connection;
-mod router;
-mod topic;
 
 use crate::access::Access;
+use crate::clock::Clock;
+use crate::log_limit::warn_limited;
 use bytes::Bytes;
 use connection::Connection;
-use router::{Outbox, QueueLimit, Routed, Router};
-use rumqttc::mqttbytes::QoS;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use sluice_proto::broker::{
+    Close, Connect, ConnectError, Event, Qos, Refused, Routed, Router, SessionId,
+};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
-use topic::Grant;
 
 /// Connections at a time: several times the nodes of a large site, far below the usual limit of descriptors.
 const CONNECTIONS_MAX: usize = 8192;
-
-/// The managers of the site subscribe to everything and never drop in practice.
-const LINK_LIMIT: QueueLimit = QueueLimit {
-    messages_max: 65_536,
-    bytes_max: 64 << 20,
-};
 
 /// The broker; clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Broker(Arc<Shared>);
 
 struct Shared {
-    router: Mutex<Router>,
+    shell: Mutex<Shell>,
+    clock: Clock,
     access: Access,
     connections: Arc<Semaphore>,
+}
+
+/// The router, and who waits for it.
+#[derive(Default)]
+struct Shell {
+    router: Router,
+    peers: BTreeMap<SessionId, Arc<Peer>>,
+}
+
+/// What a session's task waits for.
+#[derive(Default)]
+struct Peer {
+    /// Something was queued, or the session was ended, since this was last seen.
+    changed: Notify,
+    closed: OnceLock<Close>,
+}
+
+impl Shell {
+    fn open(&mut self, session: SessionId) -> Arc<Peer> {
+        let peer = Arc::default();
+        self.peers.insert(session, Arc::clone(&peer));
+        peer
+    }
+
+    /// Passes on what the router has to say.
+    fn follow(&mut self) {
+        while let Some(event) = self.router.poll_event() {
+            match event {
+                Event::Ready(session) => {
+                    if let Some(peer) = self.peers.get(&session) {
+                        peer.changed.notify_one();
+                    }
+                }
+                Event::Closed(session, why) => {
+                    if let Some(peer) = self.peers.remove(&session) {
+                        // A session ends once.
+                        let _ = peer.closed.set(why);
+                        peer.changed.notify_one();
+                    }
+                }
+                Event::Will { topic, outcome } => count_published(&topic, outcome),
+            }
+        }
+    }
 }
 
 impl Broker {
     pub(crate) fn new(access: Access) -> Self {
         Self(Arc::new(Shared {
-            router: Mutex::default(),
+            shell: Mutex::default(),
+            clock: Clock::start(),
             access,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         }))
@@ -55,13 +92,31 @@ impl Broker {
 
     /// A client inside this process, allowed everything. Its id begins with `$`, so that no connection can take it over.
     pub(crate) fn link(&self, client_id: &str) -> Link {
-        let (session, outbox) = self.router().join(client_id, Grant::All, LINK_LIMIT);
+        let (session, peer) = self.with(|shell| {
+            let session = shell.router.link(client_id, self.now());
+            (session, shell.open(session))
+        });
         Link {
             broker: self.clone(),
-            client_id: client_id.to_owned(),
             session,
-            outbox,
+            peer,
         }
+    }
+
+    /// A client that connects.
+    fn connect(&self, connect: Connect<'_>) -> Result<(SessionId, Arc<Peer>), ConnectError> {
+        self.with(|shell| {
+            let session = shell.router.connect(connect, self.now())?;
+            Ok((session, shell.open(session)))
+        })
+    }
+
+    /// The connection of a session ended, after a `farewell` or without.
+    fn disconnect(&self, session: SessionId, farewell: bool) {
+        self.with(|shell| {
+            shell.peers.remove(&session);
+            shell.router.disconnect(session, farewell);
+        });
     }
 
     /// Serves `listener` until `stop` becomes true, then closes every connection.
@@ -86,9 +141,9 @@ impl Broker {
                     });
                 }
                 Err(error) => {
-                    crate::log_limit::warn_limited!(%error, "cannot accept an MQTT connection");
+                    warn_limited!(%error, "cannot accept an MQTT connection");
                     // Out of descriptors: without a pause this loop would spin until one is free.
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -97,26 +152,41 @@ impl Broker {
     }
 
     pub(crate) fn clients(&self) -> Vec<String> {
-        self.router().client_ids().map(str::to_owned).collect()
+        self.with(|shell| shell.router.client_ids().map(str::to_owned).collect())
     }
 
-    fn publish(&self, topic: &str, payload: &Bytes, qos: QoS) -> Routed {
-        let routed = self.router().publish(topic, payload, qos);
-        metrics::counter!("sluice_broker_published_total").increment(1);
-        metrics::counter!("sluice_broker_delivered_total").increment(routed.delivered as u64);
-        if routed.dropped > 0 {
-            metrics::counter!("sluice_broker_dropped_total").increment(routed.dropped as u64);
-            crate::log_limit::warn_limited!(
-                topic,
-                clients = routed.dropped,
-                "messages dropped: a client does not read"
-            );
+    fn now(&self) -> Duration {
+        self.0.clock.now()
+    }
+
+    /// Asks or tells the router something, and wakes whom that concerns.
+    fn with<T>(&self, act: impl FnOnce(&mut Shell) -> T) -> T {
+        let locked = self.0.shell.lock();
+        let mut shell = locked.unwrap_or_else(PoisonError::into_inner);
+        let outcome = act(&mut shell);
+        shell.follow();
+        outcome
+    }
+}
+
+fn count_published(topic: &str, outcome: Result<Routed, Refused>) {
+    match outcome {
+        Ok(routed) => {
+            metrics::counter!("sluice_broker_published_total").increment(1);
+            metrics::counter!("sluice_broker_delivered_total").increment(routed.delivered as u64);
+            if routed.dropped > 0 {
+                metrics::counter!("sluice_broker_dropped_total").increment(routed.dropped as u64);
+                warn_limited!(
+                    topic,
+                    clients = routed.dropped,
+                    "messages dropped: a client does not read"
+                );
+            }
         }
-        routed
-    }
-
-    fn router(&self) -> MutexGuard<'_, Router> {
-        self.0.router.lock().unwrap_or_else(PoisonError::into_inner)
+        Err(why) => {
+            metrics::counter!("sluice_broker_denied_total", "reason" => why.name()).increment(1);
+            warn_limited!(topic, %why, "publish refused");
+        }
     }
 }
 
@@ -134,22 +204,29 @@ pub(crate) struct Message {
 /// A client of the broker inside this process.
 pub(crate) struct Link {
     broker: Broker,
-    client_id: String,
-    session: u64,
-    outbox: Arc<Outbox>,
+    session: SessionId,
+    peer: Arc<Peer>,
 }
 
 impl Link {
     pub(crate) fn subscribe(&self, filter: &str) {
-        let stands = self
-            .broker
-            .router()
-            .subscribe(&self.client_id, filter, QoS::AtLeastOnce);
-        debug_assert!(stands, "{filter} is a filter and a link may subscribe");
+        let stands = self.broker.with(|shell| {
+            shell
+                .router
+                .subscribe(self.session, filter, Qos::AtLeastOnce)
+        });
+        debug_assert!(
+            stands.is_ok(),
+            "{filter} is a filter and a link may subscribe"
+        );
     }
 
     pub(crate) fn publish(&self, topic: &str, payload: &Bytes) {
-        self.broker.publish(topic, payload, QoS::AtLeastOnce);
+        let publish = |shell: &mut Shell| {
+            let router = &mut shell.router;
+            router.publish(self.session, topic, payload, Qos::AtLeastOnce)
+        };
+        count_published(topic, self.broker.with(publish));
     }
 
     /// The next message; nothing is lost when the future is dropped.
@@ -158,23 +235,26 @@ impl Link {
             if let Some(message) = self.try_receive() {
                 return message;
             }
-            self.outbox.changed().await;
+            self.peer.changed.notified().await;
         }
     }
 
     /// The next message, if it is there.
     pub(crate) fn try_receive(&self) -> Option<Message> {
-        let delivery = self.outbox.pop()?;
+        let now = self.broker.now();
+        let next = self
+            .broker
+            .with(|shell| shell.router.poll_transmit(self.session, now))?;
         Some(Message {
-            topic: delivery.topic,
-            payload: delivery.payload,
+            topic: next.topic,
+            payload: next.payload,
         })
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.broker.router().leave(&self.client_id, self.session);
+        self.broker.disconnect(self.session, true);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::access::Token;
-use rumqttc::mqttbytes::v4;
+use rumqttc::mqttbytes::{QoS, v4};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet};
 use std::net::SocketAddr;
 use std::time::Duration;

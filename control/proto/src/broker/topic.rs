@@ -4,12 +4,14 @@
 const LENGTH_MAX: usize = 1024;
 
 /// Whether `topic` can be published to.
-pub(crate) fn is_name(topic: &str) -> bool {
+#[must_use]
+pub fn is_name(topic: &str) -> bool {
     is_text(topic) && !topic.contains(['+', '#'])
 }
 
 /// Whether `filter` can be subscribed to: `+` fills a whole level, `#` the whole last one.
-pub(crate) fn is_filter(filter: &str) -> bool {
+#[must_use]
+pub fn is_filter(filter: &str) -> bool {
     if !is_text(filter) {
         return false;
     }
@@ -31,12 +33,15 @@ fn is_text(text: &str) -> bool {
     !text.is_empty() && text.len() <= LENGTH_MAX && !text.contains('\0')
 }
 
-pub(crate) fn has_wildcard(filter: &str) -> bool {
+/// Whether a valid `filter` has a `+` or `#`.
+#[must_use]
+pub fn has_wildcard(filter: &str) -> bool {
     filter.contains(['+', '#'])
 }
 
 /// Whether a valid `filter` takes a valid `topic`. A leading wildcard does not take names that begin with `$`.
-pub(crate) fn matches(filter: &str, topic: &str) -> bool {
+#[must_use]
+pub fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
     }
@@ -55,7 +60,7 @@ pub(crate) fn matches(filter: &str, topic: &str) -> bool {
 
 /// What a client may do once it is let in.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Grant {
+pub enum Grant {
     /// Managers and operators.
     All,
     /// A node speaks for itself only.
@@ -65,7 +70,8 @@ pub(crate) enum Grant {
 impl Grant {
     /// A client id that looks like a node's (24 hexadecimal digits, also with Oakestra's `-ne` for its node engine)
     /// is held to that node's topics; any other belongs to a manager or a person.
-    pub(crate) fn of_client(client_id: &str) -> Self {
+    #[must_use]
+    pub fn of_client(client_id: &str) -> Self {
         let node = client_id.strip_suffix("-ne").unwrap_or(client_id);
         if node.len() == 24 && node.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             Self::Node(node.to_owned())
@@ -74,14 +80,25 @@ impl Grant {
         }
     }
 
-    pub(crate) fn may_publish(&self, topic: &str) -> bool {
+    /// Whether a client with this grant may log in as `user`, which may be left out.
+    #[must_use]
+    pub fn admits_user(&self, user: Option<&str>) -> bool {
+        match (self, user) {
+            (Self::Node(node), Some(user)) => user.is_empty() || user == node,
+            (Self::Node(_), None) | (Self::All, _) => true,
+        }
+    }
+
+    #[must_use]
+    pub fn may_publish(&self, topic: &str) -> bool {
         match self {
             Self::All => !topic.starts_with('$'),
             Self::Node(node) => own_topic(node, topic),
         }
     }
 
-    pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
+    #[must_use]
+    pub fn may_subscribe(&self, filter: &str) -> bool {
         match self {
             Self::All => true,
             Self::Node(node) => own_topic(node, filter) || news_of_one_job(filter),
