@@ -5,7 +5,7 @@
 //! The shell writes the [`Change`]s it polls before it sends anything else it polls.
 //!
 //! Timers, in words: a request to the root is repeated with back-off until it is answered. An *absent* key is
-//! asked again only after its answer expired. The *interest* of a Sluice node ends when it was not renewed; that of a
+//! asked again only after its answer expired. *Refusals* are looked through while there are some. The *interest* of a Sluice node ends when it was not renewed; that of a
 //! legacy node when it says so. What was *allotted* and that no node has taken goes back. The *registration* at the root is repeated, which also finds a root that came back.
 
 mod absence;
@@ -18,6 +18,7 @@ mod interface;
 mod isolation;
 mod leave;
 mod migration;
+mod refusal;
 mod report;
 mod resync;
 mod start;
@@ -173,6 +174,7 @@ enum Timer {
     Allotted(ServiceName, u32),
     Interest(ServiceName, NodeId),
     SendingOn(ServiceName, NodeId),
+    Refusals,
     Subnet,
     /// By where it begins.
     Return(Ip),
@@ -192,6 +194,7 @@ pub struct Answerer {
     residents: isolation::Residents,
     /// The jobs that each node is interested in.
     interested: interest::Interested,
+    refusals: refusal::Refusals,
     absent: BTreeMap<Key, absence::Absent>,
     fetches: BTreeMap<Key, Fetch>,
     resync: resync::Resync,
@@ -236,6 +239,7 @@ impl Answerer {
             forgotten_revision: 0,
             residents: isolation::Residents::default(),
             interested: interest::Interested::default(),
+            refusals: refusal::Refusals::default(),
             absent: BTreeMap::new(),
             fetches: BTreeMap::new(),
             resync: resync::Resync::default(),
@@ -322,7 +326,7 @@ impl Answerer {
             }
             self.interest(&name, node, &key, request, now);
             if self.root_lost || self.is_usable(&name, &key, now) {
-                self.answer(&name, node, request);
+                self.answer(&name, node, request, now);
                 return;
             }
             // Known, but of no use: the root may know more (thesis 3.6.6, exception 1).
@@ -563,6 +567,7 @@ impl Answerer {
                 Timer::Allotted(job, number) => self.allotment_due(job, number, now),
                 Timer::Interest(job, node) => self.interest_due(&job, &node, now),
                 Timer::SendingOn(job, node) => self.end_sending_on(&job, &node),
+                Timer::Refusals => self.refusals_due(now),
                 Timer::Subnet => self.subnet_due(now),
                 Timer::Return(network) => self.send_return(network, now),
                 Timer::Register => self.register_due(now),

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Nodes that are remembered for each key. Others find out when they ask again.
 const TOLD_MAX: usize = 64;
 /// A node asks again before it has believed it for longer.
-const BELIEVED_MAX: Duration = asker::ABSENT_MAX;
+pub(super) const BELIEVED_MAX: Duration = asker::ABSENT_MAX;
 
 #[derive(Clone, Debug)]
 pub(super) struct Absent {
@@ -102,12 +102,19 @@ impl Answerer {
     /// Answers once more those who believe that the keys mean nothing, as far as the job is their business.
     pub(super) fn tell_ended(&mut self, name: &ServiceName, ended: Ended, now: Duration) {
         for (key, told) in ended {
-            let key = key.to_string();
             for (node, _) in told.into_iter().filter(|(_, at)| now < *at + BELIEVED_MAX) {
-                if let Some(body) = self.body(name, &node, &key) {
-                    self.publish(&node, Verb::TableQueryResult, body);
-                }
+                self.answer_again(name, &node, &key);
             }
         }
+    }
+
+    /// Answers a question that was answered before with nothing; false if the job is none of the node's business.
+    pub(super) fn answer_again(&mut self, name: &ServiceName, node: &NodeId, key: &Key) -> bool {
+        let body = self.body(name, node, &key.to_string());
+        let may_know = body.is_some();
+        if let Some(body) = body {
+            self.publish(node, Verb::TableQueryResult, body);
+        }
+        may_know
     }
 }

@@ -84,7 +84,7 @@ impl Answerer {
                 .get(&key)
                 .is_some_and(|fetch| fetch.attempts > 1);
             if status != 400 || repeated {
-                self.tell_waiting(&key);
+                self.tell_waiting(&key, now);
             }
             self.repeat_later(Asked::Job(key), now);
             return;
@@ -301,7 +301,7 @@ impl Answerer {
                     return;
                 }
                 self.interest(name, &node, &key, &request, now);
-                self.answer(name, &node, &request);
+                self.answer(name, &node, &request, now);
             }
             Waiter::Caller { node, request } => self.handle_request(&node, &request, now),
             Waiter::Deployment(ticket) => {
@@ -318,7 +318,7 @@ impl Answerer {
     }
 
     /// The nodes that wait for `key` hear, once each, that it cannot be asked now. They go on waiting.
-    pub(super) fn tell_waiting(&mut self, key: &Key) {
+    pub(super) fn tell_waiting(&mut self, key: &Key, now: Duration) {
         let Some(fetch) = self.fetches.get_mut(key) else {
             return;
         };
@@ -328,7 +328,7 @@ impl Answerer {
             match waiter {
                 Waiter::Node { node, request } => {
                     match Key::parse(request.key()).and_then(|key| self.name_of(&key)) {
-                        Some(name) => self.answer(&name, &node, &request),
+                        Some(name) => self.answer(&name, &node, &request, now),
                         None => self.answer_unavailable(&node, &request),
                     }
                 }

@@ -122,7 +122,8 @@ impl Answerer {
         }
     }
 
-    /// Forgets a job that no node asks for and that does not run here (thesis 3.6.6: the two conditions of renewal).
+    /// Forgets a job that no node asks for and that does not run here (thesis 3.6.6: the two conditions of renewal), unless
+    /// it was just refused to one.
     pub(super) fn drop_unused(&mut self, name: &ServiceName) {
         let cluster_id = &self.settings.cluster_id;
         let unused = self.jobs.get(name).is_some_and(|known| {
@@ -130,6 +131,7 @@ impl Answerer {
                 && known.placements.is_empty()
                 && !known.scheduled
                 && !known.tenancy.owes()
+                && !self.refusals.contains(name)
                 && !known
                     .job
                     .instance_list
@@ -167,6 +169,7 @@ impl Answerer {
             self.timers.cancel(&Timer::SendingOn(name.clone(), node));
         }
         self.owing.remove(name);
+        self.refusals.forget(name);
         self.dirty.job(name);
         self.note_residents(name);
     }

@@ -40,7 +40,7 @@ pub struct Settings {
     pub register_every: Duration,
     /// Whether a node is told only what its instances may know; what is merely observed is observed by the gateways.
     pub isolation: Isolation,
-    /// Absent keys that are remembered, and keys that are asked at a time: a scan must not fill the memory.
+    /// Absent keys that are remembered, refused ones, and keys that are asked at a time: a scan must not fill the memory.
     pub keys_max: usize,
 }
 

@@ -175,12 +175,15 @@ impl Answerer {
             .collect()
     }
 
-    /// Where the nodes stand that have instances of a job whose rules are about to change.
+    /// Where the nodes stand for which it matters that a job's rules are about to change: they have instances of it, or were
+    /// refused it.
     pub(super) fn standings_beside(&self, job: &ServiceName) -> Standings {
-        self.standings(self.residents.known.nodes(job))
+        let mut nodes = self.residents.known.nodes(job);
+        nodes.extend(self.refusals.nodes(job).cloned());
+        self.standings(nodes)
     }
 
-    /// Tells nodes what has changed for them since `before`.
+    /// Tells nodes what has changed for them since `before`, also of what they asked for and were refused.
     pub(super) fn tell_standings(&mut self, before: Standings) {
         for (node, before) in before {
             for (name, before) in before {
@@ -192,6 +195,7 @@ impl Answerer {
                     self.push_to(&name, &node);
                 }
             }
+            self.tell_refused(&node);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::message::{
     UpdatesAvailable, Verb, write,
 };
 use crate::names::ServiceName;
+use std::time::Duration;
 
 impl Answerer {
     /// Something of the job that shows in an answer may have changed: counts it, writes it, and tells everybody.
@@ -37,6 +38,7 @@ impl Answerer {
         name: &ServiceName,
         node: &NodeId,
         request: &TableQueryRequest,
+        now: Duration,
     ) {
         let Some(known) = self.jobs.get(name) else {
             return;
@@ -47,10 +49,7 @@ impl Answerer {
                     self.publish(node, Verb::TableQueryResult, body);
                 }
             }
-            Standing::Nothing => {
-                self.interest_lost(name, node);
-                self.answer_absent(node, request);
-            }
+            Standing::Nothing => self.refuse(name, node, request, now),
             Standing::Unsaid => self.answer_unavailable(node, request),
         }
     }

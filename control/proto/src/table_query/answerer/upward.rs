@@ -83,7 +83,7 @@ impl Answerer {
         };
         self.resynced(&asked);
         if let Asked::Job(key) = &asked {
-            self.tell_waiting(key);
+            self.tell_waiting(key, now);
         }
         self.repeat_later(asked, now);
     }
@@ -212,7 +212,7 @@ impl Answerer {
             }
             let keys: Vec<Key> = self.fetches.keys().cloned().collect();
             for key in keys {
-                self.tell_waiting(&key);
+                self.tell_waiting(&key, now);
             }
         }
     }

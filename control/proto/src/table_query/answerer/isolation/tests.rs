@@ -1,5 +1,7 @@
 //! What nodes are told of services of other namespaces, and what they are told when that changes.
 
+mod refusals;
+
 use super::*;
 use crate::isolation::Rule;
 use crate::message::{
@@ -32,10 +34,15 @@ fn rule(from: &str, to: &str) -> Rule {
     }
 }
 
-/// A cluster manager with a root that knows three services of two tenants, each with one instance.
+/// A cluster manager with a root that knows three services of two tenants.
 struct Site {
     answerer: Answerer,
     rules: Vec<Rule>,
+    /// Of each service.
+    instances: u8,
+    /// The bank's cluster.
+    bank_at: &'static str,
+    now: Duration,
 }
 
 impl Site {
@@ -44,26 +51,31 @@ impl Site {
             isolation,
             ..Settings::new("c1", "192.0.2.1", 10110, 1)
         };
+        Self::of(Answerer::new(settings, 1, NOW), rules.to_vec())
+    }
+
+    const fn of(answerer: Answerer, rules: Vec<Rule>) -> Self {
         Self {
-            answerer: Answerer::new(settings, 1, NOW),
-            rules: rules.to_vec(),
+            answerer,
+            rules,
+            instances: 1,
+            bank_at: "c1",
+            now: NOW,
         }
     }
 
     fn job(&self, job: &str) -> Vec<u8> {
         let at = [SHOP, CART, BANK].iter().position(|it| *it == job).unwrap();
         let last = u8::try_from(at + 1).unwrap();
+        let at = if job == BANK { self.bank_at } else { "c1" };
         let rules = self.rules.iter().filter(|rule| rule.to.matches(&name(job)));
         write(&Job {
             id: format!("{last:024}"),
             job_name: name(job),
             service_ip_list: Vec::new(),
-            instance_list: vec![InstanceEntry {
-                cluster_id: Some("c1".to_owned()),
-                instance_ip: Some(Ip::v4([10, 30, 0, last])),
-                epoch: 1,
-                ..InstanceEntry::default()
-            }],
+            instance_list: (0..self.instances)
+                .map(|number| entry(at, last, number))
+                .collect(),
             revision: 0,
             rules: rules.cloned().collect(),
             attached: Vec::new(),
@@ -125,12 +137,14 @@ impl Site {
             _ => b"{}".to_vec(),
         };
         let reply = Some((200, body.as_slice()));
-        self.answerer.handle_root_reply(request.id, reply, NOW);
+        self.answerer.handle_root_reply(request.id, reply, self.now);
     }
 
     fn deployed(&mut self, job: &str, runs: bool) -> Vec<TableQueryResult> {
         if runs {
-            let handled = self.answerer.handle_deployed(&node(), &deployed(job), NOW);
+            let handled = self
+                .answerer
+                .handle_deployed(&node(), &deployed(job), self.now);
             handled.unwrap();
         } else {
             let undeployed = Undeployed {
@@ -138,7 +152,9 @@ impl Site {
                 instance_number: 0,
                 epoch: 0,
             };
-            let handled = self.answerer.handle_undeployed(&node(), &undeployed, NOW);
+            let handled = self
+                .answerer
+                .handle_undeployed(&node(), &undeployed, self.now);
             handled.unwrap();
         }
         self.told()
@@ -147,7 +163,7 @@ impl Site {
     /// The one answer to a question.
     fn asked(&mut self, key: &str) -> TableQueryResult {
         let request = Key::parse(key).unwrap().request(Some(180));
-        self.answerer.handle_request(&node(), &request, NOW);
+        self.answerer.handle_request(&node(), &request, self.now);
         let told = self.told();
         let [answer] = told.as_slice() else {
             panic!("{told:?}")
@@ -164,12 +180,23 @@ impl Site {
             instance_number: -1,
             kind: UpdateKind::Deployment,
         };
-        self.answerer.handle_job_update(&update, NOW);
+        self.answerer.handle_job_update(&update, self.now);
         self.told()
     }
 
     fn is_interested(&self, job: &str) -> bool {
         self.answerer.interested(&name(job)).any(|it| *it == node())
+    }
+}
+
+/// The root's row of an instance of the service whose InstanceIPs end so.
+fn entry(cluster: &str, last: u8, number: u8) -> InstanceEntry {
+    InstanceEntry {
+        instance_number: number.into(),
+        cluster_id: Some(cluster.to_owned()),
+        instance_ip: Some(Ip::v4([10, 30, number, last])),
+        epoch: 1,
+        ..InstanceEntry::default()
     }
 }
 
@@ -325,10 +352,8 @@ fn what_moved_away_is_business_of_the_node_until_it_sends_nothing_on() {
     let handled = site.answerer.handle_undeployed(&node(), &ends, NOW);
     handled.unwrap();
     assert_eq!(site.told(), []);
-    let mut restarted = Site {
-        answerer: restarted(&mut site.answerer, "shop").swap_remove(0),
-        rules: Vec::new(),
-    };
+    let restarted = restarted(&mut site.answerer, "shop").swap_remove(0);
+    let mut restarted = Site::of(restarted, Vec::new());
     for site in [&mut site, &mut restarted] {
         site.answerer.handle_timeout(NOW + SENT_ON_MAX);
         site.told();
@@ -374,8 +399,7 @@ fn a_restart_tells_a_node_of_several_tenants_nothing_new() {
         site.deployed(SHOP, true);
         site.asked(CART);
         for answerer in restarted(&mut site.answerer, tenant) {
-            let rules = Vec::new();
-            let mut site = Site { answerer, rules };
+            let mut site = Site::of(answerer, Vec::new());
             assert_eq!(site.waiting().0, [], "{tenant}");
             assert!(site.is_interested(CART), "{tenant}");
         }
