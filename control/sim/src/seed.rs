@@ -13,9 +13,9 @@ use std::time::Duration;
 const TROUBLE: Duration = Duration::from_secs(60);
 /// After healing, a route to what has ended is older than this nowhere.
 const REVOKED: Duration = Duration::from_secs(1);
-/// What is newly allowed has begun by then: that it does not exist was believed for 8 s at most, and a question a second
-/// before is answered.
-const ALLOWED: Duration = Duration::from_secs(12);
+/// What is newly allowed has begun by then, and was answered in the last three seconds: a flow tries once a second, and the
+/// first try after the rule tells of it anew. That it does not exist would have been believed for 8 s.
+const ALLOWED: Duration = Duration::from_secs(5);
 /// What a slow party takes for everything.
 const SLOW: Duration = Duration::from_secs(10);
 /// A node from which nothing came for so long gets no new flow.
