@@ -116,6 +116,11 @@ enum Waiter {
     },
     Deployment(u64),
     Instance(NodeId, String),
+    /// An instance of the job has ended on the node.
+    Ended {
+        node: NodeId,
+        undeployed: Undeployed,
+    },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -333,7 +338,7 @@ impl Answerer {
             self.fetch(Key::Name(name), Some(self.waiter(node, request)), now);
         } else if self.is_absent(&key, now) {
             self.tell_absent(node, request, now);
-        } else if self.fetches.len() < self.settings.keys_max || self.fetches.contains_key(&key) {
+        } else if self.may_fetch(&key) {
             self.fetch(key.clone(), Some(self.waiter(node, request)), now);
             self.answer_while_lost(&key, node, request);
         } else {
@@ -390,14 +395,46 @@ impl Answerer {
         now: Duration,
     ) -> Result<(), PublishError> {
         let name = ServiceName::parse(&undeployed.appname)?;
-        let number = undeployed.instance_number;
-        let Some(known) = self.jobs.get_mut(&name) else {
-            self.unsay(&(name, number), node);
+        if self.jobs.contains_key(&name) {
+            self.undeploy(&name, node, undeployed, now);
             return Ok(());
+        }
+        self.unsay(&(name.clone(), undeployed.instance_number), node);
+        self.undeploy_unknown(name, node, undeployed.clone(), now);
+        Ok(())
+    }
+
+    /// An instance of a job that is not known is gone from the node. A store that was lost knew where it ran; the root may know
+    /// it still.
+    fn undeploy_unknown(
+        &mut self,
+        name: ServiceName,
+        node: &NodeId,
+        undeployed: Undeployed,
+        now: Duration,
+    ) {
+        let key = Key::Name(name);
+        if self.may_fetch(&key) {
+            let node = node.clone();
+            self.fetch(key, Some(Waiter::Ended { node, undeployed }), now);
+        }
+    }
+
+    /// An instance of a job that is known is gone from the node.
+    fn undeploy(
+        &mut self,
+        name: &ServiceName,
+        node: &NodeId,
+        undeployed: &Undeployed,
+        now: Duration,
+    ) {
+        let number = undeployed.instance_number;
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
         };
         if known.left.end(number, node) {
-            self.begin_sending_on(&name, number, node, now);
-            return Ok(());
+            self.begin_sending_on(name, number, node, now);
+            return;
         }
         let mine = known.placements.get(&number).is_some_and(|placement| {
             placement.node == *node
@@ -411,13 +448,14 @@ impl Answerer {
             && epoch != 0
             && allotted.is_some_and(|allotted| allotted <= epoch)
         {
-            self.end_allotted(&name, number, epoch, now);
-            return Ok(());
+            self.end_allotted(name, number, epoch, now);
+            return;
         }
         if mine {
-            self.end_placement(&name, number, now);
+            self.end_placement(name, number, now);
+        } else if let Some(former) = known.only_root_places(number, node, epoch) {
+            self.unplace(name, number, former, now);
         }
-        Ok(())
     }
 
     /// An instance that was allotted to a node of ours will never run there.
@@ -441,22 +479,29 @@ impl Answerer {
         let Some(placement) = known.placements.remove(&number) else {
             return;
         };
-        let report = if known.attached.remove(&number).is_some() {
+        if known.attached.remove(&number).is_some() {
             let epoch = placement.epoch;
             known.removed.insert(number, (epoch, after));
-            Report::Removed { epoch }
+            self.changed(name, UpdateKind::Undeployment);
+            self.report(name.clone(), number, Report::Removed { epoch }, now);
         } else {
-            // The orchestrator may start it again, here or elsewhere, with the same InstanceIP.
+            self.unplace(name, number, placement.status, now);
+        }
+    }
+
+    /// An instance that an orchestrator scheduled ended; it may start it again, here or elsewhere, with the same InstanceIP.
+    fn unplace(&mut self, name: &ServiceName, number: u32, former: InstanceStatus, now: Duration) {
+        if let Some(known) = self.jobs.get_mut(name) {
             known.unplace(number);
-            Report::Placed(InstanceStatus {
-                namespace_ip: None,
-                namespace_ip_v6: None,
-                worker_id: None,
-                ..placement.status
-            })
+        }
+        let status = InstanceStatus {
+            namespace_ip: None,
+            namespace_ip_v6: None,
+            worker_id: None,
+            ..former
         };
         self.changed(name, UpdateKind::Undeployment);
-        self.report(name.clone(), number, report, now);
+        self.report(name.clone(), number, Report::Placed(status), now);
     }
 
     /// The node has another address. Legacy nodes name only the application here, so it counts for all their instances.
@@ -638,6 +683,11 @@ impl Answerer {
             .get(&number)
             .map_or(0, |placement| placement.epoch);
         epoch != 0 && epoch < removed.max(placed).max(known.epoch_of(number))
+    }
+
+    /// Whether the key is being fetched, or one more may be: nodes name what they like.
+    fn may_fetch(&self, key: &Key) -> bool {
+        self.fetches.len() < self.settings.keys_max || self.fetches.contains_key(key)
     }
 
     fn waiter(&self, node: &NodeId, request: &TableQueryRequest) -> Waiter {

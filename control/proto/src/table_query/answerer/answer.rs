@@ -3,7 +3,7 @@
 use super::isolation::Standing;
 use super::{Answerer, Known, Placement, Settings};
 use crate::message::{
-    InstanceEntry, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
+    InstanceEntry, InstanceStatus, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
 };
 use crate::table_query::Key;
 use crate::table_query::backoff::Random;
@@ -45,6 +45,29 @@ impl Known {
     pub(super) fn entry(&self, number: u32) -> Option<&InstanceEntry> {
         let mut entries = self.job.instance_list.iter();
         entries.find(|entry| entry.instance_number == number)
+    }
+
+    /// Where the root says that an instance runs, if that is on the node and no node of ours says anything: a store that knew
+    /// more was lost. `epoch` is the node's word, 0 when it cannot say.
+    pub(super) fn only_root_places(
+        &self,
+        number: u32,
+        node: &NodeId,
+        epoch: u64,
+    ) -> Option<InstanceStatus> {
+        let entry = self.entry(number)?;
+        let is_meant = epoch == 0 || entry.epoch == epoch;
+        let is_here = entry.worker_id.as_deref() == Some(node.as_str());
+        let is_said = self.is_removed(entry) || self.placements.contains_key(&number);
+        (is_meant && is_here && entry.is_placed() && !is_said).then(|| InstanceStatus {
+            instance_number: number,
+            namespace_ip: entry.namespace_ip,
+            namespace_ip_v6: entry.namespace_ip_v6,
+            host_ip: entry.host_ip,
+            host_port: entry.host_port.unwrap_or_default(),
+            worker_id: entry.worker_id.clone(),
+            epoch: entry.epoch,
+        })
     }
 
     /// Forgets the root's older word about where an instance runs; what nodes say is kept apart.

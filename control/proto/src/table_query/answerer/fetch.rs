@@ -25,6 +25,8 @@ impl Answerer {
             {
                 self.answer_unavailable(&node, &request);
             }
+            // It says so again.
+            Some(Waiter::Ended { .. }) if fetch.waiters.len() >= self.settings.keys_max => {}
             waiter => fetch.waiters.extend(waiter),
         }
         if is_new {
@@ -277,6 +279,7 @@ impl Answerer {
                     ticket,
                     stored: false,
                 }),
+                Waiter::Ended { .. } => {}
                 Waiter::Instance(node, request_id) => {
                     let request = (node, request_id);
                     if let Some(ask) = self.instances.remove(&request) {
@@ -314,6 +317,7 @@ impl Answerer {
                 });
             }
             Waiter::Instance(node, request) => self.ask_instance(&(node, request)),
+            Waiter::Ended { node, undeployed } => self.undeploy(name, &node, &undeployed, now),
         }
     }
 
@@ -333,7 +337,7 @@ impl Answerer {
                     }
                 }
                 Waiter::Caller { node, request } => self.answer_unavailable(&node, &request),
-                Waiter::Deployment(_) | Waiter::Instance(..) => {}
+                Waiter::Deployment(_) | Waiter::Instance(..) | Waiter::Ended { .. } => {}
             }
         }
     }

@@ -2,7 +2,7 @@
 //! there has ended, and it hears which NsIPs that had: only the node can let them rest.
 
 use super::{Answerer, Report};
-use crate::message::{NodeId, SubnetGrant, SubnetResult, Verb, text, write};
+use crate::message::{NodeId, SubnetGrant, SubnetResult, Undeployed, Verb, text, write};
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
 use sluice_wire::{Ip, NsIp};
@@ -105,12 +105,19 @@ impl Answerer {
                     && status.worker_id.as_deref() == Some(node.as_str())
                 {
                     held.extend(status.ns_ips().iter().map(NsIp::ip));
-                    said.push(key.clone());
+                    said.push((key.clone(), status.epoch));
                 }
             }
         }
-        for key in said {
+        for (key, epoch) in said {
             self.unsay(&key, node);
+            let (name, number) = key;
+            let undeployed = Undeployed {
+                appname: name.to_string(),
+                instance_number: number,
+                epoch,
+            };
+            self.undeploy_unknown(name, node, undeployed, now);
         }
         held
     }

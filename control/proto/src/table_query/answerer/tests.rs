@@ -3,6 +3,7 @@
 mod absence;
 mod forgotten;
 mod leave;
+mod lost_store;
 mod migration;
 mod resync;
 mod start;
