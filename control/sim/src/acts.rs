@@ -85,6 +85,9 @@ impl World {
         else {
             return;
         };
+        if self.nodes[node].leaving.is_some() {
+            return;
+        }
         self.note(format!("attach {job} at node{node}"));
         self.nodes[node].attach(&job, self.now);
     }
@@ -107,6 +110,9 @@ impl World {
         else {
             return;
         };
+        if self.nodes[node].leaving.is_some() {
+            return;
+        }
         let known = self.root.root.job(&Key::Name(job.clone()));
         let service_ip = known.and_then(|job| job.service_ip_list.first()?.address);
         let instance_ip = known.and_then(|job| job.instance_list.last()?.instance_ip_v6);

@@ -137,7 +137,9 @@ impl World {
         if !node.connected {
             return;
         }
+        let leaves = node.leaving.is_some();
         let (begun, said) = node.receive(&topic, payload, now);
+        let has_left = leaves && node.leaving.is_none();
         let local = begun
             .as_ref()
             .and_then(|(job, number, _)| node.locals.get(&(job.clone(), *number)));
@@ -159,6 +161,9 @@ impl World {
         }
         for message in said {
             self.send(index, message);
+        }
+        if has_left {
+            self.join_anew(index);
         }
         // A gateway has done all that a message means before it looks at the next one.
         self.drain_node(index);

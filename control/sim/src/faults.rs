@@ -44,6 +44,9 @@ impl World {
     }
 
     pub fn restart_node(&mut self, index: usize) {
+        if self.nodes[index].leaving.is_some() {
+            return;
+        }
         self.connect(index, false);
         self.network.reset(Party::Node(index));
         self.nodes[index].up = true;
@@ -58,19 +61,20 @@ impl World {
         self.connect(index, !self.cut_off(index));
     }
 
-    /// A gateway that was stopped starts with an empty state directory: to itself, and soon to everybody, its instances are
-    /// gone.
+    /// A gateway that was stopped starts with an empty state directory.
     pub fn start_node_empty(&mut self, index: usize) {
         self.note(format!("node{index} starts with an empty state directory"));
-        let seed = self.random.random();
-        let now = self.now;
-        let gone = self.nodes[index].wipe(seed, now);
-        for identity in &gone {
-            self.truth.living.remove(identity);
-        }
+        self.forget_state(index);
         self.nodes[index].up = true;
-        self.drain();
         self.connect(index, !self.cut_off(index));
+    }
+
+    /// A gateway is killed, and starts with an empty state directory.
+    pub fn wipe_node(&mut self, index: usize) {
+        if self.nodes[index].leaving.is_none() {
+            self.stop_node(index);
+            self.start_node_empty(index);
+        }
     }
 
     pub fn stop_cluster(&mut self, index: usize) {
@@ -98,6 +102,14 @@ impl World {
         let seed = self.random.random();
         self.clusters[index].wipe(seed, self.now);
         self.connect_nodes_of(index);
+    }
+
+    /// A cluster manager is killed, and starts with an empty store.
+    pub fn wipe_cluster(&mut self, index: usize) {
+        if self.clusters[index].up {
+            self.stop_cluster(index);
+        }
+        self.start_cluster_empty(index);
     }
 
     /// The broker of a cluster, as a process of its own, is killed; the cluster manager goes on.
@@ -263,7 +275,7 @@ impl World {
 
     pub(crate) fn cut_off(&self, node: usize) -> bool {
         let cluster = self.nodes[node].cluster;
-        !self.nodes[node].up
+        !(self.nodes[node].up || self.nodes[node].leaving.is_some())
             || !self.clusters[cluster].up
             || !self.clusters[cluster].broker_up
             || self

@@ -17,6 +17,7 @@ pub mod traffic;
 pub mod planted;
 mod acts;
 mod faults;
+mod leaving;
 mod deliver;
 mod moves;
 pub mod world;

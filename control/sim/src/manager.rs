@@ -295,6 +295,11 @@ pub fn command_of(request: &RootRequest) -> Command {
             caller,
             request_id: parameter("request_id"),
         },
+        (Method::Delete, ["api", "net", "subnet", network]) => Command::SubnetReturn {
+            network: network.parse().expect("a network"),
+            grant_id: parameter("grant_id").and_then(|id| id.parse().ok()),
+            caller,
+        },
         (Method::Delete, ["api", "net", id, number]) => Command::InstanceDelete {
             id: (*id).to_owned(),
             number: number.parse().expect("a number"),

@@ -8,8 +8,8 @@ use sluice_proto::ServiceName;
 use sluice_proto::isolation::same_namespaces;
 use sluice_proto::liveness::{self, NodeAddress, Prober};
 use sluice_proto::message::{
-    Deployed, InstanceRequest, InstanceResult, NodeId, SubnetRequest, TableQueryResult, Topic,
-    Undeployed, Verb, read, write,
+    Deployed, InstanceRequest, InstanceResult, LeaveRequest, NodeId, SubnetRequest,
+    TableQueryResult, Topic, Undeployed, Verb, read, write,
 };
 use sluice_proto::table_query::asker::{Asker, Event, Mqtt, Routes, Settings};
 use sluice_proto::table_query::{Key, Row};
@@ -54,6 +54,8 @@ pub struct Node {
     /// Its gateway runs. While it does not, its kernel refuses what comes through the tunnel.
     pub up: bool,
     pub failover: Failover,
+    /// Its gateway was stopped, and its cluster is being told that it leaves.
+    pub leaving: Option<LeaveRequest>,
     pub subnet: Option<Dual<Ip>>,
     /// Names its last start without its state.
     start: u64,
@@ -99,6 +101,7 @@ impl Node {
             connected: false,
             up: true,
             failover: Failover::Reported,
+            leaving: None,
             subnet: None,
             start: seed,
             rows: BTreeMap::new(),
@@ -155,6 +158,11 @@ impl Node {
 
     /// What the node says on its own when it connects, and again while something is not settled.
     pub fn announce(&mut self, now: Duration) -> Vec<Mqtt> {
+        if let Some(leave) = &self.leaving {
+            self.repeat_at = Some(now + REPEAT);
+            let leave = self.publish(Verb::LeaveRequest, leave);
+            return self.ends().chain([leave]).collect();
+        }
         let mut said = Vec::new();
         if self.subnet.is_none() {
             let request = SubnetRequest {
@@ -166,14 +174,7 @@ impl Node {
         for ((job, number), local) in &self.locals {
             said.push(self.publish(Verb::Deployed, &self.deployed(job, *number, local)));
         }
-        for ((job, number), epoch) in &self.ended {
-            let undeployed = Undeployed {
-                appname: job.to_string(),
-                instance_number: *number,
-                epoch: *epoch,
-            };
-            said.push(self.publish(Verb::Undeployed, &undeployed));
-        }
+        said.extend(self.ends());
         for (request_id, attaching) in &self.attaching {
             let request = InstanceRequest {
                 request_id: request_id.clone(),
@@ -186,6 +187,21 @@ impl Node {
         let open = self.subnet.is_none() || !self.attaching.is_empty();
         self.repeat_at = open.then(|| now + REPEAT);
         said
+    }
+
+    /// What it says of the instances that ended.
+    fn ends(&self) -> impl Iterator<Item = Mqtt> {
+        let ended = self.ended.iter();
+        ended.map(|((job, number), epoch)| self.end_of(job, *number, *epoch))
+    }
+
+    fn end_of(&self, job: &ServiceName, number: u32, epoch: u64) -> Mqtt {
+        let undeployed = Undeployed {
+            appname: job.to_string(),
+            instance_number: number,
+            epoch,
+        };
+        self.publish(Verb::Undeployed, &undeployed)
     }
 
     fn deployed(&self, job: &ServiceName, number: u32, local: &Local) -> Deployed {
@@ -248,12 +264,7 @@ impl Node {
         };
         self.plane.publish(now);
         self.asker.handle_local(&job, number, false, now);
-        let undeployed = Undeployed {
-            appname: job.to_string(),
-            instance_number: number,
-            epoch: local.epoch,
-        };
-        let message = self.publish(Verb::Undeployed, &undeployed);
+        let message = self.end_of(&job, number, local.epoch);
         Some(((job, number, local.epoch), message))
     }
 
@@ -267,6 +278,12 @@ impl Node {
         payload: &[u8],
         now: Duration,
     ) -> (Option<Identity>, Vec<Mqtt>) {
+        let is_leave_result =
+            matches!(topic, Topic::Node { verb, .. } if *verb == Verb::LeaveResult);
+        if self.leaving.is_some() && !is_leave_result {
+            // The gateway does not run.
+            return (None, Vec::new());
+        }
         match topic {
             Topic::Updates { job } => {
                 let job: ServiceName = job.parse().expect("managers spell names well");
@@ -300,6 +317,10 @@ impl Node {
                         read("instance", payload).expect("managers write well");
                     return self.attached(&result, now);
                 }
+                Verb::LeaveResult => {
+                    let result = read("leave result", payload).expect("managers write well");
+                    self.take_leave_result(&result);
+                }
                 Verb::Subnet
                 | Verb::Deployed
                 | Verb::Undeployed
@@ -307,8 +328,7 @@ impl Node {
                 | Verb::TableQueryRequest
                 | Verb::InterestRemove
                 | Verb::InstanceRequest
-                | Verb::LeaveRequest
-                | Verb::LeaveResult => panic!("a manager sent {topic}"),
+                | Verb::LeaveRequest => panic!("a manager sent {topic}"),
             },
         }
         (None, Vec::new())

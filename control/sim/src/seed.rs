@@ -211,6 +211,22 @@ fn disturb(world: &mut World, node: usize, cluster: usize) {
     }
 }
 
+/// A node leaves, or a party begins anew without what it had on its disk; the root's is put back, because it alone knows who
+/// has which address.
+fn lose_something(world: &mut World, node: usize, cluster: usize) {
+    match world.random.random_range(0..5) {
+        0 | 1 => world.leave(node),
+        2 => world.wipe_node(node),
+        3 => world.wipe_cluster(cluster),
+        _ => {
+            let kept = world.wipe_root();
+            let noticed = world.random.random_range(0..3000);
+            world.run_for(Duration::from_millis(noticed));
+            world.bring_back_root(kept);
+        }
+    }
+}
+
 /// One random act. Weights are by repetition.
 fn act(world: &mut World) {
     let node = world.random.random_range(0..world.nodes.len());
@@ -231,7 +247,8 @@ fn act(world: &mut World) {
             world.add_rule(which, to, is_wide);
         }
         74..76 => world.revoke_rule(which),
-        76..80 => world.restart_node(node),
+        76..79 => world.restart_node(node),
+        79..80 => lose_something(world, node, cluster),
         80..84 => world.cut_node(node),
         84..88 => world.rejoin_node(node),
         88..89 => world.stop_cluster(cluster),
