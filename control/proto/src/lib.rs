@@ -16,6 +16,7 @@ pub mod descriptor;
 pub mod table_query;
 pub mod dns;
 pub mod liveness;
+pub mod connection;
 pub mod broker;
 
 pub use names::{NameError, ServiceName};

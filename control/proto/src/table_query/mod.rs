@@ -8,7 +8,7 @@ pub mod asker;
 pub mod answerer;
 pub mod root;
 pub mod notifier;
-mod backoff;
+pub(crate) mod backoff;
 pub(crate) mod timers;
 
 use crate::message::{FormerPlace, InstanceEntry, IpType, ServiceIpEntry, TableQueryRequest};
