@@ -12,6 +12,7 @@ mod store;
 mod reply;
 mod http;
 mod admin;
+pub mod mqtt;
 mod broker;
 pub mod cluster;
 pub mod root;

@@ -17,6 +17,7 @@ pub mod table_query;
 pub mod dns;
 pub mod liveness;
 pub mod connection;
+pub mod packet_ids;
 pub mod broker;
 
 pub use names::{NameError, ServiceName};

@@ -478,6 +478,11 @@ impl Check<'_> {
             cluster: self.optional_host_port("gateway.cluster", &raw.cluster)?,
             cluster_token_file: self
                 .optional_path("gateway.cluster_token_file", &raw.cluster_token_file)?,
+            broker_silence_ms: self.number(
+                "gateway.broker_silence_ms",
+                raw.broker_silence_ms,
+                200..=30_000,
+            )?,
             node_socket: self.path("gateway.node_socket", &raw.node_socket)?,
             admin_socket: self.path("gateway.admin_socket", &raw.admin_socket)?,
             state_dir: self.path("gateway.state_dir", &raw.state_dir)?,

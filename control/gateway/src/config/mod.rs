@@ -118,6 +118,8 @@ pub struct Gateway {
     /// The cluster's broker; `None` waits for `POST /register` on the node socket.
     pub cluster: Option<HostPort>,
     pub cluster_token_file: Option<PathBuf>,
+    /// A connection to the broker on which its machine acknowledges nothing for about so long is made anew; milliseconds.
+    pub broker_silence_ms: u32,
     pub node_socket: PathBuf,
     pub admin_socket: PathBuf,
     pub state_dir: PathBuf,

@@ -94,6 +94,7 @@ pub struct RawGateway {
     pub node_id: String,
     pub cluster: String,
     pub cluster_token_file: String,
+    pub broker_silence_ms: i64,
     pub node_socket: String,
     pub admin_socket: String,
     pub state_dir: String,
@@ -256,6 +257,8 @@ impl Default for RawGateway {
             node_id: String::new(),
             cluster: String::new(),
             cluster_token_file: String::new(),
+            // A revoked rule is to end flows within a second of healing; a way that loses three packets in a row is kept.
+            broker_silence_ms: 1000,
             // Oakestra's NodeEngine dials this path.
             node_socket: "/etc/netmanager/netmanager.sock".into(),
             admin_socket: "/run/sluice/gateway.sock".into(),

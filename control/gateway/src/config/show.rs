@@ -151,6 +151,7 @@ impl Rows {
             "gateway.cluster_token_file",
             gateway.cluster_token_file.as_ref(),
         );
+        self.put("gateway.broker_silence_ms", gateway.broker_silence_ms);
         self.path("gateway.node_socket", Some(&gateway.node_socket));
         self.path("gateway.admin_socket", Some(&gateway.admin_socket));
         self.path("gateway.state_dir", Some(&gateway.state_dir));

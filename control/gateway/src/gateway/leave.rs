@@ -3,13 +3,13 @@
 //! That the node leaves is on its disk before anybody is told, and until the cluster has acknowledged it: a gateway that
 //! starts in between tells it first, and then joins as a new node.
 
-use super::mqtt::{Mqtt, MqttConfig, MqttEvent};
 use super::state::{EndedState, State, StateFile};
 use super::{Error, MESSAGES_MAX, pins, wiring};
 use crate::config::{Config, HostPort};
 use crate::hardware::{self, HardwareError};
 use crate::node::{self, NodeError, NodeNet};
 use sluice_managers::clocks;
+use sluice_managers::mqtt::{Mqtt, MqttConfig, MqttEvent};
 use sluice_proto::message::{self, LeaveRequest, LeaveResult, NodeId, Topic, Undeployed, Verb};
 use std::fmt;
 use std::os::unix::net::UnixStream;
@@ -132,6 +132,7 @@ async fn tell(config: &Config, state: &State) -> Result<String, Error> {
         host: registration.host.clone(),
         port: registration.port,
         token: token.map(|token| token.secret().to_owned()),
+        silence: Duration::from_millis(config.gateway.broker_silence_ms.into()),
     };
     let subnet = registration.subnet.as_ref();
     let leave = LeaveRequest {
@@ -139,7 +140,7 @@ async fn tell(config: &Config, state: &State) -> Result<String, Error> {
         addressv6: subnet.and_then(|subnet| subnet.addressv6),
     };
     let (sender, mut events) = mpsc::channel(MESSAGES_MAX);
-    let mqtt = Mqtt::start(&broker, sender);
+    let mqtt = Mqtt::start(broker, sender);
     let deadline = Instant::now() + PATIENCE;
     let mut repeat = interval(REPEAT);
     let mut connected = false;

@@ -1,12 +1,11 @@
 //! The gateway role: the one place where control, workers, node wiring and the cluster meet.
 //!
 //! [`run`] owns the sockets and the loop; [`core`] decides; [`plane`] holds the workers; [`sluice_routes`] writes the tables;
-//! [`mqtt`] speaks to the broker; [`probes`] to other gateways; [`state`] remembers; [`mod@leave`] ends it all.
+//! [`sluice_managers::mqtt`] speaks to the broker; [`probes`] to other gateways; [`state`] remembers; [`mod@leave`] ends it all.
 
 mod core;
 mod flows;
 mod leave;
-mod mqtt;
 mod offload;
 pub(crate) mod path_mtu;
 mod pins;

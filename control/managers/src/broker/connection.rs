@@ -2,6 +2,7 @@
 
 use super::{Broker, Peer, count_published, count_refused};
 use crate::log_limit::warn_limited;
+use crate::mqtt::wire::next_packet;
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::{self, QoS, v4};
 use sluice_proto::broker::{
@@ -357,14 +358,6 @@ async fn first_packet(stream: &mut TcpStream, input: &mut BytesMut) -> Result<v4
         if stream.read_buf(input).await? == 0 {
             return Err(End::Closed);
         }
-    }
-}
-
-fn next_packet(input: &mut BytesMut, size_max: usize) -> Result<Option<v4::Packet>, End> {
-    match v4::Packet::read(input, size_max) {
-        Ok(packet) => Ok(Some(packet)),
-        Err(mqttbytes::Error::InsufficientBytes(_)) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -18,7 +18,6 @@ mod subnet_by_caller;
 mod vouched;
 
 use super::Error;
-use super::mqtt::{Mqtt, MqttEvent};
 use super::plane::Plane;
 use super::probes::{ProbeResult, Probes};
 use super::state::{LocalState, Registration, State, StateWriter};
@@ -36,6 +35,7 @@ use newcomers::Newcomers;
 use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::{ROUTES_PAUSE, WRITE_PAUSE};
+use sluice_managers::mqtt::{Mqtt, MqttEvent};
 use sluice_managers::wall_clock;
 use sluice_proto::ServiceName;
 use sluice_proto::dns::Names;

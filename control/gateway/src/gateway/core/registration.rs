@@ -3,7 +3,6 @@
 use super::Core;
 use crate::command::{Refusal, Register, Reply};
 use crate::config::LinkKind;
-use crate::gateway::mqtt::{Mqtt, MqttConfig};
 use crate::gateway::state::Registration;
 use crate::gateway::{self, Error};
 use crate::hardware;
@@ -12,6 +11,7 @@ use crate::node::thread::Node;
 use crate::node::{self, NodeError, NodeNet, hops};
 use sluice_hw_profiles::Link;
 use sluice_managers::clocks;
+use sluice_managers::mqtt::{Mqtt, MqttConfig};
 use sluice_proto::ServiceName;
 use sluice_proto::message::{NodeId, SubnetRequest, SubnetResult, Verb};
 use sluice_wire::{Dual, Ip, Subnet};
@@ -108,8 +108,9 @@ impl Core {
             host: registration.host.clone(),
             port: registration.port,
             token: self.token.clone(),
+            silence: Duration::from_millis(self.config.gateway.broker_silence_ms.into()),
         };
-        self.mqtt = Some(Mqtt::start(&broker, self.mqtt_events.clone()));
+        self.mqtt = Some(Mqtt::start(broker, self.mqtt_events.clone()));
     }
 
     /// The address that other nodes reach us at: configured, or the source of packets towards the cluster. A cluster on
