@@ -22,6 +22,7 @@ use crate::message::{Revision, TableQueryResult, UpdateKind, UpdatesAvailable};
 use crate::names::{NameError, ServiceName};
 use absences::{Absences, kind};
 use sluice_wire::{InstanceIp, Ip, ServiceIp};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How long an idle job waits for proof that the managers answer before it is forgotten.
 const PROBE: Duration = Duration::from_secs(2);
 /// Refreshes after a reconnect are spread over so much time for each job, within these bounds: a gateway with thousands
-/// of jobs is to be a part of its manager's load, not most of it.
+/// of jobs is to be a part of its manager's load, not most of it. Jobs that a rule opens come one after the other in this
+/// distance.
 const REFRESH_SPREAD_EACH: Duration = Duration::from_micros(400);
 const REFRESH_SPREAD_MIN: Duration = Duration::from_secs(1);
 const REFRESH_SPREAD_MAX: Duration = Duration::from_secs(4);
@@ -333,7 +335,8 @@ impl Asker {
     }
 
     /// The connection to the broker came up or was lost. After it comes up every job is subscribed and asked again, one
-    /// after the other: a session may have ended, and changes may have passed by.
+    /// after the other: a session may have ended, and changes may have passed by. Those that a rule opens to others come
+    /// first: the rule may have been revoked meanwhile, and flows must not go on by it.
     pub fn handle_connection(&mut self, up: bool, now: Duration) {
         self.connected = up;
         if !up {
@@ -343,11 +346,23 @@ impl Asker {
         let spread = REFRESH_SPREAD_EACH
             .saturating_mul(jobs)
             .clamp(REFRESH_SPREAD_MIN, REFRESH_SPREAD_MAX);
+        let mut opened = Vec::new();
         for job in self.jobs.values_mut() {
             job.subscribed = false;
+            if !job.rules.is_empty() {
+                opened.push((job.used_at, job.name.clone()));
+                continue;
+            }
             let wait = self.random.part_of(spread);
             self.timers
                 .set(Timer::Refresh(job.name.clone()), now + wait);
+        }
+        // What flows use before what nobody uses.
+        opened.sort_by_key(|(used_at, _)| Reverse(*used_at));
+        let mut at = now;
+        for (_, job) in opened {
+            self.timers.set(Timer::Refresh(job), at);
+            at += REFRESH_SPREAD_EACH;
         }
         let keys: Vec<_> = self.queries.keys().cloned().collect();
         for key in keys {

@@ -9,11 +9,17 @@ use std::time::Duration;
 /// Jobs that are asked again at a time. However many there are, the root has time for new questions between them.
 const AT_ONCE: usize = 32;
 
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Turn {
+    Opened,
+    Other,
+}
+
 /// Jobs that the root may know differently by now.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resync {
-    /// Their turn comes.
-    waiting: BTreeSet<ServiceName>,
+    /// Their turn comes: first of those that a rule opens, because it may have been revoked and flows go on by it.
+    waiting: BTreeSet<(Turn, ServiceName)>,
     /// Their question is on its way.
     asked: BTreeSet<ServiceName>,
 }
@@ -21,20 +27,29 @@ pub(super) struct Resync {
 impl Answerer {
     /// All jobs are asked again.
     pub(super) fn resync_all(&mut self, now: Duration) {
-        self.resync.waiting = self.jobs.keys().cloned().collect();
+        let jobs = self.jobs.keys().cloned();
+        self.resync.waiting = jobs.map(|job| (self.turn(&job), job)).collect();
         self.go_on_resyncing(now);
     }
 
     /// The job is asked again when it is its turn: at the next reply or timeout.
     pub(super) fn resync(&mut self, job: ServiceName) {
-        self.resync.waiting.insert(job);
+        self.resync.waiting.insert((self.turn(&job), job));
+    }
+
+    fn turn(&self, job: &ServiceName) -> Turn {
+        let known = self.jobs.get(job);
+        match known.is_some_and(|known| !known.job.rules.is_empty()) {
+            true => Turn::Opened,
+            false => Turn::Other,
+        }
     }
 
     /// Asks as many as may be on their way. A root that is away is not asked: all are, when it is back.
     pub(super) fn go_on_resyncing(&mut self, now: Duration) {
         while !self.root_lost
             && self.resync.asked.len() < AT_ONCE
-            && let Some(job) = self.resync.waiting.pop_first()
+            && let Some((_, job)) = self.resync.waiting.pop_first()
         {
             if self.jobs.contains_key(&job) {
                 self.resync.asked.insert(job.clone());

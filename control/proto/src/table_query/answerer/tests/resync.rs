@@ -1,10 +1,12 @@
 //! Many jobs asked again: some at a time, each once, and no loss of the root is made of it.
 
 use super::*;
+use crate::isolation::Rule;
 use std::collections::BTreeSet;
 
 const JOBS: u16 = 1000;
 
+/// Every hundredth is open to another tenant.
 fn named(number: u16) -> Vec<u8> {
     let mut job: Job = serde_json::from_slice(&job(Vec::new())).unwrap();
     job.job_name = format!("a.b.s{number}.d").parse().unwrap();
@@ -12,7 +14,15 @@ fn named(number: u16) -> Vec<u8> {
     let v4 = Ip::v4([10, 30, high, low]);
     let v6 = ip("fdff:2000::").offset(number.into());
     job.service_ip_list = vec![ServiceIpEntry::new(IpType::RoundRobin, Dual::both(v4, v6))];
+    job.rules = Vec::from_iter(is_opened(number).then(|| Rule {
+        from: "shop.acme.*.prod".parse().unwrap(),
+        to: "a.b.*.d".parse().unwrap(),
+    }));
     write(&job)
+}
+
+const fn is_opened(number: u16) -> bool {
+    number.is_multiple_of(100)
 }
 
 fn number_of(request: &RootRequest) -> u16 {
@@ -66,6 +76,11 @@ fn a_root_that_started_anew_is_asked_for_every_job_once_some_at_a_time() {
     answerer.handle_root_restarted(s(1));
     let order = answered(&mut answerer, s(1));
     assert_eq!(order.len(), usize::from(JOBS));
+    let (opened, others) = order.split_at(10);
+    assert!(
+        opened.iter().all(|number| is_opened(*number)),
+        "a rule may have been revoked: {opened:?} before {others:?}"
+    );
     assert_eq!(BTreeSet::from_iter(order), all());
 }
 
