@@ -27,8 +27,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// How long a cluster may take to accept a connection.
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
+/// How long a cluster may take to accept a connection; as long as a notice waits for a lost one after a way's healing.
+const CONNECT_WAIT: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Error)]
 pub enum RootError {

@@ -10,11 +10,11 @@ use crate::names::ServiceName;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// One small message per cluster that is away. What waits for it may be the end of an instance, which must be known
-/// within a second of its return.
+/// One small message per cluster that is away, beside the half a second that an attempt may take. What waits for it may be
+/// the end of an instance or of a rule, which must be known within a second of its return.
 const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(250),
-    max: Duration::from_millis(750),
+    first: Duration::from_millis(100),
+    max: Duration::from_millis(250),
 };
 
 /// POST `/api/net/job/update` to a cluster.
