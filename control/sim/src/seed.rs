@@ -13,6 +13,9 @@ use std::time::Duration;
 const TROUBLE: Duration = Duration::from_secs(60);
 /// After healing, a route to what has ended is older than this nowhere.
 const REVOKED: Duration = Duration::from_secs(1);
+/// The same for what a revoked rule allowed. Of the second that a way's healing takes, half is for connections to be there
+/// again, which here are at once.
+const RULED: Duration = Duration::from_millis(500);
 /// What is newly allowed has begun by then, and was answered in the last three seconds: a flow tries once a second, and the
 /// first try after the rule tells of it anew. That it does not exist would have been believed for 8 s.
 const ALLOWED: Duration = Duration::from_secs(5);
@@ -86,9 +89,10 @@ fn live(world: &mut World) {
     leave_a_change_half_told(world);
     world.heal(Duration::from_millis(1));
     let healed = world.now;
+    world.run_until(healed + RULED);
+    world.truth.rules.have_reached_all();
     world.run_until(healed + REVOKED);
     check::every_route_is_true(world);
-    world.truth.rules.have_reached_all();
     world.run_until(healed + EQUAL);
     check::nobody_is_suspected(world);
     check::gateways_agree_with_their_clusters(world);
