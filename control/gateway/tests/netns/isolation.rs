@@ -5,6 +5,7 @@
 //!          bank: teller ──┘
 //! ```
 
+mod healed;
 mod newcomer;
 mod wide;
 

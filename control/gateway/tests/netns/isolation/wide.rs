@@ -16,16 +16,16 @@ use std::io::{self, ErrorKind};
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
-const FROM: &str = "*.sluice.*.prod";
-const TO: &str = "*.money.*.*";
+pub(super) const FROM: &str = "*.sluice.*.prod";
+pub(super) const TO: &str = "*.money.*.*";
 /// From a revocation, or from healing, until everything is cut.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// A datagram that was on its way when its flow ended is lost.
 const DATAGRAM_WAIT: Duration = Duration::from_millis(100);
 
 /// Somebody who goes on asking somebody of the bank.
-struct Talk {
-    name: String,
+pub(super) struct Talk {
+    pub(super) name: String,
     over: Over,
 }
 
@@ -53,7 +53,7 @@ impl Talk {
         }
     }
 
-    fn ask(&mut self) -> io::Result<()> {
+    pub(super) fn ask(&mut self) -> io::Result<()> {
         match &mut self.over {
             Over::Tcp(stream) => again(stream).map(drop),
             Over::Udp(socket) => {
@@ -83,7 +83,7 @@ impl Talk {
 }
 
 /// Opens conversations of both kinds in both families.
-fn talks(from: &Instance, to: &[Instance]) -> Vec<Talk> {
+pub(super) fn talks(from: &Instance, to: &[Instance]) -> Vec<Talk> {
     let mut talks = Vec::new();
     for (to, family) in to.iter().flat_map(|to| [(to, 0), (to, 1)]) {
         wait_for_call(|| tcp(&from.namespace, to.ip(family)));
@@ -97,7 +97,7 @@ fn talks(from: &Instance, to: &[Instance]) -> Vec<Talk> {
     talks
 }
 
-fn wait_until_cut(mut talks: Vec<Talk>) {
+pub(super) fn wait_until_cut(mut talks: Vec<Talk>) {
     wait_for("everything to be cut", AT_ONCE, || {
         talks.retain_mut(|talk| !talk.is_cut());
         let names: Vec<&str> = talks.iter().map(|talk| talk.name.as_str()).collect();
@@ -110,7 +110,7 @@ fn wait_until_cut(mut talks: Vec<Talk>) {
     .unwrap_or_else(|error| panic!("{error}"));
 }
 
-fn serving(world: &World, gateway: usize, service: &str, name: &str) -> Instance {
+pub(super) fn serving(world: &World, gateway: usize, service: &str, name: &str) -> Instance {
     let instance = world.attach(gateway, service, name);
     serve(&instance.namespace, name);
     instance
