@@ -1,7 +1,7 @@
 //! Names as an instance resolves them (thesis 3.6.2): unicast DNS (RFC 1035, EDNS of RFC 6891) on the gateway's address.
 //!
 //! In the order in which a query meets them: [`Server`] takes it and holds it while an answer is fetched; [`zone`] says
-//! what the name means; [`decide()`] what to do, from a snapshot of [`Names`]; [`reply`] writes the message; [`Exchange`]
+//! what the name means; [`decide()`] what to do, from a snapshot of [`Names`]; [`reply`] writes the message, which `repeated` keeps for the next time; [`Exchange`]
 //! asks upstream resolvers for names that are not ours. No socket, no clock: the gateway's shell has those.
 
 pub mod zone;
@@ -9,6 +9,7 @@ pub mod names;
 mod allowance;
 mod decide;
 mod reply;
+mod repeated;
 mod outcome;
 mod server;
 mod upstream;

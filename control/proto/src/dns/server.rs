@@ -6,11 +6,12 @@
 
 use super::allowance::Allowances;
 use super::decide::{Decision, decide};
-use super::names::Names;
+use super::names::{Known, Names, Service};
 use super::outcome::{Counts, Outcome};
+use super::repeated::Repeated;
 use super::reply::{self, Body, HEADER};
 use super::upstream::Exchange;
-use super::zone::Zones;
+use super::zone::{Subject, Zones};
 use crate::names::ServiceName;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use sluice_wire::Ip;
@@ -111,6 +112,7 @@ pub struct Server<T> {
     zones: Zones,
     settings: Settings,
     names: Arc<Names>,
+    repeated: Repeated,
     counts: Arc<Counts>,
     waiting: BTreeMap<ServiceName, VecDeque<Held<T>>>,
     /// Open queries of each source.
@@ -129,6 +131,7 @@ impl<T> Server<T> {
             zones,
             settings,
             names: Arc::default(),
+            repeated: Repeated::default(),
             counts,
             waiting: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -148,6 +151,11 @@ impl<T> Server<T> {
 
     /// What arrived from the host at `from`.
     pub fn handle_query(&mut self, bytes: &[u8], from: Ip, over: Transport, to: T, now: Duration) {
+        if let Some(bytes) = self.repeated.answer(bytes, from) {
+            self.counts.add(Outcome::Answered);
+            self.replies.push_back(Reply { to, bytes });
+            return;
+        }
         let parsed = (bytes.len() <= QUERY_MAX)
             .then(|| Message::from_vec(bytes).ok())
             .flatten();
@@ -174,7 +182,15 @@ impl<T> Server<T> {
             until,
         };
         match decide(&self.zones, &self.names, from, &held.query) {
-            Decision::Answer(outcome, body) => self.answer(held, outcome, &body),
+            Decision::Answer(outcome, body) => {
+                let service = self.service_of(&held.query, outcome);
+                self.answer(held, outcome, &body);
+                if let Some(service) = service
+                    && let Some(reply) = self.replies.back()
+                {
+                    self.repeated.keep(bytes, from, &reply.bytes, &service);
+                }
+            }
             Decision::Ask(service) => {
                 let is_asked = self.waiting.contains_key(&service);
                 if !is_asked && !self.allows(from, now) {
@@ -200,6 +216,7 @@ impl<T> Server<T> {
     /// The managers said something, or local instances came or went.
     pub fn handle_names(&mut self, names: Arc<Names>) {
         self.names = names;
+        self.repeated.clear();
         let names = &self.names;
         self.allowances.retain(|from| names.caller(from).is_some());
         for (service, group) in std::mem::take(&mut self.waiting) {
@@ -285,6 +302,18 @@ impl<T> Server<T> {
     #[must_use]
     pub const fn open(&self) -> usize {
         self.open_in_all
+    }
+
+    /// The service whose address was the answer, if that is what it was.
+    fn service_of(&self, query: &Message, outcome: Outcome) -> Option<Arc<Service>> {
+        let question = query.queries.first()?;
+        if outcome == Outcome::Answered
+            && let Subject::Service { service, .. } = self.zones.subject(question.name())
+            && let Some(Known::Service(service)) = self.names.look_up(&service)
+        {
+            return Some(Arc::clone(service));
+        }
+        None
     }
 
     fn answer(&mut self, held: Held<T>, outcome: Outcome, body: &Body) {

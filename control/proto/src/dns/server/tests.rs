@@ -1,5 +1,7 @@
 //! Queries as bytes in, replies as messages out.
 
+mod repeated;
+
 use super::*;
 use crate::dns::names::Known;
 use crate::isolation::{Isolation, Rule};
