@@ -4,21 +4,19 @@ use crate::manager::{HTTP_WAIT, command_of};
 use crate::network::Party;
 use crate::planted::{self, Bug};
 use crate::world::{Message, World};
-use sluice_proto::ServiceName;
-use sluice_proto::message::{NodeId, Topic, Verb};
-use sluice_proto::table_query::answerer;
-use sluice_proto::table_query::asker::{self, Mqtt};
+use sluice_proto::message::Topic;
+use sluice_proto::table_query::{answerer, asker};
 use std::time::Duration;
 
 impl World {
     pub(crate) fn deliver(&mut self, from: Party, to: Party, message: Message) {
         let now = self.now;
         match (to, message) {
-            (Party::Cluster(index), Message::Mqtt(node, mqtt)) => {
-                self.broker_receives(index, node, mqtt);
+            (Party::Cluster(index), Message::ToBroker(session, packet)) => {
+                self.broker_receives(index, session, packet);
             }
-            (Party::Node(index), Message::Deliver { topic, payload }) => {
-                self.node_receives(index, &topic, &payload);
+            (Party::Node(index), Message::ToClient(session, message)) => {
+                self.client_receives(index, session, &message);
             }
             (Party::Root, Message::Request(request)) => {
                 let command = command_of(&request);
@@ -92,51 +90,13 @@ impl World {
         }
     }
 
-    fn broker_receives(&mut self, index: usize, node: NodeId, mqtt: Mqtt) {
-        let now = self.now;
-        let cluster = &mut self.clusters[index];
-        let job_of = |topic: &str| match Topic::parse(topic) {
-            Ok(Topic::Updates { job }) => job.parse::<ServiceName>().ok(),
-            _ => None,
-        };
-        match mqtt {
-            Mqtt::Publish { topic, payload } => {
-                let ended = matches!(
-                    Topic::parse(&topic),
-                    Ok(Topic::Node {
-                        verb: Verb::Undeployed,
-                        ..
-                    })
-                );
-                if ended && self.bug == Some(Bug::WithdrawnIsAnswered) {
-                    return;
-                }
-                cluster
-                    .answerer
-                    .handle_publish(&topic, &payload, now)
-                    .expect("gateways write well");
-            }
-            Mqtt::Subscribe { topic } => {
-                let job = job_of(&topic).expect("gateways subscribe to jobs");
-                cluster.subscriptions.insert((job, node));
-            }
-            Mqtt::Unsubscribe { topic } => {
-                let job = job_of(&topic).expect("gateways subscribe to jobs");
-                cluster.subscriptions.remove(&(job, node));
-            }
-        }
-    }
-
-    fn node_receives(&mut self, index: usize, topic: &str, payload: &[u8]) {
+    pub(crate) fn node_receives(&mut self, index: usize, topic: &str, payload: &[u8]) {
         let now = self.now;
         let topic = Topic::parse(topic).expect("managers know the topics");
         let newest = (self.bug == Some(Bug::RevisionIgnored))
             .then(|| planted::as_newest(payload, self.network.arrivals()));
         let payload = newest.as_deref().unwrap_or(payload);
         let node = &mut self.nodes[index];
-        if !node.connected {
-            return;
-        }
         let leaves = node.leaving.is_some();
         let (begun, said) = node.receive(&topic, payload, now);
         let has_left = leaves && node.leaving.is_none();
@@ -167,17 +127,6 @@ impl World {
         }
         // A gateway has done all that a message means before it looks at the next one.
         self.drain_node(index);
-    }
-
-    /// A node publishes, if it is connected.
-    pub fn send(&mut self, node: usize, mqtt: Mqtt) {
-        let id = self.nodes[node].id.clone();
-        let cluster = Party::Cluster(self.nodes[node].cluster);
-        if self.nodes[node].connected {
-            let message = Message::Mqtt(id, mqtt);
-            self.network
-                .send_in_order(Party::Node(node), cluster, message, self.now);
-        }
     }
 
     /// Moves everything that the values want to send.
@@ -262,40 +211,12 @@ impl World {
                     }
                 }
                 answerer::Transmit::Publish { topic, payload } => {
-                    self.fan_out(index, &topic, &payload, at);
+                    self.clusters[index].bus.say(at, topic, payload);
                 }
             }
         }
         while self.clusters[index].answerer.poll_event().is_some() {}
-    }
-
-    fn fan_out(&mut self, index: usize, topic: &str, payload: &[u8], at: Duration) {
-        let receivers: Vec<NodeId> = match Topic::parse(topic).expect("managers know the topics") {
-            Topic::Node { node, verb } => {
-                assert_ne!(verb, Verb::Subnet);
-                vec![node]
-            }
-            Topic::Updates { job } => {
-                let job: ServiceName = job.parse().expect("managers spell names well");
-                let subscriptions = &self.clusters[index].subscriptions;
-                subscriptions
-                    .iter()
-                    .filter(|(subscribed, _)| *subscribed == job)
-                    .map(|(_, node)| node.clone())
-                    .collect()
-            }
-        };
-        for receiver in receivers {
-            let Some(node) = self.nodes.iter().position(|node| node.id == receiver) else {
-                continue;
-            };
-            let message = Message::Deliver {
-                topic: topic.to_owned(),
-                payload: payload.to_vec(),
-            };
-            self.network
-                .send(Party::Cluster(index), Party::Node(node), message, at);
-        }
+        self.follow_bus_timers(index);
     }
 }
 

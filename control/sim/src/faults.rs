@@ -1,5 +1,6 @@
 //! What goes wrong in the world, and how it is put right.
 
+use crate::bus::Bus;
 use crate::manager::RootShell;
 use crate::network::{Party, Weather};
 use crate::world::World;
@@ -11,27 +12,19 @@ impl World {
     /// The connection of a node to its broker comes up or goes.
     pub fn connect(&mut self, index: usize, up: bool) {
         let now = self.now;
-        let node = &mut self.nodes[index];
-        if node.connected == up {
+        if self.nodes[index].is_connected() == up {
             return;
         }
-        let cluster = node.cluster;
-        node.connected = up;
-        node.asker.handle_connection(up, now);
-        let id = node.id.clone();
+        self.nodes[index].asker.handle_connection(up, now);
         self.note(format!("node{index} connected: {up}"));
         if up {
+            self.open(index);
             let said = self.nodes[index].announce(now);
             for message in said {
                 self.send(index, message);
             }
         } else {
-            // A clean session ends with its connection, and what was on its way goes with it.
-            self.network
-                .lose_between(Party::Node(index), Party::Cluster(cluster));
-            self.clusters[cluster]
-                .subscriptions
-                .retain(|(_, node)| *node != id);
+            self.close(index);
         }
     }
 
@@ -115,7 +108,7 @@ impl World {
     /// The broker of a cluster, as a process of its own, is killed; the cluster manager goes on.
     pub fn stop_broker(&mut self, index: usize) {
         self.note(format!("the broker of cluster{index} stops"));
-        self.clusters[index].broker_up = false;
+        self.clusters[index].bus.up = false;
         for node in 0..self.nodes.len() {
             if self.nodes[node].cluster == index {
                 self.connect(node, false);
@@ -126,7 +119,7 @@ impl World {
     /// It starts, and knows nothing: sessions are clean.
     pub fn start_broker(&mut self, index: usize) {
         self.note(format!("the broker of cluster{index} starts"));
-        self.clusters[index].broker_up = true;
+        self.clusters[index].bus = Bus::start(self.now);
         self.connect_nodes_of(index);
     }
 
@@ -214,7 +207,7 @@ impl World {
         self.connect(index, !self.cut_off(index));
     }
 
-    /// Cuts a node from its broker; both notice.
+    /// Cuts a node from its broker. The node notices; the broker has its session until it comes again.
     pub fn cut_node(&mut self, index: usize) {
         let cluster = Party::Cluster(self.nodes[index].cluster);
         self.network.cut(Party::Node(index), cluster);
@@ -277,7 +270,7 @@ impl World {
         let cluster = self.nodes[node].cluster;
         !(self.nodes[node].up || self.nodes[node].leaving.is_some())
             || !self.clusters[cluster].up
-            || !self.clusters[cluster].broker_up
+            || !self.clusters[cluster].bus.up
             || self
                 .network
                 .is_cut(Party::Node(node), Party::Cluster(cluster))

@@ -1,16 +1,17 @@
-//! Shells of the managers as the simulation needs them: a store, a broker's subscriptions, requests on their way.
+//! Shells of the managers as the simulation needs them: a store, a place on the bus, requests on their way.
 
+use crate::bus::Bus;
 use crate::planted::Bug;
 use sluice_proto::ServiceName;
 use sluice_proto::alloc::{Calendar, Reading};
-use sluice_proto::message::{JobUpdate, NodeId, read};
+use sluice_proto::message::{JobUpdate, read};
 use sluice_proto::record::Change;
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::answerer::{Answerer, Method, RootRequest, Settings};
 use sluice_proto::table_query::notifier::Notifier;
 use sluice_proto::table_query::root::{Applied, Caller, Command, Effect, Root};
 use sluice_wire::AddressPlan;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// What a store keeps.
@@ -76,11 +77,8 @@ pub struct Cluster {
     pub store: Store,
     /// Of the root, when it last answered.
     root_incarnation: Option<u64>,
-    /// The broker's subscriptions to `jobs/J/updates_available`.
-    pub subscriptions: BTreeSet<(ServiceName, NodeId)>,
+    pub bus: Bus,
     pub up: bool,
-    /// Nodes can reach the manager.
-    pub broker_up: bool,
     /// When an unanswered HTTP request ends in failure.
     pub http: BTreeMap<u64, Duration>,
     pub root_requests: u64,
@@ -97,9 +95,8 @@ impl Cluster {
             settings,
             store: Store::default(),
             root_incarnation: None,
-            subscriptions: BTreeSet::new(),
+            bus: Bus::start(now),
             up: true,
-            broker_up: true,
             http: BTreeMap::new(),
             root_requests: 0,
         }
@@ -134,7 +131,7 @@ impl Cluster {
             now,
         )
         .expect("a store holds a state");
-        self.subscriptions.clear();
+        self.bus = Bus::start(now);
         self.http.clear();
         self.up = true;
     }

@@ -5,6 +5,7 @@ use crate::planted::Bug;
 use crate::probes::Failover;
 use crate::truth::Identity;
 use sluice_proto::ServiceName;
+use sluice_proto::broker::SessionId;
 use sluice_proto::isolation::same_namespaces;
 use sluice_proto::liveness::{self, NodeAddress, Prober};
 use sluice_proto::message::{
@@ -50,7 +51,8 @@ pub struct Node {
     pub cluster: usize,
     pub asker: Asker,
     pub plane: Plane,
-    pub connected: bool,
+    /// Its session at the broker, while it is connected.
+    pub session: Option<SessionId>,
     /// Its gateway runs. While it does not, its kernel refuses what comes through the tunnel.
     pub up: bool,
     pub failover: Failover,
@@ -98,7 +100,7 @@ impl Node {
             cluster,
             asker: Asker::new(settings.clone(), seed),
             plane: Plane::new(own_ip(index), seed),
-            connected: false,
+            session: None,
             up: true,
             failover: Failover::Reported,
             leaving: None,
@@ -131,6 +133,11 @@ impl Node {
     #[must_use]
     pub fn own_ip(&self) -> Ip {
         own_ip(self.index)
+    }
+
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        self.session.is_some()
     }
 
     /// The instance that has this NsIP.
@@ -468,12 +475,12 @@ impl Node {
                     }
                 }
                 Event::Withdrawn { job, number, epoch } => {
-                    assert!(self.connected, "{job} withdrawn while cut off");
+                    assert!(self.is_connected(), "{job} withdrawn while cut off");
                     self.rows.remove(&(job.clone(), *number));
                     withdrawn.push((job.clone(), *number, *epoch));
                 }
                 Event::Forgotten { job } => {
-                    assert!(self.connected, "{job} forgotten while cut off");
+                    assert!(self.is_connected(), "{job} forgotten while cut off");
                     self.rows.retain(|(other, _), _| other != job);
                 }
                 Event::Absent { key } => {

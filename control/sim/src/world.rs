@@ -1,5 +1,6 @@
 //! All parties, the network between them, and virtual time.
 
+use crate::bus::Packet;
 use crate::manager::{Cluster, RootShell};
 use crate::network::{Network, Weather};
 use crate::node::Node;
@@ -10,9 +11,10 @@ use crate::truth::Truth;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sluice_proto::ServiceName;
+use sluice_proto::broker::{SessionId, Transmit};
 use sluice_proto::message::NodeId;
 use sluice_proto::table_query::answerer::{self, RootRequest};
-use sluice_proto::table_query::asker::{self, Mqtt};
+use sluice_proto::table_query::asker;
 use sluice_proto::table_query::notifier::Notice;
 use sluice_wire::AddressPlan;
 use std::time::Duration;
@@ -20,13 +22,8 @@ use std::time::Duration;
 /// What travels.
 #[derive(Clone, Debug)]
 pub enum Message {
-    /// Node to broker.
-    Mqtt(NodeId, Mqtt),
-    /// Broker to node.
-    Deliver {
-        topic: String,
-        payload: Vec<u8>,
-    },
+    ToBroker(SessionId, Packet),
+    ToClient(SessionId, Transmit),
     /// A datagram of the tunnel, node to node.
     Packet(Vec<u8>),
     Request(RootRequest),
@@ -104,7 +101,7 @@ impl World {
             .collect();
         let nodes = (0..shape.clusters * shape.nodes_per_cluster)
             .map(|index| {
-                let id = NodeId::new(format!("node{index}")).expect("letters and digits");
+                let id = NodeId::new(format!("{index:024x}")).expect("as Oakestra's");
                 let settings = asker::Settings {
                     interest_idle: shape.interest_idle,
                     ..asker::Settings::default()
@@ -171,7 +168,9 @@ impl World {
 
     /// Lets what is on its way arrive.
     pub fn settle(&mut self) {
-        while self.network.next().is_some() {
+        while self.network.next().is_some()
+            || self.clusters.iter().any(|it| it.up && it.bus.is_waiting())
+        {
             self.run_for(Duration::from_millis(1));
         }
     }
@@ -199,6 +198,7 @@ impl World {
                     .poll_timeout()
                     .into_iter()
                     .chain(cluster.http.values().copied())
+                    .chain(cluster.bus.poll_timeout())
             });
         let root = self
             .root
@@ -224,7 +224,7 @@ impl World {
             self.nodes[index].asker.handle_timeout(now);
             if self.nodes[index].repeat_at.is_some_and(|at| at <= now) {
                 self.nodes[index].repeat_at = None;
-                if self.nodes[index].connected {
+                if self.nodes[index].is_connected() {
                     let said = self.nodes[index].announce(now);
                     for message in said {
                         self.send(index, message);

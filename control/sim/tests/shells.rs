@@ -4,9 +4,9 @@
 use sluice_proto::message::{InstanceDeploy, InstanceResult, TableQueryResult, Topic, Verb, write};
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::root::{Caller, Command};
-use sluice_sim::network::{Party, Weather};
+use sluice_sim::network::Weather;
 use sluice_sim::node::Attaching;
-use sluice_sim::world::{Message, Shape, World};
+use sluice_sim::world::{Shape, World};
 use std::time::Duration;
 
 fn world() -> World {
@@ -82,9 +82,8 @@ fn a_gateway_is_done_with_a_message_before_it_reads_the_next() {
         (Verb::InstanceResult, write(&result)),
     ] {
         let topic = Topic::node(world.nodes[0].id.clone(), verb).to_string();
-        let message = Message::Deliver { topic, payload };
-        let (from, to) = (Party::Cluster(0), Party::Node(0));
-        world.network.send(from, to, message, world.now);
+        let now = world.now;
+        world.clusters[0].bus.say(now, topic, payload);
     }
     world.run_for(Duration::from_secs(1));
     assert!(world.nodes[0].locals.contains_key(&(job, 0)));

@@ -140,6 +140,17 @@ impl Topic {
     /// What a cluster manager subscribes to.
     pub const ALL_NODES: &'static str = "nodes/+/net/#";
 
+    /// What a gateway subscribes to when it connects.
+    #[must_use]
+    pub fn of_gateway(node: &NodeId) -> [Self; 3] {
+        [
+            Verb::SubnetResult,
+            Verb::TableQueryResult,
+            Verb::InstanceResult,
+        ]
+        .map(|verb| Self::node(node.clone(), verb))
+    }
+
     #[must_use]
     pub const fn node(node: NodeId, verb: Verb) -> Self {
         Self::Node { node, verb }

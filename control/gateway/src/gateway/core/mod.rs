@@ -533,12 +533,8 @@ impl Core {
         self.connected = true;
         tracing::info!("connected to the cluster's broker");
         if let Some(mqtt) = &self.mqtt {
-            for verb in [
-                Verb::SubnetResult,
-                Verb::TableQueryResult,
-                Verb::InstanceResult,
-            ] {
-                mqtt.subscribe(&Topic::node(node_id.clone(), verb).to_string());
+            for topic in Topic::of_gateway(&node_id) {
+                mqtt.subscribe(&topic.to_string());
             }
         }
         self.asker.handle_connection(true, now);
