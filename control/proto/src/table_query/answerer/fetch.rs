@@ -130,6 +130,7 @@ impl Answerer {
     fn learn(&mut self, request: u64, key: &Key, job: Job, now: Duration) {
         let name = job.job_name.clone();
         let mut ended = self.end_absences([Key::Name(name.clone())]);
+        let record = self.record(&name);
         let cluster_id = self.settings.cluster_id.clone();
         let is_new = !self.jobs.contains_key(&name);
         let known = self
@@ -221,7 +222,6 @@ impl Answerer {
             self.addresses.insert(ip, name.clone());
             ended.extend(self.end_absences([Key::Address(ip)]));
         }
-        self.dirty.job(&name);
         if !is_new && before != after {
             let fewer = after.entries.len() < before.entries.len();
             self.changed(
@@ -236,6 +236,10 @@ impl Answerer {
         self.await_all_taking(&name, now);
         self.note_residents(&name);
         self.note_vacancy(&name);
+        // Most answers say what is known: a refresh of all jobs is not to keep the disk busy.
+        if self.record(&name) != record {
+            self.dirty.job(&name);
+        }
         self.tell_standings(standings);
         self.tell_ended(&name, ended, now);
     }

@@ -21,8 +21,9 @@ const ROOT_STORE: &str = "root_store";
 /// The record with the id of the request for a subnet that is not answered.
 const SUBNET_REQUEST: &str = "subnet_request";
 
-#[derive(Debug, Deserialize, Serialize)]
-struct StoredJob {
+/// A job as it is kept across restarts.
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
+pub(super) struct StoredJob {
     job: Job,
     /// Node, whether its interest expires, and the instances it asked for.
     interests: Vec<(String, bool, BTreeSet<u32>)>,
@@ -98,6 +99,11 @@ fn spare_key(grant: &SubnetGrant) -> String {
 }
 
 impl Answerer {
+    /// What is kept of a job, if it is known.
+    pub(super) fn record(&self, name: &ServiceName) -> Option<StoredJob> {
+        self.jobs.get(name).map(stored)
+    }
+
     pub(super) fn next_change(&mut self) -> Option<Change> {
         if std::mem::take(&mut self.dirty.root_store) {
             return Some(Change::put(ROOT_STORE.to_owned(), &self.root_store));

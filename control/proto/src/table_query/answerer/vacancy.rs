@@ -24,7 +24,7 @@ impl Vacancy {
 }
 
 /// What a job remembers about it.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(super) struct Tenancy {
     /// It runs, and an instance of it has run in this cluster since it began to.
     hosted: bool,
@@ -32,7 +32,7 @@ pub(super) struct Tenancy {
     left: Option<Left>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 struct Left {
     revision: Revision,
     told: bool,

@@ -155,3 +155,21 @@ fn a_lost_root_is_asked_for_all_when_it_is_back() {
     }
     assert_eq!(told, all());
 }
+
+/// A refresh of ten thousand jobs would keep the disk busy for nothing.
+#[test]
+fn what_the_root_says_again_is_not_written_again() {
+    let mut answerer = knowing_many();
+    while answerer.poll_change().is_some() {}
+    answerer.handle_root_restarted(s(1));
+    assert_eq!(answered(&mut answerer, s(1)).len(), usize::from(JOBS));
+    assert_eq!(answerer.poll_change(), None);
+    answerer.handle_root_restarted(s(2));
+    for request in asked(&mut answerer) {
+        let mut job: Job = serde_json::from_slice(&named(number_of(&request))).unwrap();
+        job.revision = 1;
+        answerer.handle_root_reply(request.id, Some((200, &write(&job))), s(2));
+    }
+    let written = std::iter::from_fn(|| answerer.poll_change());
+    assert_eq!(written.count(), 32, "those that were answered otherwise");
+}
