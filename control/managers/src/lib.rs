@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod secret_file;
 mod config;
 mod log_limit;
 mod clock;
@@ -23,4 +24,5 @@ pub use access::{Access, Token, TokenError, Unprotected};
 pub use clock::{clocks, wall_clock};
 pub use config::{BrokerConfig, ClusterConfig, ConfigError, RootConfig, WebhookConfig};
 pub use http::ListenError;
+pub use secret_file::{Secret, SecretFile, SecretFileError};
 pub use store::StoreError;
