@@ -101,6 +101,17 @@ impl World {
         }
     }
 
+    /// An operator gives a node another key.
+    pub fn rotate_key(&mut self, node: usize) {
+        if self.nodes[node].leaving.is_some() {
+            return;
+        }
+        self.note(format!("node{node} has another key"));
+        for message in self.nodes[node].rotate_key() {
+            self.send(node, message);
+        }
+    }
+
     /// A node needs to know a service: by name, ServiceIP or InstanceIP, or an address that nothing has.
     pub fn ask(&mut self, node: usize, service: usize, how: u32) {
         let Some(job) = self

@@ -80,6 +80,11 @@ fn placed_as_in_truth(
         let place = entry.worker_id.as_deref();
         let expected = lives.map(|node| world.nodes[*node].id.as_str());
         assert_eq!(place, expected, "{who} about {identity:?}");
+        let key = lives.map(|node| world.nodes[*node].key);
+        assert_eq!(
+            entry.public_key, key,
+            "{who} about the key of {identity:?}'s node"
+        );
     }
     for identity in world.truth.living_of(job) {
         assert!(

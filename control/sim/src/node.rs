@@ -9,7 +9,7 @@ use sluice_proto::broker::SessionId;
 use sluice_proto::isolation::same_namespaces;
 use sluice_proto::liveness::{self, NodeAddress, Prober};
 use sluice_proto::message::{
-    Deployed, InstanceRequest, InstanceResult, LeaveRequest, NodeId, SubnetRequest,
+    Deployed, InstanceRequest, InstanceResult, LeaveRequest, NodeId, NodeKey, SubnetRequest,
     TableQueryResult, Topic, Undeployed, Verb, read, write,
 };
 use sluice_proto::table_query::asker::{Asker, Event, Mqtt, Routes, Settings};
@@ -49,6 +49,9 @@ pub struct Node {
     pub id: NodeId,
     pub index: usize,
     pub cluster: usize,
+    pub key: NodeKey,
+    /// Keys that it had before.
+    keys: u64,
     pub asker: Asker,
     pub plane: Plane,
     /// Its session at the broker, while it is connected.
@@ -98,6 +101,8 @@ impl Node {
             id,
             index,
             cluster,
+            key: key_of(index, 0),
+            keys: 0,
             asker: Asker::new(settings.clone(), seed),
             plane: Plane::new(own_ip(index), seed),
             session: None,
@@ -174,13 +179,12 @@ impl Node {
         if self.subnet.is_none() {
             let request = SubnetRequest {
                 fresh: Some(self.start),
+                public_key: Some(self.key),
                 ..SubnetRequest::get()
             };
             said.push(self.publish(Verb::Subnet, &request));
         }
-        for ((job, number), local) in &self.locals {
-            said.push(self.publish(Verb::Deployed, &self.deployed(job, *number, local)));
-        }
+        said.extend(self.places());
         said.extend(self.ends());
         for (request_id, attaching) in &self.attaching {
             let request = InstanceRequest {
@@ -194,6 +198,21 @@ impl Node {
         let open = self.subnet.is_none() || !self.attaching.is_empty();
         self.repeat_at = open.then(|| now + REPEAT);
         said
+    }
+
+    /// Where its instances run.
+    fn places(&self) -> impl Iterator<Item = Mqtt> {
+        let locals = self.locals.iter();
+        locals.map(|((job, number), local)| {
+            self.publish(Verb::Deployed, &self.deployed(job, *number, local))
+        })
+    }
+
+    /// Goes on with another key, and gives what is to be said of it.
+    pub(crate) fn rotate_key(&mut self) -> Vec<Mqtt> {
+        self.keys += 1;
+        self.key = key_of(self.index, self.keys);
+        self.places().collect()
     }
 
     /// What it says of the instances that ended.
@@ -221,6 +240,7 @@ impl Node {
             host_port: TUNNEL_PORT,
             host_ip: Some(self.own_ip()),
             epoch: local.epoch,
+            public_key: Some(self.key),
         }
     }
 
@@ -440,6 +460,7 @@ impl Node {
         self.attaching.clear();
         self.ended.clear();
         self.resting.clear();
+        self.rotate_key();
         self.restart(seed, now);
         let gone = locals.into_iter();
         gone.map(|((job, number), local)| (job, number, local.epoch))
@@ -470,6 +491,7 @@ impl Node {
                         self.withdraw_unlisted(routes);
                     }
                     for row in &routes.instances {
+                        has_a_key_of_its_node(row);
                         let key = (routes.job.clone(), row.number);
                         self.rows.insert(key, row.clone());
                     }
@@ -602,6 +624,27 @@ impl Node {
 /// The address that other nodes reach a node at.
 pub(crate) fn own_ip(index: usize) -> Ip {
     Ip::v4([192, 0, 2, u8::try_from(index + 1).unwrap_or(u8::MAX)])
+}
+
+/// The key of a node that had so many before. Whose it is can be seen.
+fn key_of(index: usize, before: u64) -> NodeKey {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&(index as u64).to_be_bytes());
+    bytes[8..16].copy_from_slice(&before.to_be_bytes());
+    NodeKey::from_bytes(bytes)
+}
+
+/// The node where the instance runs has or had the key that the row says, whatever was lost, late or repeated on its way.
+fn has_a_key_of_its_node(row: &Row) {
+    let Some(place) = &row.place else { return };
+    let key = place.key.expect("all nodes have keys");
+    let owner = (0..usize::from(u8::MAX)).find(|index| own_ip(*index) == place.host);
+    let owner = owner.expect("instances run on nodes");
+    assert_eq!(
+        key.as_bytes()[..8],
+        (owner as u64).to_be_bytes(),
+        "{row:?} has the key of another node"
+    );
 }
 
 impl Local {

@@ -242,7 +242,8 @@ fn act(world: &mut World) {
         9..30 => world.attach(node, which),
         30..42 => world.detach(node, which),
         42..54 => world.open_flow(node, which),
-        54..70 => {
+        54..55 => world.rotate_key(node),
+        55..70 => {
             let how = world.random.random();
             world.ask(node, which, how);
         }

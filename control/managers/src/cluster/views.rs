@@ -31,6 +31,7 @@ pub(super) fn nodes(site: &Site) -> Value {
             json!({
                 "node": node.as_str(),
                 "address": address,
+                "public_key": site.answerer.node_key(node).map(ToString::to_string),
                 "subnet_v4": text(subnet.subnet_addr),
                 "subnet_v6": text(subnet.subnet_addr_v6),
                 "instances": instances,

@@ -1,5 +1,6 @@
 //! REST bodies between system manager, root and cluster managers (OAKESTRA-WIRE section 3), and the job they are about.
 
+use super::key::NodeKey;
 use super::table_query::{InstanceEntry, ServiceIpEntry, dual, is_false, is_zero};
 use super::text;
 use crate::isolation::Rule;
@@ -93,6 +94,9 @@ pub struct InstanceStatus {
     /// Extension: which instance of this number; a report about an earlier one is refused. 0: not known.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epoch: u64,
+    /// Extension: the node's public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<NodeKey>,
 }
 
 impl InstanceStatus {

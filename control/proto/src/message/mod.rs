@@ -5,6 +5,7 @@
 //! fields of others are ignored here, because legacy peers add some. IPv6 texts are always canonical (RFC 5952).
 
 pub mod topic;
+pub mod key;
 pub mod table_query;
 pub mod node;
 pub mod job;
@@ -16,6 +17,7 @@ pub use job::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceStatus, Job, JobUpdate,
     NetDeployStatus, NetDeployment, ServiceDeploy, SubnetGrant, UpdateKind,
 };
+pub use key::{NodeKey, NotAKey};
 pub use node::{
     Deployed, InstanceRequest, InstanceResult, InterestRemove, LeaveRequest, LeaveResult,
     SubnetRequest, SubnetResult, Undeployed, UpdatesAvailable,

@@ -1,6 +1,7 @@
 //! What a node and its cluster manager say besides the table query: subnet, deployments, interests, instances.
 
 use super::job::UpdateKind;
+use super::key::NodeKey;
 use super::table_query::{Revision, is_false, is_zero};
 use super::text;
 use crate::names::ServiceName;
@@ -15,6 +16,9 @@ pub struct SubnetRequest {
     /// Extension: the node knows nothing of an earlier life, and this number names its start. What ran there has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fresh: Option<u64>,
+    /// Extension: the node's public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<NodeKey>,
 }
 
 impl SubnetRequest {
@@ -23,6 +27,7 @@ impl SubnetRequest {
         Self {
             method: "GET".to_owned(),
             fresh: None,
+            public_key: None,
         }
     }
 }
@@ -61,6 +66,9 @@ pub struct Deployed {
     /// Extension: which instance of this number. 0: the node does not know.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epoch: u64,
+    /// Extension: the node's public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<NodeKey>,
 }
 
 /// An instance of the node is gone (`net/service/undeployed`). Legacy nodes never send it.
@@ -173,6 +181,9 @@ mod tests {
             SubnetRequest::get()
         );
         golden::<SubnetRequest>(r#"{"METHOD":"GET","fresh":7}"#);
+        golden::<SubnetRequest>(
+            r#"{"METHOD":"GET","public_key":"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="}"#,
+        );
         golden::<SubnetResult>(r#"{"address":"10.18.0.0","addressv6":"fc00::"}"#);
         golden::<SubnetResult>(
             r#"{"address":"10.18.0.0","addressv6":"fc00::","held":["10.18.0.2","fc00::2"]}"#,
@@ -180,7 +191,12 @@ mod tests {
         let deployed = golden::<Deployed>(
             r#"{"appname":"demo.default.client.test","status":"DEPLOYED","instance_number":0,"nsip":"10.18.0.2","nsipv6":"fc00::2","host_port":"50103","host_ip":"192.168.77.11"}"#,
         );
-        assert_eq!(deployed.host_port, 50103);
+        assert_eq!((deployed.host_port, deployed.public_key), (50103, None));
+        let deployed = golden::<Deployed>(
+            r#"{"appname":"a.b.c.d","status":"DEPLOYED","instance_number":0,"nsip":"10.18.0.2","nsipv6":"fc00::2","host_port":"50103","host_ip":"192.168.77.11","public_key":"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="}"#,
+        );
+        let key = NodeKey::from_bytes(std::array::from_fn(|at| u8::try_from(at + 1).unwrap()));
+        assert_eq!(deployed.public_key, Some(key));
         golden::<InterestRemove>(r#"{"appname":"demo.default.client.test"}"#);
         golden::<UpdatesAvailable>(r#"{"type":"DEPLOYMENT"}"#);
         golden::<UpdatesAvailable>(r#"{"type":"UNDEPLOYMENT"}"#);
@@ -198,5 +214,13 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("`70000` is not a port"), "{error}");
+    }
+
+    #[test]
+    fn a_text_that_is_no_key_is_refused() {
+        let text = br#"{"METHOD":"GET","public_key":"c2hvcnQ="}"#;
+        let error = read::<SubnetRequest>("subnet request", text).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("`c2hvcnQ=` is no public key"), "{error}");
     }
 }

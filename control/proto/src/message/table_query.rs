@@ -1,6 +1,7 @@
 //! The table query (thesis 3.6.6) on the wire: question, answer and the rows of an answer.
 
 use super::job::InstanceStatus;
+use super::key::NodeKey;
 use super::text;
 use crate::isolation::Rule;
 use crate::names::ServiceName;
@@ -145,6 +146,9 @@ pub struct InstanceEntry {
         skip_serializing_if = "Option::is_none"
     )]
     pub host_port: Option<u16>,
+    /// Extension: the public key of the node where it runs. Absent: the node speaks the plain format only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<NodeKey>,
     /// The job's ServiceIPs and this instance's InstanceIP; legacy gateways find the sender's InstanceIP only here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_ip: Vec<ServiceIpEntry>,
@@ -181,6 +185,9 @@ pub struct FormerPlace {
     /// When it was left, in seconds since 1970 by the root's clock; 0: a moment ago, and the root has not said yet.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_s: u64,
+    /// The public key that the node had when it was left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<NodeKey>,
 }
 
 impl FormerPlace {
@@ -232,6 +239,7 @@ impl InstanceEntry {
         self.namespace_ip_v6 = status.namespace_ip_v6;
         self.host_ip = status.host_ip;
         self.host_port = Some(status.host_port);
+        self.public_key = status.public_key;
         let here = self.here().map(FormerPlace::address);
         self.former.retain(|former| Some(former.address()) != here);
         let excess = self.former.len().saturating_sub(FORMER_MAX);
@@ -268,6 +276,7 @@ impl InstanceEntry {
             host_ip: self.host_ip?.into(),
             host_port: self.host_port.filter(|port| *port != 0)?,
             left_s: 0,
+            public_key: self.public_key,
         })
     }
 
@@ -293,6 +302,7 @@ impl InstanceEntry {
         self.namespace_ip_v6 = None;
         self.host_ip = None;
         self.host_port = None;
+        self.public_key = None;
     }
 }
 

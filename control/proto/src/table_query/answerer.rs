@@ -39,8 +39,9 @@ use super::backoff::{Backoff, Random};
 use super::timers::Timers;
 use crate::isolation::Isolation;
 use crate::message::{
-    Deployed, InstanceRequest, InstanceStatus, InterestRemove, Job, JobUpdate, NodeId, SubnetGrant,
-    SubnetRequest, TableQueryRequest, TableQueryResult, Topic, Undeployed, UpdateKind, Verb, read,
+    Deployed, InstanceRequest, InstanceStatus, InterestRemove, Job, JobUpdate, NodeId, NodeKey,
+    SubnetGrant, SubnetRequest, TableQueryRequest, TableQueryResult, Topic, Undeployed, UpdateKind,
+    Verb, read,
 };
 use crate::names::ServiceName;
 use crate::record::Change;
@@ -208,6 +209,8 @@ pub struct Answerer {
     nodes: BTreeMap<NodeId, SubnetGrant>,
     /// Of nodes that started without knowing anything, until they leave.
     starts: BTreeMap<NodeId, start::Start>,
+    /// The public keys of the nodes that have a subnet.
+    node_keys: BTreeMap<NodeId, NodeKey>,
     spare: VecDeque<SubnetGrant>,
     nodes_waiting: BTreeSet<NodeId>,
     /// Subnets of nodes that left, which the root has not yet taken back.
@@ -252,6 +255,7 @@ impl Answerer {
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
             starts: BTreeMap::new(),
+            node_keys: BTreeMap::new(),
             spare: VecDeque::new(),
             nodes_waiting: BTreeSet::new(),
             returning: BTreeMap::new(),
@@ -304,7 +308,7 @@ impl Answerer {
             Verb::Subnet => {
                 let request: SubnetRequest = read("subnet request", payload)?;
                 if request.method == "GET" {
-                    self.handle_subnet_request(&node, request.fresh, now);
+                    self.handle_subnet_request(&node, &request, now);
                 }
             }
             Verb::InstanceRequest => {
@@ -373,7 +377,11 @@ impl Answerer {
             host_port: deployed.host_port,
             worker_id: Some(node.as_str().to_owned()),
             epoch: deployed.epoch,
+            public_key: deployed.public_key,
         };
+        if deployed.public_key.is_some() {
+            self.note_key(node, deployed.public_key);
+        }
         if self.has_left(&job, number, node, deployed.epoch) {
             return Ok(());
         }
@@ -498,6 +506,7 @@ impl Answerer {
             namespace_ip: None,
             namespace_ip_v6: None,
             worker_id: None,
+            public_key: None,
             ..former
         };
         self.changed(name, UpdateKind::Undeployment);
@@ -664,6 +673,12 @@ impl Answerer {
     /// The nodes that have a subnet.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &SubnetGrant)> {
         self.nodes.iter()
+    }
+
+    /// The public key that a node with a subnet last said; `None` of nodes that have none.
+    #[must_use]
+    pub fn node_key(&self, node: &NodeId) -> Option<&NodeKey> {
+        self.node_keys.get(node)
     }
 
     /// False while the root cannot be reached.

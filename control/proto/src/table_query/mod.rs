@@ -11,7 +11,9 @@ pub mod notifier;
 pub(crate) mod backoff;
 pub(crate) mod timers;
 
-use crate::message::{FormerPlace, InstanceEntry, IpType, ServiceIpEntry, TableQueryRequest};
+use crate::message::{
+    FormerPlace, InstanceEntry, IpType, NodeKey, ServiceIpEntry, TableQueryRequest,
+};
 use crate::names::ServiceName;
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::fmt;
@@ -134,6 +136,8 @@ pub struct Place {
     pub port: u16,
     /// The node's id, when the manager said it.
     pub node: Option<String>,
+    /// The node's public key; `None` when it speaks the plain format only.
+    pub key: Option<NodeKey>,
 }
 
 /// One instance of a service.
@@ -165,6 +169,7 @@ impl Row {
                     host,
                     port,
                     node: entry.worker_id.clone(),
+                    key: entry.public_key,
                 })
             }
             _ => None,
@@ -194,6 +199,7 @@ impl Row {
             namespace_ip_v6: place.and_then(|place| place.ns_ip.v6).map(NsIp::ip),
             host_ip: place.map(|place| place.host),
             host_port: place.map(|place| place.port),
+            public_key: place.and_then(|place| place.key),
             service_ip: Vec::new(),
             epoch: self.epoch,
             reply_only: self.reply_only,

@@ -49,6 +49,7 @@ fn row(number: u32, node: &str) -> Row {
             host: ip(node),
             port: 50103,
             node: None,
+            key: None,
         }),
         cluster_id: None,
         reply_only: false,
@@ -458,6 +459,7 @@ fn former(node: &str) -> FormerPlace {
         host_ip: node.parse().unwrap(),
         host_port: 50103,
         left_s: 0,
+        public_key: None,
     }
 }
 

@@ -42,6 +42,7 @@ impl Core {
             host_port: self.config.gateway.exposed_port,
             host_ip: self.own_ip,
             epoch,
+            public_key: None,
         };
         self.say(Verb::Deployed, &deployed);
     }

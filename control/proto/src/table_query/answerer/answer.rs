@@ -67,6 +67,7 @@ impl Known {
             host_port: entry.host_port.unwrap_or_default(),
             worker_id: entry.worker_id.clone(),
             epoch: entry.epoch,
+            public_key: entry.public_key,
         })
     }
 

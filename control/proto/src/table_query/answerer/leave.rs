@@ -57,6 +57,7 @@ impl Answerer {
         self.end_instances_of(node, now);
         self.nodes_waiting.remove(node);
         self.starts.remove(node);
+        self.node_keys.remove(node);
         if let Some(grant) = self.nodes.remove(node) {
             self.dirty.node(node);
             self.give_back(node, grant, now);

@@ -2,7 +2,9 @@
 //! there has ended, and it hears which NsIPs that had: only the node can let them rest.
 
 use super::{Answerer, Report};
-use crate::message::{NodeId, SubnetGrant, SubnetResult, Undeployed, Verb, text, write};
+use crate::message::{
+    NodeId, NodeKey, SubnetGrant, SubnetRequest, SubnetResult, Undeployed, Verb, text, write,
+};
 use crate::names::ServiceName;
 use serde::{Deserialize, Serialize};
 use sluice_wire::{Ip, NsIp};
@@ -25,14 +27,17 @@ pub(super) struct StoredNode {
     pub(super) grant: SubnetGrant,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) start: Option<Start>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) public_key: Option<NodeKey>,
 }
 
 impl Answerer {
-    /// A node needs its subnet: the one it had, else one of the reserve, else the next that the root gives. `fresh` names
+    /// A node needs its subnet: the one it had, else one of the reserve, else the next that the root gives. Its `fresh` names
     /// its start if it knows nothing of an earlier life.
-    pub fn handle_subnet_request(&mut self, node: &NodeId, fresh: Option<u64>, now: Duration) {
+    pub fn handle_subnet_request(&mut self, node: &NodeId, request: &SubnetRequest, now: Duration) {
+        self.note_key(node, request.public_key);
         let known = self.starts.get(node).map(|start| start.id);
-        if let Some(id) = fresh.filter(|id| known != Some(*id)) {
+        if let Some(id) = request.fresh.filter(|id| known != Some(*id)) {
             let held = self.end_instances_of(node, now).into_iter().collect();
             self.starts.insert(node.clone(), Start { id, held });
             self.dirty.node(node);
@@ -44,6 +49,17 @@ impl Answerer {
         self.nodes_waiting.insert(node.clone());
         self.give_subnets();
         self.ask_subnet(now);
+    }
+
+    /// The node's key as it says it now.
+    pub(super) fn note_key(&mut self, node: &NodeId, key: Option<NodeKey>) {
+        let before = match key {
+            Some(key) => self.node_keys.insert(node.clone(), key),
+            None => self.node_keys.remove(node),
+        };
+        if before != key {
+            self.dirty.node(node);
+        }
     }
 
     pub(super) fn tell_subnet(&mut self, node: &NodeId) {

@@ -129,7 +129,13 @@ impl Answerer {
                 Some(grant) => {
                     let start = self.starts.get(&node).cloned();
                     let grant = grant.clone();
-                    Change::put(key, &StoredNode { grant, start })
+                    let public_key = self.node_keys.get(&node).copied();
+                    let stored = StoredNode {
+                        grant,
+                        start,
+                        public_key,
+                    };
+                    Change::put(key, &stored)
                 }
                 None => Change::Delete { key },
             });
@@ -185,10 +191,17 @@ impl Answerer {
                 "job" => answerer.restore_job(key, read(key, value)?, now)?,
                 "node" => {
                     let node = node_of(key, id)?;
-                    let StoredNode { grant, start } = read(key, value)?;
+                    let StoredNode {
+                        grant,
+                        start,
+                        public_key,
+                    } = read(key, value)?;
                     answerer
                         .starts
                         .extend(start.map(|start| (node.clone(), start)));
+                    answerer
+                        .node_keys
+                        .extend(public_key.map(|key| (node.clone(), key)));
                     answerer.nodes.insert(node, grant);
                 }
                 ROOT_STORE => answerer.root_store = read(key, value)?,

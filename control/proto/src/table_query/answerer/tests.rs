@@ -2,6 +2,7 @@
 
 mod absence;
 mod forgotten;
+mod keys;
 mod leave;
 mod lost_store;
 mod migration;

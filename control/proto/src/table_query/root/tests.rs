@@ -86,6 +86,7 @@ fn status(id: &str, number: u32) -> Command {
             host_port: 50103,
             worker_id: None,
             epoch: 0,
+            public_key: None,
         }],
         cluster_id: None,
     })

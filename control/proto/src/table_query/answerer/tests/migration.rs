@@ -13,6 +13,7 @@ fn deployed(answerer: &mut Answerer, who: &str, last: u8, epoch: u64) {
         host_port: 50103,
         host_ip: Some(Ip::v4([192, 0, 2, last])),
         epoch,
+        public_key: None,
     };
     answerer
         .handle_deployed(&node(who), &deployed, s(1))

@@ -14,6 +14,7 @@ fn an_event_that_is_refused_does_not_keep_back_others() {
         host_port: 50103,
         host_ip: Some(Ip::v4([192, 0, 2, 1])),
         epoch: 1,
+        public_key: None,
     };
     answerer
         .handle_deployed(&node("n1"), &deployed, s(1))
