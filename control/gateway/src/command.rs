@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sluice_tunnel::key::Identity;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,6 +30,8 @@ pub enum Command {
     Attach(Attach, Reply<Attached>),
     /// The reverse of `Attach`.
     Detach(Detach, Reply<()>),
+    /// The node has another key, which is in its file already.
+    SetIdentity(Identity, Reply<()>),
 }
 
 /// The body of `POST /register`.

@@ -5,6 +5,7 @@ pub mod admin_api;
 pub mod command;
 pub mod container;
 pub mod node;
+mod node_key;
 pub mod node_api;
 pub mod hardware;
 mod dns;

@@ -1,5 +1,6 @@
 //! The gateway's admin interface: HTTP on a unix socket for health, metrics, reads, attach, detach and trace.
 
+mod key;
 mod rows;
 mod socket;
 mod view;
@@ -64,6 +65,7 @@ pub fn router(view: GatewayView) -> Router {
             get(async |State(view): View| Json(rows::drops(&view.running()))),
         )
         .route("/v1/trace", post(trace))
+        .route("/v1/key/rotate", post(key::rotate))
         .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))
         .merge(attach_routes(view.commands.clone()))
         .with_state(Arc::new(view))

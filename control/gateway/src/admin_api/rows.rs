@@ -28,6 +28,7 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "ready": state.not_ready.is_empty(),
         "not_ready": state.not_ready,
         "node_id": state.node_id,
+        "public_key": state.public_key,
         "node_address": optional(state.node_address),
         "tunnel_port": state.tunnel_port,
         "exposed_port": state.exposed_port,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::client::{Call, Client, ClientError, Endpoint, Role};
+use sluice_managers::SecretFile;
 use sluice_memory::Accounts;
 use sluice_tables::publish::InstanceUpdate;
 use sluice_tables::{Placement, Policy, Reach, TunnelFormat, Writer};
@@ -15,7 +16,7 @@ struct Gateway {
     accounts: Arc<[Arc<Accounts>]>,
     state: watch::Sender<GatewayState>,
     commands: mpsc::Receiver<Command>,
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// A directory that goes with the test.
@@ -118,6 +119,10 @@ async fn gateway(name: &str) -> Gateway {
         }),
         hardware: Arc::new(|| json!({ "interface": "eth0" })),
         names: crate::dns::Watcher::default(),
+        key_file: Arc::new(tokio::sync::Mutex::new(SecretFile::new(
+            directory.0.join("node.key"),
+            "make a new one",
+        ))),
         trace: Arc::new(|filter| {
             if filter.port != Some(80) {
                 return Err("another trace runs".into());
@@ -146,7 +151,7 @@ async fn gateway(name: &str) -> Gateway {
         accounts,
         state,
         commands,
-        _directory: directory,
+        directory,
     }
 }
 
@@ -351,6 +356,25 @@ async fn a_refusal_of_the_core_keeps_its_words() {
         error.to_string(),
         "the gateway refused: a.b.web.d is not attached here"
     );
+}
+
+/// The core goes on with what is on disk.
+#[tokio::test]
+async fn a_rotated_key_is_in_its_file_and_in_the_core() {
+    let mut gateway = gateway("rotate").await;
+    let client = gateway.client.clone();
+    let call =
+        tokio::spawn(async move { client.json(Call::post("/v1/key/rotate", &json!({}))).await });
+    let Some(Command::SetIdentity(identity, reply)) = gateway.commands.recv().await else {
+        panic!("a command with the new key");
+    };
+    reply.send(Ok(())).unwrap();
+    let answer = call.await.unwrap().unwrap();
+    let file = SecretFile::new(gateway.directory.0.join("node.key"), "make a new one");
+    let kept = crate::node_key::identity(&file.read().unwrap().unwrap());
+    assert_eq!(kept.public(), identity.public());
+    assert_eq!(answer["public_key"], identity.public().to_string());
+    assert_eq!(answer["file"], file.path().to_str().unwrap());
 }
 
 /// The stream ends by itself when the packets asked for have met their fate.

@@ -4,13 +4,14 @@ use crate::command::Commands;
 use crate::dns::Watcher;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sluice_managers::SecretFile;
 use sluice_memory::Accounts;
 use sluice_tables::Publisher;
 use sluice_wire::{Dual, Ip, Subnet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
 /// Everything the admin interface reads and calls. The core makes one and keeps `state` current.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct GatewayView {
     /// Begins a trace; it ends when the receiver is dropped.
     pub trace:
         Arc<dyn Fn(TraceFilter) -> Result<mpsc::Receiver<TraceRecord>, String> + Send + Sync>,
+    /// The node's private key, on disk.
+    pub key_file: Arc<Mutex<SecretFile>>,
     /// The name server.
     pub(crate) names: Watcher,
 }
@@ -57,6 +60,8 @@ impl std::fmt::Debug for GatewayView {
 #[derive(Clone, Debug, Default)]
 pub struct GatewayState {
     pub node_id: String,
+    /// By which other nodes know this one.
+    pub public_key: String,
     pub node_address: Option<Ip>,
     pub tunnel_port: u16,
     pub exposed_port: u16,

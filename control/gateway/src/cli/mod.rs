@@ -2,6 +2,7 @@
 
 mod daemon;
 mod doctor;
+mod key;
 mod profile;
 mod read;
 mod rule;
@@ -15,7 +16,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::demo;
 use crate::output::{self, Format};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use sluice_managers::{Token, TokenError};
+use sluice_managers::{SecretFileError, Token, TokenError};
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -54,6 +55,9 @@ enum Command {
     /// Who may call whom across namespaces
     #[command(subcommand)]
     Rule(rule::Rule),
+    /// The key by which other nodes know this one
+    #[command(subcommand)]
+    Key(key::Key),
     /// Show a table
     Get(read::Get),
     /// Show how the daemons of this machine are
@@ -139,6 +143,8 @@ pub enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     #[error("cannot read {file}: {source}", file = file.display())]
     Read {
         file: PathBuf,
@@ -197,6 +203,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Command::Attach(attach) => block_on(attach.run(&config()?)),
         Command::Detach(detach) => block_on(detach.run(&config()?)),
         Command::Rule(rule) => block_on(rule.run(&config()?)),
+        Command::Key(key) => block_on(key.run(&config()?)),
         Command::Get(get) => block_on(get.run(&config()?)),
         Command::Status(status) => block_on(status.run(&config()?)),
         Command::Doctor(doctor) => block_on(doctor.run(cli.config.as_deref())),

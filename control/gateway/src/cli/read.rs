@@ -209,6 +209,7 @@ columns! {
     DROPS: "REASON" "/reason", "COUNT" "/count", "SERVICE" "/per_link/service", "UNDERLAY" "/per_link/underlay",
         "ENGINE" "/per_link/engine", "CAUSE" "/cause", "CURE" "/cure";
     RULES: "FROM" "/from", "TO" "/to", "CALLERS" "/callers", "CALLEES" "/callees";
+    KEYS: "PUBLIC KEY" "/public_key", "FILE" "/file";
     PROFILES: "PROFILE" "/profile", "TITLE" "/title", "LINK" "/link", "VERIFIED" "/verified", "FROM" "/from";
     SETTINGS: "SETTING" "/setting", "WANTED" "/wanted", "ACTUAL" "/actual", "BEFORE" "/before", "BY" "/by",
         "WHY NOT" "/why";

@@ -13,11 +13,14 @@ use sluice_proto::isolation::Isolation;
 use sluice_tables::SENT_ON_S_MAX;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How to make a token.
 pub(super) const MAKE_TOKEN: &str =
     "install -m 600 /dev/null FILE && head -c 32 /dev/urandom | base64 > FILE";
+
+/// The node's private key, in the state directory unless configured.
+const KEY_FILE: &str = "node.key";
 
 /// The longest name of a network device (IFNAMSIZ without the final zero).
 const DEVICE_NAME_MAX: usize = 15;
@@ -485,6 +488,9 @@ impl Check<'_> {
             )?,
             node_socket: self.path("gateway.node_socket", &raw.node_socket)?,
             admin_socket: self.path("gateway.admin_socket", &raw.admin_socket)?,
+            key_file: self
+                .optional_path("gateway.key_file", &raw.key_file)?
+                .unwrap_or_else(|| Path::new(&raw.state_dir).join(KEY_FILE)),
             state_dir: self.path("gateway.state_dir", &raw.state_dir)?,
             node_address,
             exposed_port,

@@ -123,6 +123,8 @@ pub struct Gateway {
     pub node_socket: PathBuf,
     pub admin_socket: PathBuf,
     pub state_dir: PathBuf,
+    /// Holds the node's private key.
+    pub key_file: PathBuf,
     /// Where other nodes reach this one; `None` takes the source address of the default route.
     pub node_address: Option<Ip>,
     /// The port other nodes send to; differs from the bound one behind a NAT.

@@ -98,6 +98,7 @@ pub struct RawGateway {
     pub node_socket: String,
     pub admin_socket: String,
     pub state_dir: String,
+    pub key_file: String,
     pub node_address: String,
     pub exposed_port: i64,
     pub subnet_by_caller: bool,
@@ -263,6 +264,7 @@ impl Default for RawGateway {
             node_socket: "/etc/netmanager/netmanager.sock".into(),
             admin_socket: "/run/sluice/gateway.sock".into(),
             state_dir: "/var/lib/sluice/gateway".into(),
+            key_file: String::new(),
             node_address: String::new(),
             exposed_port: 0,
             // The managers know which subnets are free.

@@ -155,6 +155,7 @@ impl Rows {
         self.path("gateway.node_socket", Some(&gateway.node_socket));
         self.path("gateway.admin_socket", Some(&gateway.admin_socket));
         self.path("gateway.state_dir", Some(&gateway.state_dir));
+        self.path("gateway.key_file", Some(&gateway.key_file));
         self.add(
             "gateway.node_address",
             gateway.node_address.map_or_else(

@@ -51,6 +51,10 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:2: `root.subnet_rest_s` = 139: expected a number from 140 to 31536000: for up to 140 s a gateway may go by the route to the former owner",
         ),
         (
+            "[gateway]\nkey_file = \"node.key\"\n",
+            "f.toml:2: `gateway.key_file` = \"node.key\": expected an absolute path",
+        ),
+        (
             "[gateway]\nbroker_silence_ms = 100\n",
             "f.toml:2: `gateway.broker_silence_ms` = 100: expected a number from 200 to 30000",
         ),

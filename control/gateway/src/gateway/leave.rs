@@ -8,6 +8,7 @@ use super::{Error, MESSAGES_MAX, pins, wiring};
 use crate::config::{Config, HostPort};
 use crate::hardware::{self, HardwareError};
 use crate::node::{self, NodeError, NodeNet};
+use crate::node_key;
 use sluice_managers::clocks;
 use sluice_managers::mqtt::{Mqtt, MqttConfig, MqttEvent};
 use sluice_proto::message::{self, LeaveRequest, LeaveResult, NodeId, Topic, Undeployed, Verb};
@@ -57,7 +58,7 @@ pub async fn leave(config: &Config) -> Result<Heard, Error> {
     let (mut file, mut state) = StateFile::open(&config.gateway.state_dir)?;
     if state.registration.is_none() {
         clear(config)?;
-        StateFile::remove(&config.gateway.state_dir)?;
+        forget(config)?;
         return Ok(Heard::Nobody);
     }
     state.leaving = true;
@@ -65,7 +66,7 @@ pub async fn leave(config: &Config) -> Result<Heard, Error> {
     let told = tell(config, &state).await;
     clear(config)?;
     let cluster = told?;
-    StateFile::remove(&config.gateway.state_dir)?;
+    forget(config)?;
     Ok(Heard::Cluster(cluster))
 }
 
@@ -112,6 +113,15 @@ fn clear(config: &Config) -> Result<(), Error> {
     node::remove_device(&config.gateway.tun)?;
     pins::remove(&config.gateway.state_dir)?;
     hardware::remove(&config.gateway.state_dir).map_err(HardwareError::from)?;
+    Ok(())
+}
+
+/// What the node was is gone: its state, and its key unless somebody keeps it elsewhere.
+fn forget(config: &Config) -> Result<(), Error> {
+    StateFile::remove(&config.gateway.state_dir)?;
+    if let Some(key) = node_key::own_file(config) {
+        key.remove()?;
+    }
     Ok(())
 }
 

@@ -22,13 +22,14 @@ use crate::hardware::{Hardware, HardwareError};
 use crate::node::hops::Changes;
 use crate::node::watch::Watch;
 use crate::node::{NodeError, Wiring};
-use crate::{node_api, notify};
+use crate::{node_api, node_key, notify};
 use core::Core;
 pub use leave::{Heard, leave};
 use pins::Pins;
 use plane::{Plane, now};
 use sluice_hw_profiles::Link;
 use sluice_link::LinksError;
+use sluice_managers::SecretFileError;
 use sluice_proto::NameError;
 use sluice_proto::message::{MessageError, TopicError};
 use sluice_routes::Routes;
@@ -46,7 +47,7 @@ use std::sync::Arc;
 use thiserror::Error as ThisError;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 /// MTU of bridge, veths and TUN device in bytes: what legacy nodes use and send (OAKESTRA-WIRE section 4.2).
@@ -69,6 +70,8 @@ pub enum Error {
     Role(#[from] RoleError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Key(#[from] SecretFileError),
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(transparent)]
@@ -131,6 +134,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         .map(|token| token.secret().to_owned());
     let (mut file, state) = StateFile::open(&config.gateway.state_dir)?;
     let state = leave::finish(&config, &mut file, state).await?;
+    let key_file = node_key::file(&config);
+    let identity = node_key::identity(&key_file.read_or_make()?);
+    tracing::info!(public_key = %identity.public(), "the node's key");
     let state = (StateWriter::start(file)?, state);
     // Before the links open: a NIC may stop for a moment while its queues or rings change.
     let hardware = Arc::new(Hardware::start(
@@ -188,6 +194,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             Arc::new(move || hardware.status())
         },
         trace: trace::follower(plane.shared(), plane.offloader().clone()),
+        key_file: Arc::new(Mutex::new(key_file)),
         names: dns.watcher(),
     };
     let admin = AdminSocket::bind(&config.gateway.admin_socket).await?;
@@ -202,7 +209,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     routes.set_sent_on_s(config.gateway.moved_sent_on_s);
     let mut core = Core::new(
         config,
-        token,
+        (token, identity),
         state,
         (plane, routes, dns),
         (watch, mqtt_events, found, probe_results),

@@ -253,6 +253,9 @@ fn core() -> Commands {
                 Command::Attach(_, reply) => {
                     let _ = reply.send(Err(Refusal::Stopping));
                 }
+                Command::SetIdentity(_, reply) => {
+                    let _ = reply.send(Err(Refusal::Stopping));
+                }
                 Command::Detach(detach, reply) => {
                     let _ = reply.send(match registered {
                         None => Err(Refusal::NotRegistered),

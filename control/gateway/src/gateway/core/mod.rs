@@ -47,6 +47,7 @@ use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
 use sluice_routes::{Routes, Suspects};
 use sluice_tables::{Question, Upcall};
+use sluice_tunnel::key::Identity;
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -68,6 +69,7 @@ pub(crate) enum Found {
 pub(crate) struct Core {
     config: Config,
     token: Option<String>,
+    identity: Identity,
     asker: Asker,
     routes: Routes,
     plane: Plane,
@@ -129,7 +131,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         config: Config,
-        token: Option<String>,
+        (token, identity): (Option<String>, Identity),
         (file, state): (StateWriter, State),
         (plane, routes, dns): (Plane, Routes, Dns),
         (watch, mqtt_events, found, probe_results): (
@@ -166,6 +168,7 @@ impl Core {
         Self {
             config,
             token,
+            identity,
             asker,
             routes,
             plane,
@@ -317,6 +320,10 @@ impl Core {
                     Err(refusal) => Err(refusal),
                 };
                 let _ = reply.send(result);
+            }
+            Command::SetIdentity(identity, reply) => {
+                self.set_identity(identity);
+                let _ = reply.send(Ok(()));
             }
             Command::Attach(attach, reply) => {
                 let found = self.found.clone();

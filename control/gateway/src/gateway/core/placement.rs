@@ -3,9 +3,11 @@
 use super::Core;
 use crate::command::InstanceName;
 use crate::node::attach::Wired;
+use crate::node_key;
 use sluice_proto::ServiceName;
 use sluice_proto::message::{self, NodeId, Undeployed, Verb};
 use sluice_proto::table_query::Row;
+use sluice_tunnel::key::Identity;
 use sluice_wire::{Dual, NsIp};
 use std::time::Duration;
 
@@ -42,9 +44,16 @@ impl Core {
             host_port: self.config.gateway.exposed_port,
             host_ip: self.own_ip,
             epoch,
-            public_key: None,
+            public_key: Some(node_key::public(&self.identity)),
         };
         self.say(Verb::Deployed, &deployed);
+    }
+
+    /// Goes on with another key. The rows of the instances here say it to everybody who calls them.
+    pub(super) fn set_identity(&mut self, identity: Identity) {
+        self.identity = identity;
+        tracing::info!(public_key = %self.identity.public(), "the node has another key");
+        self.announce_all();
     }
 
     /// Tells the cluster about every instance again: it may have forgotten, or we have another address.

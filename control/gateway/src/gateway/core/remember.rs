@@ -80,6 +80,7 @@ impl Core {
             node_id: registration
                 .map(|known| known.node_id.clone())
                 .unwrap_or_default(),
+            public_key: self.identity.public().to_string(),
             node_address: self.own_ip,
             tunnel_port: self.config.fastpath.tunnel_port,
             exposed_port: self.config.gateway.exposed_port,
