@@ -200,13 +200,14 @@ pub(crate) struct Answer {
 pub(crate) const IDLE_MAX: usize = 64;
 
 impl Client {
-    /// `connect_wait` bounds the time a new connection may take, and that for which nothing on an old one is acknowledged:
-    /// after a cut TCP would try again ever more seldom, and whoever waits is not told that the peer is back.
+    /// `connect_wait` bounds the time a new connection may take, and half of it that for which nothing on an old one is
+    /// acknowledged, which the kernel judges from its first repetition on: after a cut TCP would try again ever more seldom,
+    /// and whoever waits is not told that the peer is back.
     pub(crate) fn new(token: Option<Token>, connect_wait: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(connect_wait));
-        connector.set_tcp_user_timeout(Some(connect_wait));
+        connector.set_tcp_user_timeout(Some(connect_wait / 2));
         connector.set_keepalive(Some(Duration::from_secs(30)));
         let inner = LegacyClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())

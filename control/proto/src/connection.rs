@@ -20,6 +20,8 @@ pub struct Settings {
     pub pause_max: Duration,
     /// The same after the peer refused us: it can be reached, but does not want us.
     pub refused_max: Duration,
+    /// A connection that ends sooner counts as a refusal: the peer lets us in and does not keep us.
+    pub lasting: Duration,
     /// A peer that was silent for so long is asked for a word.
     pub ask_after: Duration,
     /// A peer that was silent for so long is gone.
@@ -39,8 +41,15 @@ pub enum Step {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
-    Down { next: Duration, attempts: u32 },
-    Up { heard: Duration, asked: Duration },
+    Down {
+        next: Duration,
+        attempts: u32,
+    },
+    Up {
+        since: Duration,
+        heard: Duration,
+        asked: Duration,
+    },
 }
 
 /// See the module.
@@ -49,7 +58,7 @@ pub struct Keeper {
     settings: Settings,
     random: Random,
     state: State,
-    /// How often in a row the peer refused us.
+    /// How often the peer refused us since it last kept us.
     refusals: u32,
     step: Option<Step>,
 }
@@ -72,9 +81,9 @@ impl Keeper {
 
     /// The connection is there.
     pub fn handle_up(&mut self, now: Duration) {
-        self.refusals = 0;
         self.step = None;
         self.state = State::Up {
+            since: now,
             heard: now,
             asked: now,
         };
@@ -82,7 +91,18 @@ impl Keeper {
 
     /// The connection ended, or what looked like one came to nothing.
     pub fn handle_down(&mut self, now: Duration) {
-        self.wait(self.settings.pause_max, 1, now);
+        match self.state {
+            State::Up { since, .. } if now < since + self.settings.lasting => {
+                self.handle_refused(now);
+            }
+            State::Up { .. } => {
+                self.refusals = 0;
+                self.wait(self.settings.pause_max, 1, now);
+            }
+            State::Down { attempts, .. } => {
+                self.wait(self.settings.pause_max, attempts.max(1), now);
+            }
+        }
     }
 
     /// The peer was reached, and refused us.
@@ -110,7 +130,7 @@ impl Keeper {
                 let attempts = attempts.saturating_add(1);
                 self.wait(self.settings.pause_max, attempts, now);
             }
-            State::Up { heard, asked } => {
+            State::Up { heard, asked, .. } => {
                 *heard = (*heard + late).min(now);
                 *asked = now;
                 if now >= *heard + self.settings.silence_max {
@@ -129,7 +149,7 @@ impl Keeper {
         match self.state {
             State::Down { next, .. } => next,
             // One question per silence of `ask_after`: a second one would tell nothing that the first does not.
-            State::Up { heard, asked } => {
+            State::Up { heard, asked, .. } => {
                 (heard.max(asked) + self.settings.ask_after).min(heard + self.settings.silence_max)
             }
         }
@@ -160,6 +180,7 @@ mod tests {
         pause_first: Duration::from_millis(50),
         pause_max: Duration::from_millis(400),
         refused_max: Duration::from_secs(2),
+        lasting: Duration::from_secs(1),
         ask_after: Duration::from_millis(500),
         silence_max: Duration::from_secs(45),
     };
@@ -207,7 +228,7 @@ mod tests {
         let attempts = |seed| {
             let mut keeper = Keeper::new(SETTINGS, seed, ms(0));
             keeper.handle_up(ms(0));
-            keeper.handle_down(ms(10));
+            keeper.handle_down(ms(1000));
             steps(&mut keeper, ms(5000))
         };
         assert_ne!(attempts(1), attempts(2));
@@ -225,8 +246,34 @@ mod tests {
         }
         assert!(last >= ms(1500), "{last:?}");
         keeper.handle_up(now);
-        keeper.handle_down(now);
-        assert!(keeper.poll_timeout() <= now + ms(50));
+        keeper.handle_down(now + ms(1000));
+        assert!(keeper.poll_timeout() <= now + ms(1050));
+    }
+
+    /// As a broker does that has two clients with one name.
+    #[test]
+    fn who_is_let_in_and_put_out_at_once_comes_back_more_and_more_seldom() {
+        let mut keeper = Keeper::new(SETTINGS, 1, ms(0));
+        let mut now = ms(0);
+        let mut last = ms(0);
+        for _ in 0..10 {
+            keeper.handle_up(now);
+            now += ms(5);
+            keeper.handle_down(now);
+            last = keeper.poll_timeout() - now;
+            now = keeper.poll_timeout();
+        }
+        assert!(last >= ms(1500), "{last:?}");
+    }
+
+    /// What was reached did not answer: it may have been the way.
+    #[test]
+    fn a_connection_that_came_to_nothing_does_not_begin_the_attempts_anew() {
+        let mut keeper = Keeper::new(SETTINGS, 1, ms(0));
+        steps(&mut keeper, ms(2000));
+        keeper.handle_down(ms(2000));
+        let pause = keeper.poll_timeout() - ms(2000);
+        assert!(pause >= ms(300) && pause <= ms(400), "{pause:?}");
     }
 
     #[test]

@@ -138,10 +138,10 @@ async fn tell(config: &Config, state: &State) -> Result<String, Error> {
     .to_string();
     let token = config.gateway_token()?;
     let broker = MqttConfig {
-        node_id: registration.node_id.clone(),
+        client_id: registration.node_id.clone(),
+        login: token.map(|token| (registration.node_id.clone(), token)),
         host: registration.host.clone(),
         port: registration.port,
-        token: token.map(|token| token.secret().to_owned()),
         silence: Duration::from_millis(config.gateway.broker_silence_ms.into()),
     };
     let subnet = registration.subnet.as_ref();
@@ -172,6 +172,7 @@ async fn tell(config: &Config, state: &State) -> Result<String, Error> {
                 say(&mqtt, &node, state, &leave);
                 connected = true;
             }
+            Ok(Some(MqttEvent::Subscribed)) => {}
             Ok(Some(MqttEvent::Message { topic, payload })) => {
                 let result = message::read::<LeaveResult>("leave result", &payload);
                 let is_ours = |result: LeaveResult| {

@@ -10,6 +10,7 @@ mod reach;
 mod session;
 pub(crate) mod wire;
 
+use crate::access::Token;
 use crate::clock::Clock;
 use reach::Reach;
 use session::{End, KEEP_ALIVE_S, Session};
@@ -24,18 +25,25 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 /// The last, after the broker refused us: it is there, but somebody has to do something.
 const REFUSED_MAX: Duration = Duration::from_secs(2);
-/// Requests that may wait for the connection; above it, publishing fails and the protocol asks again later.
-const QUEUE_MAX: usize = 1024;
+/// A connection that ends sooner is taken for a refusal.
+const LASTING: Duration = Duration::from_secs(1);
+/// A broker that was reached has at first this long for its answer to CONNECT, since the way may be cut again; each time
+/// that it has none it gets twice as long, because it may have a thousand to let in.
+const PATIENCE_FIRST: Duration = Duration::from_millis(500);
+const PATIENCE_MAX: Duration = Duration::from_secs(8);
+/// Requests that may wait for the connection; above it, publishing fails and the protocol asks again later. A change that a
+/// thousand nodes are told fits.
+const QUEUE_MAX: usize = 4096;
 
 /// Where the broker is, and as whom to speak.
 #[derive(Clone, Debug)]
 pub struct MqttConfig {
-    /// The worker id; also the client id (it must not collide with the node engine's `<id>-ne`).
-    pub node_id: String,
+    /// A gateway's is its worker id (it must not collide with the node engine's `<id>-ne`).
+    pub client_id: String,
+    /// User and password, for a broker that asks for them; a gateway's user is its worker id.
+    pub login: Option<(String, Token)>,
     pub host: String,
     pub port: u16,
-    /// Password for a broker that asks for one; the user is the node id.
-    pub token: Option<String>,
     /// A connection on which the broker's machine acknowledges nothing for about so long is given up.
     pub silence: Duration,
 }
@@ -45,6 +53,8 @@ pub struct MqttConfig {
 pub enum MqttEvent {
     /// A fresh session: nothing is subscribed.
     Connected,
+    /// The session's first subscription stands, or was refused.
+    Subscribed,
     /// The connection failed or ended; it is being retried.
     Disconnected(String),
     Message {
@@ -76,6 +86,7 @@ impl Mqtt {
             pause_first: PAUSE_FIRST,
             pause_max: PAUSE_MAX,
             refused_max: REFUSED_MAX,
+            lasting: LASTING,
             ask_after: config.silence / 2,
             // As the broker does it with us (MQTT 3.1.1 section 3.1.2.10).
             silence_max: Duration::from_millis(u64::from(KEEP_ALIVE_S) * 1500),
@@ -86,6 +97,7 @@ impl Mqtt {
             // The standard library's keys come from the operating system.
             keeper: Keeper::new(settings, RandomState::new().hash_one(0), clock.now()),
             reach: Reach::new(&config.host, config.port),
+            patience: PATIENCE_FIRST,
             clock,
             config,
             requests: queue,
@@ -116,6 +128,12 @@ impl Mqtt {
         self.ask(Request::Unsubscribe(filter.to_owned()))
     }
 
+    /// Whether the queue takes another request.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.requests.capacity() > 0
+    }
+
     fn ask(&self, request: Request) -> bool {
         self.requests.try_send(request).is_ok()
     }
@@ -132,6 +150,8 @@ struct Client {
     clock: Clock,
     keeper: Keeper,
     reach: Reach,
+    /// How long the broker has for its answer to CONNECT.
+    patience: Duration,
     requests: mpsc::Receiver<Request>,
     events: mpsc::Sender<MqttEvent>,
 }
@@ -156,17 +176,14 @@ impl Client {
                 Err(error) => End::Io(error),
                 Ok(stream) => {
                     self.reach.stop();
-                    match Session::open(stream, &self.config).await {
+                    match Session::open(stream, &self.config, self.patience).await {
                         Ok(session) => {
                             said.clear();
                             let end = self.serve(session).await;
                             self.keeper.handle_down(self.clock.now());
                             end
                         }
-                        Err(end) => {
-                            self.keeper.handle_refused(self.clock.now());
-                            end
-                        }
+                        Err(end) => self.not_let_in(end),
                     }
                 }
             };
@@ -189,8 +206,22 @@ impl Client {
         }
     }
 
+    /// The broker was reached, but no session came of it.
+    fn not_let_in(&mut self, end: End) -> End {
+        if end.is_refusal() {
+            self.keeper.handle_refused(self.clock.now());
+        } else {
+            self.keeper.handle_down(self.clock.now());
+        }
+        if matches!(end, End::NoAnswer(_)) {
+            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+        }
+        end
+    }
+
     /// Serves an open connection to its end.
     async fn serve(&mut self, mut session: Session) -> End {
+        self.patience = PATIENCE_FIRST;
         // What was queued before belongs to a session that is gone; the protocol asks again.
         while self.requests.try_recv().is_ok() {}
         self.keeper.handle_up(self.clock.now());

@@ -19,8 +19,6 @@ use tokio::time::timeout;
 
 /// In CONNECT, in seconds: as the legacy worker's (OAKESTRA-WIRE section 2.1).
 pub(super) const KEEP_ALIVE_S: u16 = 30;
-/// A broker that was reached has this long for its answer to CONNECT: it may have a thousand to let in.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// The longest message taken; a table-query result of 1,000 instances has about 300 KB.
 const PACKET_MAX: usize = 4 << 20;
 /// Packets that the broker has not acknowledged. They fit the kernel's buffers, so that a broker which is only slow never
@@ -35,8 +33,8 @@ const READ_SIZE: usize = 4 << 10;
 pub(super) enum End {
     #[error("the broker refused the connection: {0:?}")]
     Refused(v4::ConnectReturnCode),
-    #[error("the broker does not answer CONNECT within {} s", ANSWER_WAIT.as_secs())]
-    NoAnswer,
+    #[error("the broker does not answer CONNECT within {} ms", .0.as_millis())]
+    NoAnswer(Duration),
     #[error("closed by the broker")]
     Closed,
     #[error("the broker says nothing, although its machine can be reached")]
@@ -51,17 +49,32 @@ pub(super) enum End {
     Unheard,
 }
 
+impl End {
+    /// The broker, which was reached, does not want us: not the way ended the connection.
+    pub(super) const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Closed | Self::Protocol(_) | Self::Malformed(_) => true,
+            Self::NoAnswer(_) | Self::Silent | Self::Io(_) | Self::Unheard => false,
+        }
+    }
+}
+
 /// An open connection.
 pub(super) struct Session {
     stream: TcpStream,
     input: BytesMut,
     output: BytesMut,
     ids: PacketIds,
+    has_subscribed: bool,
 }
 
 impl Session {
-    /// Introduces us.
-    pub(super) async fn open(stream: TcpStream, config: &MqttConfig) -> Result<Self, End> {
+    /// Introduces us; the broker has `patience` for its answer.
+    pub(super) async fn open(
+        stream: TcpStream,
+        config: &MqttConfig,
+        patience: Duration,
+    ) -> Result<Self, End> {
         stream.set_nodelay(true)?;
         // From the first repetition on, which is 200 ms after a loss on short ways.
         let half = u32::try_from((config.silence / 2).as_millis()).unwrap_or(u32::MAX);
@@ -71,16 +84,17 @@ impl Session {
             input: BytesMut::new(),
             output: BytesMut::new(),
             ids: PacketIds::default(),
+            has_subscribed: false,
         };
-        let mut connect = v4::Connect::new(&config.node_id);
+        let mut connect = v4::Connect::new(&config.client_id);
         connect.keep_alive = KEEP_ALIVE_S;
-        if let Some(token) = &config.token {
-            connect.set_login(&config.node_id, token);
+        if let Some((user, token)) = &config.login {
+            connect.set_login(user, token.secret());
         }
         connect.write(&mut session.output)?;
         session.write().await?;
-        let first = timeout(ANSWER_WAIT, session.first_packet()).await;
-        let v4::Packet::ConnAck(answer) = first.map_err(|_| End::NoAnswer)?? else {
+        let first = timeout(patience, session.first_packet()).await;
+        let v4::Packet::ConnAck(answer) = first.map_err(|_| End::NoAnswer(patience))?? else {
             return Err(End::Protocol("its first packet is not CONNACK"));
         };
         if answer.code != v4::ConnectReturnCode::Success {
@@ -142,7 +156,7 @@ impl Session {
         }
     }
 
-    /// What the broker says; gives the message, if it is one.
+    /// What the broker says; gives what has to be told.
     fn take(&mut self, packet: v4::Packet) -> Result<Option<MqttEvent>, End> {
         match packet {
             v4::Packet::Publish(publish) => {
@@ -164,10 +178,11 @@ impl Session {
             }
             // Whoever waits for something repeats it; a subscription that is refused is for the broker's log.
             v4::Packet::PubAck(v4::PubAck { pkid, .. })
-            | v4::Packet::SubAck(v4::SubAck { pkid, .. })
-            | v4::Packet::UnsubAck(v4::UnsubAck { pkid, .. }) => {
-                if !self.ids.end(pkid) {
-                    return Err(End::Protocol("an acknowledgement of nothing"));
+            | v4::Packet::UnsubAck(v4::UnsubAck { pkid, .. }) => self.acknowledged(pkid)?,
+            v4::Packet::SubAck(v4::SubAck { pkid, .. }) => {
+                self.acknowledged(pkid)?;
+                if !std::mem::replace(&mut self.has_subscribed, true) {
+                    return Ok(Some(MqttEvent::Subscribed));
                 }
             }
             v4::Packet::PingResp => {}
@@ -182,6 +197,14 @@ impl Session {
             | v4::Packet::Disconnect => return Err(End::Protocol("a packet out of place")),
         }
         Ok(None)
+    }
+
+    fn acknowledged(&mut self, id: u16) -> Result<(), End> {
+        if self.ids.end(id) {
+            Ok(())
+        } else {
+            Err(End::Protocol("an acknowledgement of nothing"))
+        }
     }
 
     fn has_room(&self) -> bool {

@@ -16,10 +16,10 @@ const NODE: &str = "64b8f0c9d2a1e3f405162738";
 fn start(address: SocketAddr, silence: Duration) -> (Mqtt, mpsc::Receiver<MqttEvent>) {
     let (sender, events) = mpsc::channel(16);
     let config = MqttConfig {
-        node_id: NODE.to_owned(),
+        client_id: NODE.to_owned(),
+        login: None,
         host: address.ip().to_string(),
         port: address.port(),
-        token: None,
         silence,
     };
     (Mqtt::start(config, sender), events)

@@ -14,6 +14,7 @@ mod newcomers;
 mod placement;
 mod registration;
 mod remember;
+mod sending;
 mod subnet_by_caller;
 mod vouched;
 
@@ -36,7 +37,7 @@ use placement::{Ended, TELL_PAUSE_S};
 use registration::SUBNET_RETRY;
 use remember::{ROUTES_PAUSE, WRITE_PAUSE};
 use sluice_managers::mqtt::{Mqtt, MqttEvent};
-use sluice_managers::wall_clock;
+use sluice_managers::{Token, wall_clock};
 use sluice_proto::ServiceName;
 use sluice_proto::dns::Names;
 use sluice_proto::liveness::{self, Prober};
@@ -44,7 +45,7 @@ use sluice_proto::message::{
     self, InstanceResult, NodeId, SubnetResult, TableQueryResult, Topic, UpdatesAvailable, Verb,
 };
 use sluice_proto::table_query::Key;
-use sluice_proto::table_query::asker::{self, Asker, Event, Mqtt as Outgoing};
+use sluice_proto::table_query::asker::{self, Asker, Event};
 use sluice_routes::{Routes, Suspects};
 use sluice_tables::{Question, Upcall};
 use sluice_tunnel::key::Identity;
@@ -68,7 +69,7 @@ pub(crate) enum Found {
 /// See the module.
 pub(crate) struct Core {
     config: Config,
-    token: Option<String>,
+    token: Option<Token>,
     identity: Identity,
     asker: Asker,
     routes: Routes,
@@ -121,6 +122,8 @@ pub(crate) struct Core {
     started_at: Duration,
     /// How old the remembered routes were at the start.
     age_at_start: Duration,
+    /// When to look whether the queue to the broker has room again.
+    send_at: Option<Duration>,
     /// When the connection to the cluster's broker was last lost.
     connected_until: Option<Duration>,
     written_at: Duration,
@@ -131,7 +134,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         config: Config,
-        (token, identity): (Option<String>, Identity),
+        (token, identity): (Option<Token>, Identity),
         (file, state): (StateWriter, State),
         (plane, routes, dns): (Plane, Routes, Dns),
         (watch, mqtt_events, found, probe_results): (
@@ -180,6 +183,7 @@ impl Core {
             node_id: None,
             own_ip: None,
             mqtt: None,
+            send_at: None,
             mqtt_events,
             connected: false,
             node: None,
@@ -251,6 +255,7 @@ impl Core {
         let mut due = self.tick_at;
         let mut sooner = |at: Option<Duration>| due = at.map_or(due, |at| due.min(at));
         sooner(self.asker.poll_timeout());
+        sooner(self.send_at);
         sooner(self.prober.poll_timeout());
         sooner(self.routes.poll_timeout());
         sooner(Some(self.look_at));
@@ -363,6 +368,7 @@ impl Core {
     pub(crate) async fn handle_mqtt(&mut self, event: MqttEvent, now: Duration) {
         match event {
             MqttEvent::Connected => self.handle_connected(now),
+            MqttEvent::Subscribed => {}
             MqttEvent::Disconnected(why) => self.lose_broker(why, now),
             MqttEvent::Message { topic, payload } => {
                 if let Err(error) = self.handle_message(&topic, &payload, now).await {
@@ -437,9 +443,7 @@ impl Core {
             self.handle_event(event);
         }
         self.tell_suspects(now);
-        while let Some(transmit) = self.asker.poll_transmit() {
-            self.transmit(&transmit);
-        }
+        self.send_asked(now);
         self.end_awaiting(now);
         if std::mem::take(&mut self.routes_changed) {
             self.publish();
@@ -505,31 +509,6 @@ impl Core {
                 self.name_instance(&routes.job, row);
                 self.disown(&routes.job, row);
             }
-        }
-    }
-
-    fn transmit(&self, transmit: &asker::Transmit) {
-        let (Some(mqtt), Some(node_id)) = (&self.mqtt, &self.node_id) else {
-            return;
-        };
-        let queued = match transmit.mqtt(node_id) {
-            Outgoing::Publish { topic, payload } => mqtt.publish(&topic, payload),
-            Outgoing::Subscribe { topic } => mqtt.subscribe(&topic),
-            Outgoing::Unsubscribe { topic } => mqtt.unsubscribe(&topic),
-        };
-        if !queued {
-            tracing::debug!("the queue to the broker is full; the table query repeats itself");
-        }
-    }
-
-    fn say<T: serde::Serialize>(&self, verb: Verb, body: &T) {
-        if let (Some(mqtt), Some(node_id)) = (&self.mqtt, &self.node_id)
-            && self.connected
-        {
-            mqtt.publish(
-                &Topic::node(node_id.clone(), verb).to_string(),
-                message::write(body),
-            );
         }
     }
 

@@ -105,10 +105,10 @@ impl Core {
 
     fn connect(&mut self, registration: &Registration) {
         let broker = MqttConfig {
-            node_id: registration.node_id.clone(),
+            client_id: registration.node_id.clone(),
+            login: (self.token.clone()).map(|token| (registration.node_id.clone(), token)),
             host: registration.host.clone(),
             port: registration.port,
-            token: self.token.clone(),
             silence: Duration::from_millis(self.config.gateway.broker_silence_ms.into()),
         };
         self.mqtt = Some(Mqtt::start(broker, self.mqtt_events.clone()));
