@@ -180,6 +180,7 @@ impl Connection {
                 if heard {
                     shell.router.hear(session.id, now);
                 }
+                shell.router.handle_timeout(session.id, now);
                 let mut size = output.len();
                 while size < WRITE_SIZE
                     && let Some(next) = shell.router.poll_transmit(session.id, now)
@@ -205,6 +206,9 @@ impl Connection {
             }
             input.reserve(READ_SIZE);
             tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => return Err(End::Stopped),
+                // Before time is judged: a broker that was busy has not heard yet what came meanwhile.
                 read = stream.read_buf(input) => {
                     if read? == 0 {
                         return Err(End::Closed);
@@ -212,11 +216,7 @@ impl Connection {
                     heard = true;
                 }
                 () = session.peer.changed.notified() => {}
-                () = self.broker.0.clock.reaches(deadline) => {
-                    let now = self.broker.now();
-                    self.broker.with(|shell| shell.router.handle_timeout(session.id, now));
-                }
-                _ = self.stop.wait_for(|stop| *stop) => return Err(End::Stopped),
+                () = self.broker.0.clock.reaches(deadline) => {}
             }
         }
     }
