@@ -144,6 +144,13 @@ impl World {
         self.root.restart(seed);
     }
 
+    /// Every cluster manager that runs knows which store its root has. One that does not, because it lost its own, would take
+    /// an empty one for it: a double fault that operators have to mend.
+    pub fn clusters_know_the_store(&self) -> bool {
+        let mut running = self.clusters.iter().filter(|cluster| cluster.up);
+        running.all(|cluster| cluster.answerer.root_store().is_some())
+    }
+
     /// The root starts without its store; gives the root as it was.
     pub fn wipe_root(&mut self) -> RootShell {
         self.stop_root();

@@ -221,13 +221,13 @@ fn lose_something(world: &mut World, node: usize, cluster: usize) {
     match world.random.random_range(0..5) {
         0 | 1 => world.leave(node),
         2 => world.wipe_node(node),
-        3 => world.wipe_cluster(cluster),
-        _ => {
+        4 if world.clusters_know_the_store() => {
             let kept = world.wipe_root();
             let noticed = world.random.random_range(0..3000);
             world.run_for(Duration::from_millis(noticed));
             world.bring_back_root(kept);
         }
+        _ => world.wipe_cluster(cluster),
     }
 }
 
