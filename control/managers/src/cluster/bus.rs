@@ -1,25 +1,27 @@
 //! The cluster manager's place on the message bus: inside the embedded broker, or a client of an external one.
 
+use super::notices::Notices;
 use crate::access::Token;
 use crate::broker::{Broker, Link, Message};
+use crate::clock::Clock;
 use crate::config::{ConfigError, host_port};
 use crate::http::stopped;
 use crate::log_limit::warn_limited;
+use crate::mqtt::{Mqtt, MqttConfig, MqttEvent};
 use bytes::Bytes;
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
-use std::sync::Arc;
+use sluice_proto::message::Topic;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Messages that wait for the manager; a burst of a large site fits.
 const WAITING_MAX: usize = 4096;
-/// Messages that wait for an external broker.
-const SENDING_MAX: usize = 4096;
-const PACKET_MAX: usize = 1 << 20;
-/// As Oakestra's cluster service manager: a dead broker is noticed soon.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(5);
+/// Events of the connection that wait to be sorted.
+const EVENTS_MAX: usize = 64;
+/// As for gateways by default: `gateway.broker_silence_ms`.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How often it is tried to repeat notices that found no room.
+const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where messages come from and go to.
 pub(super) enum Bus {
@@ -44,27 +46,31 @@ impl Bus {
         stop: watch::Receiver<bool>,
     ) -> Result<Self, ConfigError> {
         let (host, port) = host_port(address)?;
-        let mut options = MqttOptions::new(client_id, host, port);
-        options.set_keep_alive(KEEP_ALIVE);
-        options.set_max_packet_size(PACKET_MAX, PACKET_MAX);
-        if let Some((user, token)) = login {
-            options.set_credentials(user, token.secret());
-        }
-        let (client, mut events) = AsyncClient::new(options, SENDING_MAX);
-        events.network_options.set_tcp_nodelay(true);
-        events.network_options.set_connection_timeout(5);
-        let (sender, messages) = mpsc::channel(WAITING_MAX);
+        let config = MqttConfig {
+            client_id: client_id.to_owned(),
+            login: login.cloned(),
+            host: host.to_owned(),
+            port,
+            silence: SILENCE,
+        };
+        let (told, events) = mpsc::channel(EVENTS_MAX);
+        let sender = Arc::new(Sender {
+            mqtt: Mqtt::start(config, told),
+            clock: Clock::start(),
+            notices: Mutex::default(),
+        });
+        let (waiting, messages) = mpsc::channel(WAITING_MAX);
         let (connected, watched) = watch::channel(false);
         let connection = Connection {
             address: address.to_owned(),
-            client: client.clone(),
+            sender: Arc::clone(&sender),
             filter: filter.to_owned(),
-            sender,
+            waiting,
             connected,
         };
         tokio::spawn(connection.keep(events, stop));
         Ok(Self::External(External {
-            client,
+            sender,
             messages: tokio::sync::Mutex::new(messages),
             connected: watched,
         }))
@@ -89,17 +95,13 @@ impl Bus {
         }
     }
 
-    /// Sends, or drops and counts while the broker is away: whoever waits asks again.
+    /// Sends, or drops and counts while the broker is away: whoever waits asks again, and notices are repeated.
     pub(super) fn publish(&self, topic: &str, payload: Vec<u8>) {
         match self {
             Self::Embedded(link) => link.publish(topic, &Bytes::from(payload)),
             Self::External(external) => {
-                let sent = *external.connected.borrow()
-                    && external
-                        .client
-                        .try_publish(topic, QoS::AtLeastOnce, false, payload)
-                        .is_ok();
-                if !sent {
+                let connected = *external.connected.borrow();
+                if !external.sender.send(topic, payload, connected) {
                     metrics::counter!("sluice_bus_dropped_total").increment(1);
                     warn_limited!(topic, "message dropped: the broker is away or slow");
                 }
@@ -117,59 +119,90 @@ impl Bus {
 
 /// Our end of the connection to an external broker.
 pub(super) struct External {
-    client: AsyncClient,
+    sender: Arc<Sender>,
     messages: tokio::sync::Mutex<mpsc::Receiver<Message>>,
     connected: watch::Receiver<bool>,
 }
 
+struct Sender {
+    mqtt: Mqtt,
+    clock: Clock,
+    notices: Mutex<Notices>,
+}
+
+impl Sender {
+    /// False when it is not on its way.
+    fn send(&self, topic: &str, payload: Vec<u8>, connected: bool) -> bool {
+        let notice = Topic::tells_of_a_job(topic).then(|| payload.clone());
+        let sent = connected && self.mqtt.publish(topic, payload);
+        if let Some(notice) = notice {
+            self.notices().note(topic, &notice, sent, self.clock.now());
+        }
+        sent
+    }
+
+    /// Publishes again what may have been lost, as far as there is room.
+    fn repeat(&self) {
+        while self.mqtt.has_room() {
+            let Some((topic, payload)) = self.notices().poll_owed() else {
+                return;
+            };
+            self.send(&topic, payload, true);
+        }
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Connection {
     address: String,
-    client: AsyncClient,
+    sender: Arc<Sender>,
     filter: String,
-    sender: mpsc::Sender<Message>,
+    waiting: mpsc::Sender<Message>,
     connected: watch::Sender<bool>,
 }
 
 impl Connection {
-    async fn keep(self, mut events: EventLoop, stop: watch::Receiver<bool>) {
-        let mut retry = RETRY_FIRST;
+    async fn keep(self, mut events: mpsc::Receiver<MqttEvent>, stop: watch::Receiver<bool>) {
+        let mut pause = tokio::time::interval(REPEAT_PAUSE);
         loop {
             let event = tokio::select! {
-                event = events.poll() => event,
+                event = events.recv() => event,
+                _ = pause.tick() => {
+                    self.sender.repeat();
+                    continue;
+                }
                 () = stopped(stop.clone()) => return,
             };
             match event {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    retry = RETRY_FIRST;
+                Some(MqttEvent::Connected) => {
                     tracing::info!(broker = self.address, "connected to the broker");
-                    // The channel is empty after a reconnection, so that this cannot fail for lack of room.
-                    let _ = self
-                        .client
-                        .try_subscribe(self.filter.as_str(), QoS::AtLeastOnce);
+                    // The queue of a connection that is new has room.
+                    self.sender.mqtt.subscribe(&self.filter);
                 }
-                Ok(Event::Incoming(Packet::SubAck(_))) => {
+                Some(MqttEvent::Subscribed) => {
                     self.connected.send_replace(true);
+                    self.sender.notices().handle_up(self.sender.clock.now());
+                    self.sender.repeat();
                 }
-                Ok(Event::Incoming(Packet::Publish(publish))) => {
+                Some(MqttEvent::Message { topic, payload }) => {
                     let message = Message {
-                        topic: Arc::from(publish.topic.as_str()),
-                        payload: publish.payload,
+                        topic: Arc::from(topic),
+                        payload: Bytes::from(payload),
                     };
-                    if self.sender.try_send(message).is_err() {
+                    if self.waiting.try_send(message).is_err() {
                         metrics::counter!("sluice_bus_overrun_total").increment(1);
                         warn_limited!("messages dropped: more come than can be answered");
                     }
                 }
-                Ok(Event::Incoming(_) | Event::Outgoing(_)) => {}
-                Err(error) => {
+                Some(MqttEvent::Disconnected(why)) => {
                     self.connected.send_replace(false);
-                    warn_limited!(broker = self.address, %error, "the broker is away");
-                    tokio::select! {
-                        () = tokio::time::sleep(retry) => {}
-                        () = stopped(stop.clone()) => return,
-                    }
-                    retry = (retry * 2).min(RETRY_LAST);
+                    self.sender.notices().handle_down();
+                    warn_limited!(broker = self.address, why, "the broker is away");
                 }
+                None => return,
             }
         }
     }

@@ -3,6 +3,7 @@
 mod api;
 mod bus;
 mod calls;
+mod notices;
 mod site;
 mod views;
 mod webhook;

@@ -1,10 +1,12 @@
 //! Cluster and root over real sockets, with nodes that speak MQTT as Oakestra's do.
 
+mod external;
+
 use crate::testing::{
     Caller, Directory, Node, PATIENCE, RunningCluster, RunningRoot, cluster_config, root_config,
     start_cluster, start_root,
 };
-use crate::{BrokerConfig, ClusterConfig, Token, WebhookConfig};
+use crate::{ClusterConfig, Token, WebhookConfig};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -409,131 +411,6 @@ async fn tokens_join_the_parts_and_keep_others_out() {
     let mut node = Node::join(running.broker.unwrap(), FIRST, JOB).await;
     node.say("subnet", r#"{"METHOD":"GET"}"#).await;
     node.hear("subnetwork/result").await;
-    running.end().await;
-    root.end().await;
-}
-
-/// Waits until the manager says so.
-async fn broker_connected(cluster: &Caller, wanted: bool) {
-    let wait = async {
-        while cluster.get("/v1/status").await["broker_connected"] != wanted {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap();
-}
-
-/// The broker goes away and comes back; the manager and a node find it again.
-#[tokio::test]
-async fn an_external_broker_may_vanish_and_return() {
-    use crate::broker::Broker;
-    use tokio::sync::watch;
-    let start = async |listen: SocketAddr| {
-        let (stop, stopped) = watch::channel(false);
-        let (listener, address) = crate::http::bind(listen).await.unwrap();
-        let broker = Broker::new(crate::Access::default());
-        let task = tokio::spawn(broker.serve(listener, stopped));
-        (address, stop, task)
-    };
-    let (address, stop, task) = start("127.0.0.1:0".parse().unwrap()).await;
-    let root_files = Directory::new();
-    let root = start_root(root_config(root_files.path())).await;
-    apply(&Caller::new(root.address)).await;
-    let files = Directory::new();
-    let mut config = cluster_config(files.path(), "site", root.address);
-    config.broker = BrokerConfig::External {
-        address: address.to_string(),
-        login: None,
-    };
-    let running = start_cluster(config).await;
-    let cluster = Caller::new(running.address);
-    broker_connected(&cluster, true).await;
-    let mut node = Node::join(address, FIRST, JOB).await;
-    assert_eq!(node.query("", "10.30.50.2").await["app_name"], JOB);
-    stop.send(true).unwrap();
-    task.await.unwrap();
-    broker_connected(&cluster, false).await;
-    let (_, stop, task) = start(address).await;
-    broker_connected(&cluster, true).await;
-    let mut node = Node::join(address, FIRST, JOB).await;
-    assert_eq!(node.query("", "10.30.50.2").await["app_name"], JOB);
-    running.end().await;
-    root.end().await;
-    stop.send(true).unwrap();
-    task.await.unwrap();
-}
-
-/// Mosquitto on a free port of this machine, killed with its guard.
-struct Mosquitto {
-    process: std::process::Child,
-    address: SocketAddr,
-    _files: Directory,
-}
-
-impl Mosquitto {
-    fn start(address: SocketAddr) -> Self {
-        let files = Directory::new();
-        let config = files.path().join("mosquitto.conf");
-        let text = format!(
-            "listener {} {}\nallow_anonymous true\n",
-            address.port(),
-            address.ip()
-        );
-        std::fs::write(&config, text).unwrap();
-        let program = sluice_perf::lab::tools::find("mosquitto").unwrap();
-        let process = std::process::Command::new(program)
-            .arg("-c")
-            .arg(&config)
-            .env("LD_LIBRARY_PATH", sluice_perf::lab::tools::library_path())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        Self {
-            process,
-            address,
-            _files: files,
-        }
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs root"]
-async fn mosquitto_may_be_the_broker_and_may_be_killed() {
-    let (listener, address) = crate::http::bind("127.0.0.1:0".parse().unwrap())
-        .await
-        .unwrap();
-    drop(listener);
-    let mosquitto = Mosquitto::start(address);
-    let root_files = Directory::new();
-    let root = start_root(root_config(root_files.path())).await;
-    apply(&Caller::new(root.address)).await;
-    let files = Directory::new();
-    let mut config = cluster_config(files.path(), "site", root.address);
-    config.broker = BrokerConfig::External {
-        address: mosquitto.address.to_string(),
-        login: None,
-    };
-    let running = start_cluster(config).await;
-    let cluster = Caller::new(running.address);
-    broker_connected(&cluster, true).await;
-    let mut server = Node::join(address, FIRST, JOB).await;
-    attach(&mut server, "10.18.0.2", "fc00::2").await;
-    let mut client = Node::join(address, SECOND, JOB).await;
-    while client.query("", "10.30.50.2").await["instance_list"][0]["host_port"] != 50103 {}
-    drop(mosquitto);
-    broker_connected(&cluster, false).await;
-    let _mosquitto = Mosquitto::start(address);
-    broker_connected(&cluster, true).await;
-    let mut client = Node::join(address, SECOND, JOB).await;
-    let answer = client.query("", "10.30.50.2").await;
-    assert_eq!(answer["instance_list"][0]["host_port"], 50103);
     running.end().await;
     root.end().await;
 }

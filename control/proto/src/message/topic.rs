@@ -163,6 +163,12 @@ impl Topic {
         }
     }
 
+    /// Whether a topic that this crate has written tells of a job, to whoever listens: of a change, or that no instance is left.
+    #[must_use]
+    pub fn tells_of_a_job(topic: &str) -> bool {
+        topic.starts_with("jobs/")
+    }
+
     /// # Errors
     /// When the topic is not of the networking part, or its node id is impossible.
     pub fn parse(topic: &str) -> Result<Self, TopicError> {
