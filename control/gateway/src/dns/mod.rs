@@ -9,8 +9,7 @@ mod upstream;
 
 use crate::config::NameServer;
 use serde_json::{Value, json};
-use sluice_proto::ServiceName;
-use sluice_proto::dns::{Counts, Names, Outcome};
+use sluice_proto::dns::{Counts, Names, Outcome, Question};
 use sluice_wire::{Dual, Ip};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,7 +82,7 @@ impl Dns {
     pub(crate) fn start(
         config: &NameServer,
         clock: fn() -> Duration,
-    ) -> io::Result<(Self, mpsc::Receiver<ServiceName>)> {
+    ) -> io::Result<(Self, mpsc::Receiver<Question>)> {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (names, seen) = watch::channel(Arc::default());
         let (listen, addresses) = watch::channel(Dual::default());

@@ -3,8 +3,7 @@
 use super::upstream::{self, Resolvers};
 use super::{PORT, Shared, State, stream};
 use crate::config::NameServer;
-use sluice_proto::ServiceName;
-use sluice_proto::dns::{Forward, Names, Reply, Server, Settings, Transport};
+use sluice_proto::dns::{Forward, Names, Question, Reply, Server, Settings, Transport};
 use sluice_wire::{Dual, Ip};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -54,7 +53,7 @@ pub(super) struct Serving {
     server: Server<Client>,
     resolvers: Resolvers,
     shared: Arc<Shared>,
-    questions: mpsc::Sender<ServiceName>,
+    questions: mpsc::Sender<Question>,
     clock: fn() -> Duration,
     random: RandomState,
     forwarded: u64,
@@ -71,7 +70,7 @@ impl Serving {
     pub(super) fn new(
         config: &NameServer,
         shared: Arc<Shared>,
-        questions: mpsc::Sender<ServiceName>,
+        questions: mpsc::Sender<Question>,
         clock: fn() -> Duration,
     ) -> Self {
         let counts = Arc::clone(&shared.counts);
@@ -155,9 +154,9 @@ impl Serving {
         while let Some(reply) = self.server.poll_reply() {
             send(reply);
         }
-        while let Some(service) = self.server.poll_question() {
+        while let Some(question) = self.server.poll_question() {
             // Control is behind: the query fails in time, and whoever asked asks again.
-            let _ = self.questions.try_send(service);
+            let _ = self.questions.try_send(question);
         }
         while let Some(forward) = self.server.poll_forward() {
             let exchange = forward.exchange(self.resolvers.get(self.wanted), (self.clock)());

@@ -129,9 +129,7 @@ pub enum Error {
 /// # Errors
 /// When it cannot start, or a worker lost its link.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let token = config
-        .gateway_token()?
-        .map(|token| token.secret().to_owned());
+    let token = config.gateway_token()?;
     let (mut file, state) = StateFile::open(&config.gateway.state_dir)?;
     let state = leave::finish(&config, &mut file, state).await?;
     let key_file = node_key::file(&config);
@@ -229,11 +227,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             Some(command) = command_queue.recv() => core.handle_command(command, now()).await,
             Some(event) = mqtt_queue.recv() => core.handle_mqtt(event, now()).await,
             Some(found) = found_queue.recv() => core.handle_found(found, now()).await,
-            Some(service) = name_questions.recv() => {
-                core.handle_name_question(service, now());
+            Some(question) = name_questions.recv() => {
+                core.handle_name_question(&question, now());
                 for _ in 1..NAMES_PER_TURN {
-                    let Ok(service) = name_questions.try_recv() else { break };
-                    core.handle_name_question(service, now());
+                    let Ok(question) = name_questions.try_recv() else { break };
+                    core.handle_name_question(&question, now());
                 }
             }
             Some(result) = probe_queue.recv() => core.handle_probe(result, now()),

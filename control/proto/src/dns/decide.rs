@@ -9,13 +9,30 @@ use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use sluice_wire::{Dual, Ip};
 
+/// What the managers are asked.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Question {
+    pub service: ServiceName,
+    /// Of a service that is known, one that they have left out of their answers.
+    pub instance: Option<u32>,
+}
+
+impl Question {
+    const fn about(service: ServiceName) -> Self {
+        Self {
+            service,
+            instance: None,
+        }
+    }
+}
+
 /// What is done about a query.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
     /// Answer so.
     Answer(Outcome, Body),
-    /// Ask the managers about the service, and decide again when they have answered.
-    Ask(ServiceName),
+    /// Ask the managers, and decide again when they have answered.
+    Ask(Question),
     /// Pass it to an upstream resolver.
     Forward,
 }
@@ -58,23 +75,49 @@ pub fn decide(zones: &Zones, names: &Names, from: Ip, query: &Message) -> Decisi
             choice,
             apex,
         } => match names.look_up(&service) {
-            None => Decision::Ask(service),
+            None => Decision::Ask(Question::about(service)),
             Some(Known::Absent) => no_such_name(apex),
-            Some(Known::Unresolved) => {
-                Decision::Answer(Outcome::Unresolved, Body::error(ResponseCode::ServFail))
-            }
+            Some(Known::Unresolved) => unresolved(),
             Some(Known::Service(known)) if !names.may_know(caller, &service, known) => {
-                no_such_name(apex)
+                forbidden(names, &service, apex)
             }
             Some(Known::Service(known)) => {
                 known.touch();
-                match known.address(choice) {
-                    Some(ip) => addresses(question, ip, apex),
-                    None => no_such_name(apex),
+                match (known.address(choice), known.unlisted(choice)) {
+                    (Some(ip), _) => addresses(question, ip, apex),
+                    (None, instance @ Some(_)) => Decision::Ask(Question { service, instance }),
+                    (None, None) => no_such_name(apex),
                 }
             }
         },
     }
+}
+
+/// What the caller may not know is answered as its decoy is, which does not exist: also while nobody can say so, and as
+/// often as the managers may be asked.
+fn forbidden(names: &Names, service: &ServiceName, apex: Name) -> Decision {
+    let decoy = names.decoy(service);
+    match names.look_up(&decoy) {
+        None => Decision::Ask(Question::about(decoy)),
+        Some(Known::Unresolved) => unresolved(),
+        Some(Known::Absent | Known::Service(_)) => no_such_name(apex),
+    }
+}
+
+/// The answer to a query about a service that the managers have just said to exist, and that the caller may not know.
+pub(super) fn absent(zones: &Zones, query: &Message) -> (Outcome, Body) {
+    let name = query.queries.first().map(Query::name);
+    match name.map(|name| zones.subject(name)) {
+        Some(Subject::Service { apex, .. }) => (
+            Outcome::NxDomain,
+            Body::negative(ResponseCode::NXDomain, apex),
+        ),
+        _ => (Outcome::Unresolved, Body::error(ResponseCode::ServFail)),
+    }
+}
+
+fn unresolved() -> Decision {
+    Decision::Answer(Outcome::Unresolved, Body::error(ResponseCode::ServFail))
 }
 
 fn addresses(question: &Query, ip: Dual<Ip>, apex: Name) -> Decision {

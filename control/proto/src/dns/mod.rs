@@ -14,7 +14,7 @@ mod outcome;
 mod server;
 mod upstream;
 
-pub use decide::{Decision, decide};
+pub use decide::{Decision, Question, decide};
 pub use names::{Known, Names, Service};
 pub use outcome::{Counts, Outcome};
 pub use reply::{Body, Rr};

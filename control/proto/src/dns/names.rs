@@ -6,8 +6,8 @@ use crate::names::ServiceName;
 use crate::table_query::ServiceAddress;
 use crate::table_query::asker::Routes;
 use sluice_wire::{Dual, InstanceIp, Ip, ServiceIp};
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Service {
     service_ips: Vec<ServiceAddress>,
     instances: BTreeMap<u32, Dual<InstanceIp>>,
+    /// Instances that live, and whose addresses are not known.
+    unlisted: BTreeSet<u32>,
     rules: Vec<Rule>,
     /// Resolved since [`Service::take_used`] was called last.
     used: AtomicBool,
@@ -32,6 +34,7 @@ impl Service {
                 .iter()
                 .map(|row| (row.number, row.instance_ip))
                 .collect(),
+            unlisted: routes.unlisted.clone(),
             rules: routes.rules.clone(),
             used: AtomicBool::new(false),
         }
@@ -56,6 +59,15 @@ impl Service {
         }
     }
 
+    /// The instance that a choice means, if it lives and its address is not known.
+    #[must_use]
+    pub fn unlisted(&self, choice: Choice) -> Option<u32> {
+        match choice {
+            Choice::Policy(_) => None,
+            Choice::Instance(number) => self.unlisted.contains(&number).then_some(number),
+        }
+    }
+
     /// Notes that it is in use.
     pub(super) fn touch(&self) {
         // A load first: a name that is asked for by thousands need not bounce its cache line.
@@ -73,6 +85,7 @@ impl Service {
     fn says_the_same(&self, other: &Self) -> bool {
         self.service_ips == other.service_ips
             && self.instances == other.instances
+            && self.unlisted == other.unlisted
             && self.rules == other.rules
     }
 }
@@ -96,6 +109,8 @@ pub struct Names {
     isolation: Isolation,
     known: [Arc<BTreeMap<ServiceName, Known>>; PARTS],
     callers: Arc<BTreeMap<Ip, Arc<ServiceName>>>,
+    /// Nobody can tell, nor register, what comes of it.
+    decoys: RandomState,
 }
 
 impl Default for Names {
@@ -112,7 +127,20 @@ impl Names {
             isolation,
             known: std::array::from_fn(|_| Arc::default()),
             callers: Arc::default(),
+            decoys: RandomState::new(),
         }
+    }
+
+    /// A name that does not exist, always the same for a service; the managers are asked for it in its place by those who
+    /// may not know that it exists.
+    ///
+    /// # Panics
+    /// Never: what it makes is a name.
+    #[must_use]
+    pub fn decoy(&self, service: &ServiceName) -> ServiceName {
+        let hash = self.decoys.hash_one(service);
+        ServiceName::parse(&format!("x.x.{hash:016x}.x"))
+            .unwrap_or_else(|_| unreachable!("four parts of at most 16 letters and digits"))
     }
 
     /// Whether an instance of `caller` may know that the service exists.

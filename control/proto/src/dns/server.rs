@@ -5,14 +5,13 @@
 //! How many are open, in all and for each source, is bounded; so is how many unknown services a source may ask about.
 
 use super::allowance::Allowances;
-use super::decide::{Decision, decide};
+use super::decide::{Decision, Question, absent, decide};
 use super::names::{Known, Names, Service};
 use super::outcome::{Counts, Outcome};
 use super::repeated::Repeated;
 use super::reply::{self, Body, HEADER};
 use super::upstream::Exchange;
 use super::zone::{Subject, Zones};
-use crate::names::ServiceName;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
@@ -114,13 +113,13 @@ pub struct Server<T> {
     names: Arc<Names>,
     repeated: Repeated,
     counts: Arc<Counts>,
-    waiting: BTreeMap<ServiceName, VecDeque<Held<T>>>,
+    waiting: BTreeMap<Question, VecDeque<Held<T>>>,
     /// Open queries of each source.
     open: BTreeMap<Ip, usize>,
     open_in_all: usize,
     allowances: Allowances,
     replies: VecDeque<Reply<T>>,
-    questions: VecDeque<ServiceName>,
+    questions: VecDeque<Question>,
     forwards: VecDeque<Forward<T>>,
 }
 
@@ -191,17 +190,13 @@ impl<T> Server<T> {
                     self.repeated.keep(bytes, from, &reply.bytes, &service);
                 }
             }
-            Decision::Ask(service) => {
-                let is_asked = self.waiting.contains_key(&service);
+            Decision::Ask(question) => {
+                let is_asked = self.waiting.contains_key(&question);
                 if !is_asked && !self.allows(from, now) {
                     let body = Body::error(ResponseCode::ServFail);
                     self.answer(held, Outcome::Limited, &body);
                 } else if let Some(held) = self.admit(held) {
-                    let waiting = self.waiting.entry(service.clone()).or_default();
-                    if waiting.is_empty() {
-                        self.questions.push_back(service);
-                    }
-                    waiting.push_back(held);
+                    self.wait(question, held);
                 }
             }
             Decision::Forward => {
@@ -219,15 +214,22 @@ impl<T> Server<T> {
         self.repeated.clear();
         let names = &self.names;
         self.allowances.retain(|from| names.caller(from).is_some());
-        for (service, group) in std::mem::take(&mut self.waiting) {
+        for (asked, group) in std::mem::take(&mut self.waiting) {
             for held in group {
                 match decide(&self.zones, &self.names, held.from, &held.query) {
                     Decision::Answer(outcome, body) => {
                         self.close(held.from);
                         self.answer(held, outcome, &body);
                     }
+                    // The managers have answered, and it is none of the caller's business.
+                    Decision::Ask(next) if next.service != asked.service => {
+                        self.close(held.from);
+                        let (outcome, body) = absent(&self.zones, &held.query);
+                        self.answer(held, outcome, &body);
+                    }
+                    Decision::Ask(next) if next != asked => self.wait(next, held),
                     Decision::Ask(_) | Decision::Forward => {
-                        let waiting = self.waiting.entry(service.clone()).or_default();
+                        let waiting = self.waiting.entry(asked.clone()).or_default();
                         waiting.push_back(held);
                     }
                 }
@@ -257,12 +259,12 @@ impl<T> Server<T> {
     pub fn handle_timeout(&mut self, now: Duration) {
         let mut late = Vec::new();
         let questions = &mut self.questions;
-        self.waiting.retain(|service, group| {
+        self.waiting.retain(|question, group| {
             let due = group.partition_point(|held| held.until <= now);
             late.extend(group.drain(..due));
             // The question may have been lost, and the next query asks only when nobody waits.
             if due > 0 && !group.is_empty() {
-                questions.push_back(service.clone());
+                questions.push_back(question.clone());
             }
             !group.is_empty()
         });
@@ -288,8 +290,8 @@ impl<T> Server<T> {
         self.replies.pop_front()
     }
 
-    /// The next service to ask the managers about.
-    pub fn poll_question(&mut self) -> Option<ServiceName> {
+    /// The next question to the managers.
+    pub fn poll_question(&mut self) -> Option<Question> {
         self.questions.pop_front()
     }
 
@@ -320,6 +322,17 @@ impl<T> Server<T> {
         self.counts.add(outcome);
         let bytes = reply::write(&held.query, body);
         self.replies.push_back(Reply { to: held.to, bytes });
+    }
+
+    /// Holds a query until its question is answered; the first one asks it.
+    fn wait(&mut self, question: Question, held: Held<T>) {
+        let waiting = self.waiting.entry(question.clone()).or_default();
+        if waiting.is_empty() {
+            self.questions.push_back(question);
+        }
+        // One that has waited for another answer before is due sooner than some that came later.
+        let place = waiting.partition_point(|it| it.until <= held.until);
+        waiting.insert(place, held);
     }
 
     /// Whether the source may cause one more question to the managers.

@@ -23,7 +23,7 @@ pub use node::{
     SubnetRequest, SubnetResult, Undeployed, UpdatesAvailable,
 };
 pub use table_query::{
-    FormerPlace, InstanceEntry, IpType, Revision, ServiceIpEntry, TableQueryRequest,
+    FormerPlace, InstanceEntry, IpType, NAMED_MAX, Revision, ServiceIpEntry, TableQueryRequest,
     TableQueryResult,
 };
 pub use topic::{NodeId, Topic, TopicError, Verb};

@@ -27,9 +27,31 @@ pub struct TableQueryRequest {
     /// come last in its answers until it says otherwise. Absent: as it said before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreachable: Option<BTreeSet<u32>>,
+    /// Extension: numbers of instances that the node asks for by name. As with one asked for by its address, answers to this
+    /// node never leave them out from then on.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub instances: BTreeSet<u32>,
 }
 
+/// A question names at most so many instances in one list.
+pub const NAMED_MAX: usize = 1_024;
+
 impl TableQueryRequest {
+    /// What is believed of a question: nothing beside the address that wins, and no more than [`NAMED_MAX`] instances in
+    /// each list. A manager keeps it for as long as the interest lives.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        if !self.sip.is_empty() {
+            self.sname = String::new();
+        }
+        for numbers in self.unreachable.iter_mut().chain([&mut self.instances]) {
+            if let Some(first_beyond) = numbers.iter().nth(NAMED_MAX).copied() {
+                numbers.split_off(&first_beyond);
+            }
+        }
+        self
+    }
+
     /// The text that the answer repeats as `query_key`.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -411,6 +433,21 @@ mod tests {
             ours,
             serde_json::from_str::<serde_json::Value>(text).unwrap()
         );
+    }
+
+    #[test]
+    fn a_request_is_kept_within_its_bounds() {
+        let request = |sname: &str, numbers: BTreeSet<u32>| TableQueryRequest {
+            sip: "10.30.50.2".to_owned(),
+            sname: sname.to_owned(),
+            unreachable: Some(numbers.clone()),
+            instances: numbers,
+            ..TableQueryRequest::default()
+        };
+        let endless = request(&"x".repeat(60_000), (0..50_000).collect());
+        assert_eq!(endless.bounded(), request("", (0..1_024).collect()));
+        let usual = request("", (7..1_031).collect());
+        assert_eq!(usual.clone().bounded(), usual);
     }
 
     #[test]

@@ -293,7 +293,8 @@ impl Answerer {
         };
         match verb {
             Verb::TableQueryRequest => {
-                self.handle_request(&node, &read("table query", payload)?, now);
+                let request: TableQueryRequest = read("table query", payload)?;
+                self.handle_request(&node, &request.bounded(), now);
             }
             Verb::Deployed => self.handle_deployed(&node, &read("deployment", payload)?, now)?,
             Verb::Undeployed => {

@@ -82,8 +82,10 @@ struct Job {
     subscribed: bool,
     /// Instances to which delivery fails, as far as the gateway said.
     suspects: BTreeSet<u32>,
-    /// More instances live than the last answer lists.
-    is_pruned: bool,
+    /// Numbers of the instances that live and that the last answer leaves out.
+    unlisted: BTreeSet<u32>,
+    /// Numbers of the instances that were asked for by name while answers left them out.
+    named: BTreeSet<u32>,
     /// The manager was told of suspects once, and keeps believing that until it is told otherwise.
     has_told_suspects: bool,
 }
@@ -104,7 +106,8 @@ impl Job {
             withdraw_missing: false,
             subscribed: false,
             suspects: BTreeSet::new(),
-            is_pruned: false,
+            unlisted: BTreeSet::new(),
+            named: BTreeSet::new(),
             has_told_suspects: false,
         }
     }
@@ -135,7 +138,13 @@ impl Job {
             service_ips: self.service_ips.clone(),
             rules: self.rules.clone(),
             instances: self.listed().cloned().collect(),
+            unlisted: self.unlisted.clone(),
         }
+    }
+
+    /// Answers leave instances out.
+    fn is_pruned(&self) -> bool {
+        !self.unlisted.is_empty()
     }
 
     /// The rows of the last answer.
@@ -566,6 +575,7 @@ impl Asker {
             let interest_s = u32::try_from(lifetime_s).unwrap_or(u32::MAX);
             let mut request = key.request(Some(interest_s));
             request.unreachable = self.unreachable(&key);
+            request.instances = self.named(&key);
             self.transmits.push_back(Transmit::Query(request));
         }
         match due {

@@ -16,6 +16,7 @@ use crate::message::{
 };
 use crate::names::ServiceName;
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ impl Key {
             sip,
             interest_s,
             unreachable: None,
+            instances: BTreeSet::new(),
         }
     }
 }

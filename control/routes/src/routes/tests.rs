@@ -6,6 +6,7 @@ use sluice_proto::message::FormerPlace;
 use sluice_proto::table_query::ServiceAddress;
 use sluice_tables::{SENT_ON_S, Target};
 use sluice_wire::AddressPlan;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -70,6 +71,7 @@ fn job(rows: &[Row]) -> JobRoutes {
         }],
         rules: Vec::new(),
         instances: rows.to_vec(),
+        unlisted: BTreeSet::new(),
     }
 }
 

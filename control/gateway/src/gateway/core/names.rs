@@ -1,8 +1,7 @@
 //! What the name server answers from: the table query's answers by name, and the local instances that may ask.
 
 use super::Core;
-use sluice_proto::ServiceName;
-use sluice_proto::dns::Known;
+use sluice_proto::dns::{Known, Question};
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::Event;
 use sluice_wire::{Dual, Ip};
@@ -19,9 +18,13 @@ impl Core {
         }
     }
 
-    /// An instance wants to know the addresses of a service that has no name here yet.
-    pub(crate) fn handle_name_question(&mut self, service: ServiceName, now: Duration) {
-        self.asker.handle_question(&Key::Name(service), now);
+    /// An instance wants to know the addresses of a service, or of one of its instances, that has no name here yet.
+    pub(crate) fn handle_name_question(&mut self, question: &Question, now: Duration) {
+        let service = &question.service;
+        match question.instance {
+            Some(number) => self.asker.handle_instance_question(service, number, now),
+            None => self.asker.handle_question(&Key::Name(service.clone()), now),
+        }
     }
 
     /// Takes over what an event says about a name.

@@ -1,16 +1,19 @@
 //! Queries as bytes in, replies as messages out.
 
+mod left_out;
 mod repeated;
+mod tenants;
 
 use super::*;
+use crate::ServiceName;
 use crate::dns::names::Known;
-use crate::isolation::{Isolation, Rule};
 use crate::message::{IpType, ServiceIpEntry};
 use crate::table_query::asker::Routes;
 use crate::table_query::{Row, ServiceAddress};
 use hickory_proto::op::Query;
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use sluice_wire::{Dual, InstanceIp};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const NOW: Duration = Duration::from_secs(100);
@@ -25,6 +28,13 @@ fn ip(text: &str) -> Ip {
 
 fn service(text: &str) -> ServiceName {
     ServiceName::parse(text).unwrap()
+}
+
+fn about(text: &str) -> Question {
+    Question {
+        service: service(text),
+        instance: None,
+    }
 }
 
 fn pair(v4: &str, v6: Option<&str>) -> Dual<Ip> {
@@ -59,6 +69,7 @@ fn web() -> Routes {
             former: Vec::new(),
         }],
         rules: Vec::new(),
+        unlisted: BTreeSet::new(),
     }
 }
 
@@ -240,49 +251,6 @@ fn negative_answers_show_the_authority() {
     assert!(matches!(reply.answers[0].data, RData::SOA(_)));
 }
 
-/// Byte for byte as a name that does not exist.
-#[test]
-fn another_tenants_names_do_not_exist() {
-    let mut names = names();
-    names.set_negative(&service("shop.tum.other.prod"), Known::Absent);
-    let mut server = server(names);
-    for name in [
-        "shop.tum.web.prod.any.rr.local.",
-        "shop.tum.other.prod.any.rr.local.",
-    ] {
-        let reply = asked(&mut server, STRANGER, &query(name, RecordType::A));
-        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
-        assert_eq!(reply.authorities.len(), 1);
-    }
-}
-
-#[test]
-fn another_tenants_names_exist_for_whom_a_rule_allows_to_call() {
-    let mut names = names();
-    let mut routes = web();
-    routes.rules = vec![Rule {
-        from: "shop.tum.client.*".parse().unwrap(),
-        to: WEB.parse().unwrap(),
-    }];
-    assert!(names.set_service(&routes), "a rule is news");
-    let mut server = server(names);
-    let question = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
-    let reply = asked(&mut server, STRANGER, &question);
-    assert_eq!(reply.answers.len(), 1);
-}
-
-#[test]
-fn names_are_hidden_only_where_calls_are_refused() {
-    for isolation in [Isolation::Observe, Isolation::Off] {
-        let mut names = Names::new(isolation);
-        callers(&mut names);
-        names.set_service(&web());
-        let question = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
-        let reply = asked(&mut server(names), STRANGER, &question);
-        assert_eq!(reply.answers.len(), 1, "{isolation:?}");
-    }
-}
-
 #[test]
 fn a_question_is_asked_once_and_answers_everybody() {
     let mut names = Names::default();
@@ -293,7 +261,7 @@ fn a_question_is_asked_once_and_answers_everybody() {
     for query in [&a, &a, &instance] {
         give(&mut server, CALLER, query);
     }
-    assert_eq!(server.poll_question(), Some(service(WEB)));
+    assert_eq!(server.poll_question(), Some(about(WEB)));
     assert_eq!(server.poll_question(), None);
     assert_eq!(server.open(), 3);
     server.handle_names(Arc::new(names.clone()));
@@ -485,7 +453,7 @@ fn a_name_that_is_resolved_counts_as_used() {
     server.handle_names(Arc::clone(&names));
     assert_eq!(names.take_used().count(), 0);
     let rr = query("shop.tum.web.prod.any.rr.local.", RecordType::A);
-    asked(&mut server, STRANGER, &rr);
+    give(&mut server, STRANGER, &rr);
     assert_eq!(names.take_used().count(), 0, "whoever may not call it");
     asked(
         &mut server,
@@ -535,11 +503,11 @@ fn a_question_is_repeated_while_others_wait() {
     let wait = Settings::default().wait;
     let bytes = unknown.to_vec().unwrap();
     server.handle_query(&bytes, ip(CALLER), Transport::Udp, 2, NOW + wait / 2);
-    let name = service("shop.tum.shop.prod");
-    assert_eq!(server.poll_question(), Some(name.clone()));
+    let question = about("shop.tum.shop.prod");
+    assert_eq!(server.poll_question(), Some(question.clone()));
     assert_eq!(server.poll_question(), None, "one question for both");
     server.handle_timeout(NOW + wait);
-    assert_eq!(server.poll_question(), Some(name));
+    assert_eq!(server.poll_question(), Some(question));
     server.handle_timeout(NOW + wait * 2);
     assert_eq!(server.poll_question(), None, "nobody waits");
     assert_eq!(server.open(), 0);
@@ -557,10 +525,10 @@ fn an_instance_that_invents_names_makes_few_questions_and_harms_nobody() {
             let bytes = query(&name, RecordType::A).to_vec().unwrap();
             server.handle_query(&bytes, ip(CALLER), Transport::Udp, 1, now);
             // Each is answered before the next is asked, so that none is refused for being one of too many.
-            if let Some(service) = server.poll_question() {
+            if let Some(question) = server.poll_question() {
                 questions += 1;
                 let mut known = names();
-                known.set_negative(&service, Known::Absent);
+                known.set_negative(&question.service, Known::Absent);
                 server.handle_names(Arc::new(known));
             }
             assert!(server.poll_reply().is_some());
@@ -576,7 +544,7 @@ fn an_instance_that_invents_names_makes_few_questions_and_harms_nobody() {
     assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
     let unknown = query("a.b.c.d.any.rr.local.", RecordType::A);
     give(&mut server, STRANGER, &unknown);
-    assert_eq!(server.poll_question(), Some(service("a.b.c.d")));
+    assert_eq!(server.poll_question(), Some(about("a.b.c.d")));
     now += 10 * server.settings.unknown_every;
     assert_eq!(invent(&mut server, 20, now), 10);
     now += 2 * burst * server.settings.unknown_every;

@@ -87,6 +87,15 @@ impl Known {
             .map(|entry| entry.instance_number)
     }
 
+    /// Those of the numbers that instances have.
+    pub(super) fn existing(&self, numbers: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let instances = self.job.instance_list.iter();
+        instances
+            .map(|entry| entry.instance_number)
+            .filter(|number| numbers.contains(number))
+            .collect()
+    }
+
     /// True when the answer to `key` names something that runs.
     pub(super) fn runs(&self, key: &Key) -> bool {
         let number = match key {

@@ -25,7 +25,7 @@ impl Answerer {
             {
                 self.answer_unavailable(&node, &request);
             }
-            // It says so again.
+            // Its gateway says so again every 5 s for 30 s, and the fetch may be over by then.
             Some(Waiter::Ended { .. }) if fetch.waiters.len() >= self.settings.keys_max => {}
             waiter => fetch.waiters.extend(waiter),
         }

@@ -47,10 +47,12 @@ impl Answerer {
         let Some(known) = self.jobs.get_mut(name) else {
             return;
         };
-        let number = match key {
-            Key::Address(ip) => known.number_of(*ip),
-            Key::Name(_) => None,
+        let numbers: BTreeSet<u32> = match key {
+            Key::Address(ip) => known.number_of(*ip).into_iter().collect(),
+            Key::Name(_) => known.existing(&request.instances),
         };
+        let unreachable = request.unreachable.as_ref();
+        let unreachable = unreachable.map(|numbers| known.existing(numbers));
         let until = (request.interest_s).map(|s| now + Duration::from_secs(s.into()));
         let is_new = !known.interests.contains_key(node);
         if is_new {
@@ -64,20 +66,20 @@ impl Answerer {
                 asked: BTreeSet::new(),
                 unreachable: BTreeSet::new(),
             });
-        let asked_more = number.is_some_and(|number| interest.asked.insert(number));
+        let asked_more = !interest.asked.is_superset(&numbers);
+        interest.asked.extend(numbers);
         if is_new || asked_more || interest.until.is_some() != until.is_some() {
             self.dirty.job(name);
         }
         let before = if is_new { None } else { interest.until };
         interest.until = until;
-        if let Some(unreachable) = &request.unreachable
-            && interest.unreachable != *unreachable
-        {
-            interest.unreachable.clone_from(unreachable);
-            // Its next answer is another one, and nothing sent before it is to replace that.
-            known.revision += 1;
-            known.bodies = Bodies::default();
-            self.dirty.job(name);
+        if let Some(unreachable) = unreachable {
+            let changed = interest.unreachable != unreachable;
+            interest.unreachable = unreachable;
+            if changed && known.job.instance_list.len() > self.settings.instances_max {
+                // Its next answer is another one, and nothing sent before it is to replace that.
+                known.revision += 1;
+            }
         }
         // Most questions renew: the timer stays where it is, and looks again when its time has come.
         if before.is_some() && until >= before {

@@ -2,7 +2,7 @@
 
 use super::absences::kind;
 use super::{Asker, Event, Held, Query, SETTLE, Timer};
-use crate::message::TableQueryResult;
+use crate::message::{Revision, TableQueryResult};
 use crate::names::ServiceName;
 use crate::table_query::backoff::Backoff;
 use crate::table_query::{Key, Row, ServiceAddress};
@@ -20,6 +20,11 @@ impl Asker {
             && let Some(job) = self.jobs.get(name)
         {
             let (name, local) = (job.name.clone(), !job.local.is_empty());
+            if local && asked.as_ref().is_some_and(|query| query.again) {
+                // An instance began here, or the job changed, after the question had left: the next answer counts.
+                self.ask(key, asked.is_some_and(|query| query.wanted), now);
+                return;
+            }
             if result.live.is_some() {
                 self.withdraw_all(&name);
             }
@@ -270,9 +275,20 @@ impl Asker {
         if !service_ips.is_empty() || result.service_ip_list.is_some() {
             job.service_ips = service_ips;
         }
-        job.is_pruned = live.is_some_and(|live| live.len() > job.listed().count());
+        let left_out = live.into_iter().flatten().map(|(number, _)| number);
+        job.unlisted = left_out
+            .filter(|number| job.rows.get(number).is_none_or(|held| !held.listed))
+            .collect();
+        let (rows, unlisted) = (&job.rows, &job.unlisted);
+        let lives = |number: &u32| rows.contains_key(number) || unlisted.contains(number);
+        job.named.retain(lives);
         job.rules.clone_from(&result.rules);
         job.confirmed = true;
+        let incarnation = |revision: Option<Revision>| revision.map(|it| it.incarnation);
+        if incarnation(job.revision) != incarnation(result.revision) {
+            // A manager that began anew was told nothing yet.
+            job.has_told_suspects = false;
+        }
         job.revision = result.revision;
         let addresses = job.addresses();
         self.release_addresses(name, addresses_before.difference(&addresses));

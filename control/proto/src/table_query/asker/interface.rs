@@ -4,6 +4,7 @@ use crate::isolation::Rule;
 use crate::message::{InterestRemove, NodeId, TableQueryRequest, Topic, Verb, write};
 use crate::names::ServiceName;
 use crate::table_query::{Key, Row, ServiceAddress};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A used job is asked again so often.
@@ -109,6 +110,9 @@ pub struct Routes {
     /// The instances that a new flow may choose, in number order. One that was listed before and is missing now keeps
     /// its flows until it is [`Event::Withdrawn`] or its job is [`Event::Forgotten`].
     pub instances: Vec<Row>,
+    /// Numbers of the instances that live, and that the managers leave out of their answers to this node because there are
+    /// many.
+    pub unlisted: BTreeSet<u32>,
 }
 
 /// What changed.

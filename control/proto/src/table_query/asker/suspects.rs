@@ -26,12 +26,12 @@ impl Asker {
             return;
         }
         known.suspects = suspects;
-        if known.is_pruned || known.has_told_suspects {
+        if known.is_pruned() || known.has_told_suspects {
             self.ask_for_others(job, now);
         }
     }
 
-    fn ask_for_others(&mut self, job: &ServiceName, now: Duration) {
+    pub(super) fn ask_for_others(&mut self, job: &ServiceName, now: Duration) {
         if let Some(known) = self.jobs.get_mut(job) {
             // The answer to a question that is on its way is not the one wanted, however new it is.
             known.told = None;
@@ -44,7 +44,7 @@ impl Asker {
     pub(super) fn unreachable(&mut self, key: &Key) -> Option<BTreeSet<u32>> {
         let job = self.job_of(key)?;
         let job = self.jobs.get_mut(&job)?;
-        if !job.is_pruned && !job.has_told_suspects {
+        if !job.is_pruned() && !job.has_told_suspects {
             return None;
         }
         job.has_told_suspects |= !job.suspects.is_empty();
@@ -55,6 +55,6 @@ impl Asker {
 impl Job {
     /// Answers leave instances out, and the manager does not know that some of those listed cannot be reached.
     pub(super) fn owes_suspects(&self) -> bool {
-        self.is_pruned && !self.has_told_suspects && !self.suspects.is_empty()
+        self.is_pruned() && !self.has_told_suspects && !self.suspects.is_empty()
     }
 }

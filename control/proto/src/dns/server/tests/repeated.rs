@@ -51,7 +51,9 @@ fn an_answer_is_the_same_every_time() {
 
 #[test]
 fn what_is_known_by_now_is_answered() {
-    let mut server = server(names());
+    let mut first = names();
+    first.set_negative(&first.decoy(&service(WEB)), Known::Absent);
+    let mut server = server(first);
     let rr = query(NAME, RecordType::A);
     for _ in 0..2 {
         assert_eq!(addresses(&asked(&mut server, CALLER, &rr)).len(), 1);

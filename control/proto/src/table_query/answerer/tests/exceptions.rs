@@ -80,3 +80,29 @@ fn exception_4_record_list_pruning() {
         );
     }
 }
+
+/// Exception 4: what a node asks for by name is never pruned for it, as what it asks for by address.
+#[test]
+fn exception_4_instances_named_in_a_question_are_listed() {
+    let mut answerer = knowing((0..40).map(|number| entry(number, "c1", true)).collect());
+    let mut listed = |instances: BTreeSet<u32>| -> BTreeSet<u32> {
+        let mut request = Key::parse(JOB).unwrap().request(Some(180));
+        request.instances = instances;
+        let topic = "nodes/n1/net/tablequery/request";
+        answerer
+            .handle_publish(topic, &write(&request), s(0))
+            .unwrap();
+        let rows = published(&mut answerer).pop().unwrap().1;
+        let answer: TableQueryResult = serde_json::from_str(&rows).unwrap();
+        let rows = answer.instance_list.iter();
+        rows.map(|entry| entry.instance_number).collect()
+    };
+    let all: BTreeSet<u32> = (0..40).collect();
+    let first = listed(BTreeSet::new());
+    let left_out = *(&all - &first).first().unwrap();
+    // 99 does not exist.
+    let named = listed([left_out, 99].into());
+    assert!(named.contains(&left_out));
+    assert_eq!(named.len(), INSTANCES_MAX_DEFAULT);
+    assert_eq!(listed(BTreeSet::new()), named, "from then on");
+}

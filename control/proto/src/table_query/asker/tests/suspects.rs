@@ -106,3 +106,18 @@ fn suspects_are_told_as_soon_as_instances_are_left_out() {
     asker.handle_result(&push, s(3)).unwrap();
     assert_eq!(said(&mut asker), [Some(vec![0])]);
 }
+
+/// What one life of the manager was told the next one does not know.
+#[test]
+fn a_manager_that_began_anew_is_told_again() {
+    let mut asker = asker_with(&pruned(2, vec![instance(0, 1, 1)]));
+    asker.handle_failure(&job(), [0].into(), s(2));
+    assert_eq!(said(&mut asker), [Some(vec![0])]);
+    let mut anew = pruned(1, vec![instance(0, 1, 1)]);
+    anew.revision = Some(Revision {
+        incarnation: 2,
+        number: 1,
+    });
+    asker.handle_result(&anew, s(3)).unwrap();
+    assert_eq!(said(&mut asker), [Some(vec![0])]);
+}
