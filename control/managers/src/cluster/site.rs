@@ -13,6 +13,7 @@ use crate::store::{Store, StoreError, Ticket, Waiter};
 use sluice_proto::message::{Topic, Verb};
 use sluice_proto::table_query::answerer::{Answerer, Event, Transmit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// See the module.
@@ -38,6 +39,8 @@ pub(super) struct Site {
     root_incarnation: Option<Vec<u8>>,
     /// The root has answered in this life.
     root_seen: bool,
+    /// Since when it has not answered.
+    root_lost_at: Option<Duration>,
     ready: watch::Sender<bool>,
 }
 
@@ -81,6 +84,7 @@ impl Site {
             deployments_asked: 0,
             root_incarnation: None,
             root_seen: false,
+            root_lost_at: None,
             ready,
         }
     }
@@ -116,6 +120,7 @@ impl Site {
                 () = stopped(stop.clone()) => return Ok(()),
             };
             self.flush(cause);
+            self.show_root();
             self.tell_webhook();
             self.ready.send_if_modified(|ready| {
                 let is = self.root_seen && self.bus.is_connected();
@@ -296,6 +301,20 @@ impl Site {
                     }
                 }
             }
+        }
+    }
+
+    /// For how long the root has not answered: what this manager says of other clusters may be that old.
+    fn show_root(&mut self) {
+        if self.answerer.root_answers() && self.root_lost_at.is_none() {
+            return;
+        }
+        let now = self.clock.now();
+        let silence = now.saturating_sub(*self.root_lost_at.get_or_insert(now));
+        metrics::gauge!("sluice_cluster_root_silence_seconds").set(silence.as_secs_f64());
+        if self.answerer.root_answers() {
+            self.root_lost_at = None;
+            metrics::gauge!("sluice_cluster_root_silence_seconds").set(0.0);
         }
     }
 
