@@ -96,6 +96,7 @@ fn live(world: &mut World) {
     world.run_until(healed + EQUAL);
     check::nobody_is_suspected(world);
     check::gateways_agree_with_their_clusters(world);
+    check::clusters_know_the_truth(world);
     world.run_for(Duration::from_secs(10));
     world.settle();
     check::clusters_know_the_truth(world);
