@@ -10,6 +10,7 @@
 pub mod names;
 pub mod isolation;
 pub mod message;
+pub mod signature;
 pub mod record;
 pub mod alloc;
 pub mod descriptor;

@@ -5,6 +5,7 @@ use super::key::NodeKey;
 use super::text;
 use crate::isolation::Rule;
 use crate::names::ServiceName;
+use crate::signature::Signature;
 use serde::{Deserialize, Serialize};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
 use std::collections::BTreeSet;
@@ -197,6 +198,9 @@ pub struct InstanceEntry {
         skip_serializing_if = "Option::is_none"
     )]
     pub kept_ip_v6: Option<Ip>,
+    /// Extension: by the cluster manager that sends the row. See [`Signed`](crate::signature::Signed).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
 }
 
 /// A node where an instance ran before it moved, as others reach it.

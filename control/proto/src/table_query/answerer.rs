@@ -21,6 +21,7 @@ mod migration;
 mod refusal;
 mod report;
 mod resync;
+mod signing;
 mod start;
 mod store;
 mod succession;
@@ -101,6 +102,7 @@ struct Known {
     sending_on: migration::Left,
     tenancy: vacancy::Tenancy,
     bodies: body::Bodies,
+    signatures: signing::Signatures,
 }
 
 /// Who waits for a job.

@@ -8,10 +8,12 @@
 
 mod absences;
 mod answers;
+mod belief;
 mod interface;
 mod suspects;
 mod unlisted;
 
+pub use belief::Refused;
 pub use interface::{ABSENT_MAX, ANSWER_MAX, Event, Mqtt, RENEW, Routes, Settings, Transmit};
 
 use super::backoff::{Backoff, Random};
@@ -20,6 +22,7 @@ use super::{Key, Row, ServiceAddress};
 use crate::isolation::Rule;
 use crate::message::{Revision, TableQueryResult, UpdateKind, UpdatesAvailable};
 use crate::names::{NameError, ServiceName};
+use crate::signature::ClusterKey;
 use absences::{Absences, kind};
 use sluice_wire::{InstanceIp, Ip, ServiceIp};
 use std::cmp::Reverse;
@@ -59,6 +62,8 @@ struct Held {
     listed: bool,
     /// When it was last asked for because packets use it all the same.
     asked_at: Option<Duration>,
+    /// What of it the cluster's signature was verified for, in short.
+    verified: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +74,8 @@ struct Job {
     service_ips: Vec<ServiceAddress>,
     rules: Vec<Rule>,
     rows: BTreeMap<u32, Held>,
+    /// By instance number, the epoch of the latest instance that was believed in.
+    epochs: BTreeMap<u32, u64>,
     revision: Option<Revision>,
     /// The latest revision that an update spoke of.
     told: Option<Revision>,
@@ -98,6 +105,7 @@ impl Job {
             service_ips: Vec::new(),
             rules: Vec::new(),
             rows: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             revision: None,
             told: None,
             used_at: now,
@@ -179,6 +187,9 @@ pub struct Asker {
     settings: Settings,
     random: Random,
     connected: bool,
+    /// Whose rows are believed; `None`: everybody's.
+    cluster_key: Option<ClusterKey>,
+    refused: Refused,
     /// When a manager last answered.
     heard_at: Option<Duration>,
     queries: BTreeMap<Key, Query>,
@@ -201,6 +212,8 @@ impl Asker {
             settings,
             random: Random::new(seed),
             connected: false,
+            cluster_key: None,
+            refused: Refused::default(),
             heard_at: None,
             queries: BTreeMap::new(),
             open: [0; 2],
@@ -351,13 +364,30 @@ impl Asker {
         if !up {
             return;
         }
+        for job in self.jobs.values_mut() {
+            job.subscribed = false;
+        }
+        self.refresh_all(now);
+        let keys: Vec<_> = self.queries.keys().cloned().collect();
+        for key in keys {
+            if let Key::Name(name) = &key {
+                self.subscribe(name);
+            }
+            if let Some(query) = self.queries.get_mut(&key) {
+                query.attempts = 0;
+            }
+            self.transmit_query(key, now);
+        }
+    }
+
+    /// Asks for every job anew, one after the other; first for those that a rule opens to others.
+    fn refresh_all(&mut self, now: Duration) {
         let jobs = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
         let spread = REFRESH_SPREAD_EACH
             .saturating_mul(jobs)
             .clamp(REFRESH_SPREAD_MIN, REFRESH_SPREAD_MAX);
         let mut opened = Vec::new();
         for job in self.jobs.values_mut() {
-            job.subscribed = false;
             if !job.rules.is_empty() {
                 opened.push((job.used_at, job.name.clone()));
                 continue;
@@ -372,16 +402,6 @@ impl Asker {
         for (_, job) in opened {
             self.timers.set(Timer::Refresh(job), at);
             at += REFRESH_SPREAD_EACH;
-        }
-        let keys: Vec<_> = self.queries.keys().cloned().collect();
-        for key in keys {
-            if let Key::Name(name) = &key {
-                self.subscribe(name);
-            }
-            if let Some(query) = self.queries.get_mut(&key) {
-                query.attempts = 0;
-            }
-            self.transmit_query(key, now);
         }
     }
 
@@ -476,7 +496,7 @@ impl Asker {
         for result in snapshot {
             if let Ok(name) = ServiceName::parse(&result.app_name) {
                 let name = self.hold(&name, now);
-                self.replace_rows(&name, result, now);
+                self.replace_rows(&name, result, belief::believed_before(result), now);
                 if let Some(job) = self.jobs.get(&name) {
                     self.events.push_back(job.event());
                 }

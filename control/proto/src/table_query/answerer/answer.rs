@@ -3,7 +3,7 @@
 use super::isolation::Standing;
 use super::{Answerer, Known, Placement, Settings};
 use crate::message::{
-    InstanceEntry, InstanceStatus, IpType, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
+    InstanceEntry, InstanceStatus, Job, NodeId, Revision, ServiceIpEntry, TableQueryResult,
 };
 use crate::table_query::Key;
 use crate::table_query::backoff::Random;
@@ -30,6 +30,7 @@ impl Known {
             sending_on: super::migration::Left::default(),
             tenancy: super::vacancy::Tenancy::default(),
             bodies: super::body::Bodies::default(),
+            signatures: super::signing::Signatures::default(),
         }
     }
 
@@ -184,7 +185,7 @@ impl Answerer {
             Standing::Answers => true,
             Standing::Nothing | Standing::Unsaid => return None,
         };
-        let mut entries = known.entries();
+        let mut entries = known.rows();
         let live = entries
             .iter()
             .map(|entry| (entry.instance_number, entry.epoch))
@@ -202,10 +203,8 @@ impl Answerer {
         };
         pruning.prune(&mut entries, &self.settings);
         for entry in &mut entries {
-            entry.service_ip = known.job.service_ip_list.clone();
-            let own = ServiceIpEntry::new(IpType::instance(), instance_ips(entry));
-            entry.service_ip.push(own);
             entry.reply_only = reply_only;
+            entry.signature = known.signature(entry.instance_number);
         }
         Some(TableQueryResult {
             app_name: known.job.job_name.to_string(),
@@ -269,7 +268,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
-fn instance_ips(entry: &InstanceEntry) -> Dual<Ip> {
+pub(super) fn instance_ips(entry: &InstanceEntry) -> Dual<Ip> {
     let ips = entry.instance_ips();
     Dual {
         v4: ips.v4.map(InstanceIp::ip),

@@ -6,6 +6,7 @@ use super::vacancy::Vacancy;
 use crate::isolation::Isolation;
 use crate::message::{MessageError, NodeId, TopicError};
 use crate::names::{NameError, ServiceName};
+use crate::signature::Signer;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub register_every: Duration,
     /// Whether a node is told only what its instances may know; what is merely observed is observed by the gateways.
     pub isolation: Isolation,
+    /// Signs the rows that nodes are told; `None` leaves them unsigned.
+    pub signer: Option<Signer>,
     /// Absent keys that are remembered, refused ones, and keys that are asked at a time: a scan must not fill the memory.
     pub keys_max: usize,
 }
@@ -62,6 +65,7 @@ impl Settings {
             refresh_every: REFRESH_EVERY,
             register_every: Duration::from_secs(15),
             isolation: Isolation::default(),
+            signer: None,
             keys_max: 4096,
         }
     }

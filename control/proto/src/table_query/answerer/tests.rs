@@ -7,6 +7,7 @@ mod leave;
 mod lost_store;
 mod migration;
 mod resync;
+mod signing;
 mod start;
 mod succession;
 mod untaken;

@@ -1,6 +1,7 @@
 //! What an answer changes: rows, withdrawals, and what is believed to be absent.
 
 use super::absences::kind;
+use super::belief::Believed;
 use super::{Asker, Event, Held, Query, SETTLE, Timer};
 use crate::message::{Revision, TableQueryResult};
 use crate::names::ServiceName;
@@ -124,8 +125,10 @@ impl Asker {
         result: &TableQueryResult,
         now: Duration,
     ) {
-        let asked = key.as_ref().and_then(|key| self.answered(key));
-        if asked.is_none() && !self.jobs.contains_key(&name) {
+        let is_asked = key
+            .as_ref()
+            .is_some_and(|key| self.queries.contains_key(key));
+        if !is_asked && !self.jobs.contains_key(&name) {
             // Nobody asked, nobody holds it: a late push for a job that was forgotten, or the key of an absence, which is
             // over then, so that whoever needs it asks again.
             if let Some(key) = key.filter(|key| self.absent.get(key).is_some_and(|it| !it.expired))
@@ -135,6 +138,11 @@ impl Asker {
             }
             return;
         }
+        let Some(believed) = self.believe(&name, result) else {
+            // The question stays open: the cluster's own answer may come still.
+            return;
+        };
+        let asked = key.as_ref().and_then(|key| self.answered(key));
         let is_new = !self.jobs.contains_key(&name);
         let name = self.hold(&name, now);
         let Some(job) = self.jobs.get(&name) else {
@@ -159,10 +167,10 @@ impl Asker {
                 // The answer may be older than the update; only the next one may withdraw.
                 let withdraw_missing = job.withdraw_missing;
                 self.set_withdraw_missing(&name, false);
-                self.replace_rows(&name, result, now);
+                self.replace_rows(&name, result, believed, now);
                 self.set_withdraw_missing(&name, withdraw_missing);
             } else {
-                self.replace_rows(&name, result, now);
+                self.replace_rows(&name, result, believed, now);
                 self.set_withdraw_missing(&name, false);
             }
         }
@@ -215,25 +223,20 @@ impl Asker {
         &mut self,
         name: &ServiceName,
         result: &TableQueryResult,
+        listed: Believed,
         now: Duration,
     ) {
         let Some(job) = self.jobs.get_mut(name) else {
             return;
         };
         let addresses_before = job.addresses();
-        let listed: BTreeMap<u32, Row> = result
-            .instance_list
-            .iter()
-            .filter_map(Row::of_entry)
-            .map(|row| (row.number, row))
-            .collect();
         let live: Option<BTreeMap<u32, u64>> = result
             .live
             .as_ref()
             .map(|live| live.iter().copied().collect());
         let withdraw_missing = job.withdraw_missing;
         let withdrawn = |held: &Held| match (listed.get(&held.row.number), &live) {
-            (Some(row), _) => is_another(&held.row, row.epoch, Some(row)),
+            (Some((row, _)), _) => is_another(&held.row, row.epoch, Some(row)),
             (None, Some(live)) => live
                 .get(&held.row.number)
                 .is_none_or(|epoch| is_another(&held.row, *epoch, None)),
@@ -252,21 +255,25 @@ impl Asker {
             held.listed = false;
             !gone
         });
-        for (number, row) in listed {
+        // With each row the cluster signs by which addresses its service is called.
+        let is_signed = listed.values().any(|(_, verified)| verified.is_some());
+        for (number, (row, verified)) in listed {
             let held = Held {
                 row,
                 listed: true,
                 asked_at: None,
+                verified,
             };
             job.rows.insert(number, held);
         }
+        job.note_epochs();
         let mut service_ips: Vec<ServiceAddress> = Vec::new();
-        let entries = result.service_ip_list.iter().flatten().chain(
-            result
-                .instance_list
-                .iter()
-                .flat_map(|entry| &entry.service_ip),
-        );
+        let unsigned = result.service_ip_list.iter().flatten();
+        let of_rows = result
+            .instance_list
+            .iter()
+            .flat_map(|entry| &entry.service_ip);
+        let entries = unsigned.filter(|_| !is_signed).chain(of_rows);
         for address in entries.filter_map(ServiceAddress::of_entry) {
             if !service_ips.contains(&address) {
                 service_ips.push(address);

@@ -1,6 +1,7 @@
 //! How an asker behaves, message by message.
 
 mod absences;
+mod belief;
 mod opened;
 mod suspects;
 mod unlisted;
