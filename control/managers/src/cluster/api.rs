@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use sluice_proto::ServiceName;
 use sluice_proto::message::{self, JobUpdate, NetDeployment};
+use sluice_proto::signature::ClusterKey;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -69,6 +70,12 @@ pub(super) fn views(asks: mpsc::Sender<Ask>) -> Router {
         routes = routes.route(path, get(async move |asks: Asks| look(asks, view).await));
     }
     routes.with_state(asks)
+}
+
+/// With which key this cluster manager signs rows: what gateways learn it by, so that the broker cannot say it.
+pub(super) fn signing_key(cluster_id: &str, key: ClusterKey) -> Router {
+    let body = serde_json::json!({ "cluster_id": cluster_id, "signing_key": key });
+    Router::new().route("/v1/signing_key", get(async move || Reply::json(&body)))
 }
 
 async fn deployment(State(asks): Asks, body: Bytes) -> Reply {

@@ -13,13 +13,14 @@ use crate::broker::Broker;
 use crate::clock::{Clock, incarnation};
 use crate::config::{BrokerConfig, ClusterConfig, ConfigError};
 use crate::http::{self, AdminSocket, Client, ListenError};
+use crate::secret_file::{SecretFile, SecretFileError};
 use crate::store::{Store, StoreError};
-use axum::Router;
 use bus::Bus;
 use calls::Calls;
 use site::Site;
 use sluice_proto::message::Topic;
 use sluice_proto::record::RestoreError;
+use sluice_proto::signature::Signer;
 use sluice_proto::table_query::answerer::{Answerer, Settings};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,6 +31,12 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use webhook::Webhook;
+
+/// Beside the store: the key that signs rows.
+const SIGNING_KEY: &str = "signing.key";
+/// What to do about one that cannot be used.
+const KEY_WAY_OUT: &str =
+    "remove it, and the next start makes a new one, which gateways ask for when they connect";
 
 /// How long the root may take to accept a connection.
 const CONNECT_WAIT: Duration = Duration::from_millis(500);
@@ -48,6 +55,8 @@ pub enum ClusterError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Key(#[from] SecretFileError),
     /// The store holds something that no cluster manager wrote.
     #[error("{path}: {source}")]
     Restore { path: PathBuf, source: RestoreError },
@@ -74,6 +83,7 @@ pub struct Server {
     path: PathBuf,
     store: Store,
     records: BTreeMap<String, Vec<u8>>,
+    signer: Signer,
 }
 
 impl Server {
@@ -87,6 +97,9 @@ impl Server {
         admin::recorder();
         let path = config.data_dir.join("cluster.redb");
         let (store, records) = Store::open(&path)?;
+        let key = SecretFile::new(config.data_dir.join(SIGNING_KEY), KEY_WAY_OUT);
+        let secret = key.read_or_make()?;
+        let signer = Signer::from_seed(&secret);
         let (listener, address) = http::bind(config.listen).await?;
         let broker = match &config.broker {
             BrokerConfig::Embedded { listen, .. } => Some(http::bind(*listen).await?),
@@ -105,6 +118,7 @@ impl Server {
             path,
             store,
             records,
+            signer,
         })
     }
 
@@ -165,6 +179,7 @@ impl Server {
             register_every: REGISTER_EVERY,
             isolation: self.config.isolation,
             instances_max: self.config.instances_max,
+            signer: Some(self.signer.clone()),
             ..Settings::new(
                 &self.config.id,
                 &advertised.ip().to_string(),
@@ -206,7 +221,8 @@ impl Server {
         tasks.spawn(http::serve(
             self.listener,
             api::routes(asks),
-            Router::new(),
+            // Public, and asked for by gateways, whose tokens are the broker's.
+            api::signing_key(&self.config.id, self.signer.public()),
             access,
             stopped.clone(),
         ));

@@ -1,6 +1,7 @@
 //! Cluster and root over real sockets, with nodes that speak MQTT as Oakestra's do.
 
 mod external;
+mod signing;
 
 use crate::testing::{
     Caller, Directory, Node, PATIENCE, RunningCluster, RunningRoot, cluster_config, root_config,

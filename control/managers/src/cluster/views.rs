@@ -113,6 +113,7 @@ pub(super) fn status(site: &Site) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": site.clock.now().as_secs(),
         "broker_connected": site.bus.is_connected(),
+        "signing_key": site.answerer.signing_key().map(|key| key.to_string()),
         "root_answers": site.answerer.root_answers(),
         "services": site.answerer.jobs().count(),
         "nodes": site.answerer.nodes().count(),
