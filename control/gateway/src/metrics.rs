@@ -58,6 +58,9 @@ const TERMS: [Term; 8] = [
 /// Counts messages of the cluster that changed nothing because they cannot be read.
 pub(crate) const MALFORMED: &str = "sluice_gateway_malformed_total";
 
+/// Counts rows of the cluster that were not believed.
+pub(crate) const ROWS_REFUSED: &str = "sluice_gateway_rows_refused_total";
+
 /// Counts what the name server did.
 const NAMES: &str = "sluice_name_queries_total";
 
@@ -109,6 +112,10 @@ fn describe() {
     describe_counter!(
         MALFORMED,
         "Messages of the cluster that are not what their topic wants"
+    );
+    describe_counter!(
+        ROWS_REFUSED,
+        "Rows of the cluster that were not believed, by why"
     );
     describe_counter!(NAMES, "Queries of the name server, by how they ended");
     describe_gauge!("sluice_flows", "Flows");

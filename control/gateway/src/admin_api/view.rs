@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sluice_managers::SecretFile;
 use sluice_memory::Accounts;
+use sluice_proto::table_query::asker::Refused;
 use sluice_tables::Publisher;
 use sluice_wire::{Dual, Ip, Subnet};
 use std::collections::BTreeMap;
@@ -70,6 +71,10 @@ pub struct GatewayState {
     /// `host:port` of the cluster's broker; empty before it is known.
     pub cluster: String,
     pub cluster_connected: bool,
+    /// Whose rows are believed; `None`: everybody's that the broker passes on.
+    pub cluster_key: Option<String>,
+    /// Rows that were not.
+    pub refused: Refused,
     /// For how long no manager has stood by the known routes; zero while they answer.
     pub routes_age: Duration,
     /// Questions to the managers that have no answer yet.

@@ -10,6 +10,7 @@ use super::{
 use sluice_hw_profiles::Key;
 use sluice_proto::alloc::Rests;
 use sluice_proto::isolation::Isolation;
+use sluice_proto::signature::ClusterKey;
 use sluice_tables::SENT_ON_S_MAX;
 use sluice_wire::{AddressPlan, Dual, Ip, Subnet};
 use std::net::{IpAddr, SocketAddr};
@@ -481,6 +482,8 @@ impl Check<'_> {
             cluster: self.optional_host_port("gateway.cluster", &raw.cluster)?,
             cluster_token_file: self
                 .optional_path("gateway.cluster_token_file", &raw.cluster_token_file)?,
+            cluster_api: self.optional_host_port("gateway.cluster_api", &raw.cluster_api)?,
+            cluster_key: self.cluster_key(&raw.cluster_key)?,
             broker_silence_ms: self.number(
                 "gateway.broker_silence_ms",
                 raw.broker_silence_ms,
@@ -506,6 +509,17 @@ impl Check<'_> {
             tun: raw.tun.clone(),
             isolation: self.isolation("gateway.isolation", &raw.isolation)?,
         })
+    }
+
+    fn cluster_key(&self, key: &str) -> Result<Option<ClusterKey>, ConfigError> {
+        if key.is_empty() {
+            return Ok(None);
+        }
+        let expected = "44 characters, base64 of 32 bytes, as `sluice status` of the cluster manager shows its `signing_key`, or \"\" to ask the cluster manager";
+        let parsed = key.parse();
+        parsed
+            .map(Some)
+            .map_err(|_| self.value("gateway.cluster_key", quoted(key), expected))
     }
 
     fn device_name(&self, key: &str, name: &str) -> Result<(), ConfigError> {

@@ -19,6 +19,7 @@ use sluice_hw_profiles::{Key, Settings};
 use sluice_proto::alloc::Rests;
 use sluice_proto::dns::Zones;
 use sluice_proto::isolation::Isolation;
+use sluice_proto::signature::ClusterKey;
 use sluice_wire::{AddressPlan, Ip, Subnet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -118,6 +119,10 @@ pub struct Gateway {
     /// The cluster's broker; `None` waits for `POST /register` on the node socket.
     pub cluster: Option<HostPort>,
     pub cluster_token_file: Option<PathBuf>,
+    /// The cluster manager's REST interface, which says with which key it signs; `None` is its usual port on the broker's host.
+    pub cluster_api: Option<HostPort>,
+    /// The key whose rows are believed; `None` takes the one that the cluster manager says.
+    pub cluster_key: Option<ClusterKey>,
     /// A connection to the broker on which its machine acknowledges nothing for about so long is made anew; milliseconds.
     pub broker_silence_ms: u32,
     pub node_socket: PathBuf,

@@ -94,6 +94,8 @@ pub struct RawGateway {
     pub node_id: String,
     pub cluster: String,
     pub cluster_token_file: String,
+    pub cluster_api: String,
+    pub cluster_key: String,
     pub broker_silence_ms: i64,
     pub node_socket: String,
     pub admin_socket: String,
@@ -258,6 +260,9 @@ impl Default for RawGateway {
             node_id: String::new(),
             cluster: String::new(),
             cluster_token_file: String::new(),
+            cluster_api: String::new(),
+            // The cluster manager itself is asked.
+            cluster_key: String::new(),
             // A revoked rule is to end flows within a second of healing; a way that loses three packets in a row is kept.
             broker_silence_ms: 1000,
             // Oakestra's NodeEngine dials this path.

@@ -151,6 +151,20 @@ impl Rows {
             "gateway.cluster_token_file",
             gateway.cluster_token_file.as_ref(),
         );
+        self.add(
+            "gateway.cluster_api",
+            gateway.cluster_api.as_ref().map_or_else(
+                || "(port 10110 of the broker's host)".to_owned(),
+                ToString::to_string,
+            ),
+        );
+        self.add(
+            "gateway.cluster_key",
+            gateway.cluster_key.map_or_else(
+                || "(what the cluster manager says)".to_owned(),
+                |key| key.to_string(),
+            ),
+        );
         self.put("gateway.broker_silence_ms", gateway.broker_silence_ms);
         self.path("gateway.node_socket", Some(&gateway.node_socket));
         self.path("gateway.admin_socket", Some(&gateway.admin_socket));

@@ -55,6 +55,10 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:2: `gateway.key_file` = \"node.key\": expected an absolute path",
         ),
         (
+            "[gateway]\ncluster_key = \"short\"\n",
+            "f.toml:2: `gateway.cluster_key` = \"short\": expected 44 characters, base64 of 32 bytes, as `sluice status` of the cluster manager shows its `signing_key`, or \"\" to ask the cluster manager",
+        ),
+        (
             "[gateway]\nbroker_silence_ms = 100\n",
             "f.toml:2: `gateway.broker_silence_ms` = 100: expected a number from 200 to 30000",
         ),

@@ -4,6 +4,7 @@ use crate::config::HostPort;
 use serde::{Deserialize, Serialize};
 use sluice_proto::ServiceName;
 use sluice_proto::message::{SubnetResult, TableQueryResult};
+use sluice_proto::signature::ClusterKey;
 use sluice_wire::{Dual, InstanceIp};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -30,6 +31,9 @@ pub(crate) struct Registration {
     pub port: u16,
     /// This node's subnet, once given: network addresses, as in a subnet result.
     pub subnet: Option<SubnetResult>,
+    /// Whose rows are believed, once its cluster manager has said that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_key: Option<ClusterKey>,
 }
 
 /// An instance of this node, as the managers named it; its lease is kept beside the wiring.

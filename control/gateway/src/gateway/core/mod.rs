@@ -16,6 +16,7 @@ mod registration;
 mod remember;
 mod sending;
 mod subnet_by_caller;
+mod trust;
 mod vouched;
 
 use super::Error;
@@ -53,6 +54,7 @@ use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use trust::{Said, Trust};
 use vouched::Unvouched;
 
 /// The kernel's tables are read at most so often: a routing daemon may change thousands of routes at once.
@@ -64,6 +66,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) enum Found {
     Attach(Attach, Reply<Attached>, Result<Place, Refusal>),
     Detach(Detach, Reply<()>, Result<Option<Place>, Refusal>),
+    /// What the cluster manager said about the key with which it signs.
+    ClusterKey(Said),
 }
 
 /// See the module.
@@ -107,6 +111,7 @@ pub(crate) struct Core {
     forbidden: Forbidden,
     /// Why the broker cannot be reached, as last said in the log.
     broker_away: String,
+    trust: Trust,
     /// Where targets that were looked up elsewhere come back.
     found: mpsc::Sender<Found>,
     /// InstanceIPs of instances that an earlier life of this gateway attached.
@@ -204,6 +209,7 @@ impl Core {
             look_at: now,
             forbidden: Forbidden::default(),
             broker_away: String::new(),
+            trust: Trust::default(),
             found,
             remembered: state.local,
             requests: 0,
@@ -236,12 +242,15 @@ impl Core {
                 .registration
                 .take()
                 .filter(|known| known.node_id == node_id);
+            let is_same = |known: &&Registration| (&known.host, known.port) == (&host, port);
+            let cluster_key = known.as_ref().filter(is_same).and_then(|it| it.cluster_key);
             let subnet = known.and_then(|known| known.subnet);
             self.registration = Some(Registration {
                 node_id,
                 host,
                 port,
                 subnet,
+                cluster_key,
             });
         }
         if self.registration.is_some() {
@@ -303,6 +312,7 @@ impl Core {
             self.ask_subnet(now);
         }
         self.look_at_own_address(now);
+        self.look_for_cluster_key(now);
         self.look_at_hosts(now);
         self.routes_changed |= self.routes.look_at_paths();
         self.plane.offloader().tick();
@@ -362,6 +372,7 @@ impl Core {
                 };
                 let _ = reply.send(result);
             }
+            Found::ClusterKey(said) => self.take_cluster_key(said, now),
         }
     }
 
@@ -443,6 +454,7 @@ impl Core {
             self.handle_event(event);
         }
         self.tell_suspects(now);
+        self.look_at_refused(now);
         self.send_asked(now);
         self.end_awaiting(now);
         if std::mem::take(&mut self.routes_changed) {
@@ -523,6 +535,7 @@ impl Core {
                 mqtt.subscribe(&topic.to_string());
             }
         }
+        self.ask_cluster_key(now);
         self.asker.handle_connection(true, now);
         if self.node.is_none() && !self.config.gateway.subnet_by_caller {
             self.ask_subnet(now);

@@ -53,6 +53,7 @@ impl Core {
             host,
             port: gateway::BROKER_PORT,
             subnet: None,
+            cluster_key: None,
         });
         self.registering.push((reply, now + REGISTER_WAIT));
         if let Err(error) = self.begin(now).await {
@@ -76,7 +77,7 @@ impl Core {
             self.plane.start_tun()?;
         }
         self.fresh = self.fresh_start()?;
-        self.connect(&registration);
+        self.trust_and_connect(&registration, now);
         self.state_changed = true;
         tracing::info!(
             node = registration.node_id,
@@ -103,7 +104,7 @@ impl Core {
         Ok(Some(u64::try_from(start).unwrap_or(u64::MAX)))
     }
 
-    fn connect(&mut self, registration: &Registration) {
+    pub(super) fn connect(&mut self, registration: &Registration) {
         let broker = MqttConfig {
             client_id: registration.node_id.clone(),
             login: (self.token.clone()).map(|token| (registration.node_id.clone(), token)),

@@ -92,6 +92,8 @@ impl Core {
                 .map(|known| format!("{}:{}", known.host, known.port))
                 .unwrap_or_default(),
             cluster_connected: self.connected,
+            cluster_key: self.asker.cluster_key().map(ToString::to_string),
+            refused: self.asker.refused(),
             routes_age: self.routes_age(now),
             questions_open: self.asker.queries(),
             tunnels: self.plane.tunnels(),
