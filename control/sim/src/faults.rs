@@ -3,6 +3,7 @@
 use crate::bus::Bus;
 use crate::manager::RootShell;
 use crate::network::{Party, Weather};
+use crate::planted::Bug;
 use crate::world::World;
 use rand::Rng;
 use sluice_wire::AddressPlan;
@@ -15,6 +16,9 @@ impl World {
         if self.nodes[index].is_connected() == up {
             return;
         }
+        if up {
+            self.tell_key(index);
+        }
         self.nodes[index].asker.handle_connection(up, now);
         self.note(format!("node{index} connected: {up}"));
         if up {
@@ -25,6 +29,16 @@ impl World {
             }
         } else {
             self.close(index);
+        }
+    }
+
+    /// The node's cluster manager itself says with which key it signs.
+    fn tell_key(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let key = self.clusters[node.cluster].answerer.signing_key();
+        if self.bug != Some(Bug::SignatureIgnored) {
+            let key = key.expect("clusters sign");
+            node.asker.handle_cluster_key(key, self.now);
         }
     }
 

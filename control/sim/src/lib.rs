@@ -18,6 +18,7 @@ pub mod traffic;
 pub mod planted;
 mod acts;
 mod faults;
+mod forgery;
 mod leaving;
 mod deliver;
 mod moves;

@@ -6,6 +6,7 @@ use sluice_proto::ServiceName;
 use sluice_proto::alloc::{Calendar, Reading};
 use sluice_proto::message::{JobUpdate, read};
 use sluice_proto::record::Change;
+use sluice_proto::signature::Signer;
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::answerer::{Answerer, Method, RootRequest, Settings};
 use sluice_proto::table_query::notifier::Notifier;
@@ -67,6 +68,13 @@ fn borrowed(records: &Records) -> impl Iterator<Item = (&str, &[u8])> {
     records
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_slice()))
+}
+
+/// The signing key of a seed.
+pub(crate) fn signer_of(seed: u64) -> Signer {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    Signer::from_seed(&bytes)
 }
 
 /// A cluster manager with its embedded broker.
@@ -141,6 +149,7 @@ impl Cluster {
     /// The process starts anew without its store.
     pub fn wipe(&mut self, seed: u64, now: Duration) {
         self.store = Store::default();
+        self.settings.signer = Some(signer_of(seed));
         self.restart(seed, now);
     }
 }

@@ -1,4 +1,4 @@
-//! Ten mistakes that are easily made, to show that a seed finds each. They are made at the seams between the real values,
+//! Eleven mistakes that are easily made, to show that a seed finds each. They are made at the seams between the real values,
 //! so nothing of them is in the code that gateways and managers run.
 
 /// A mistake.
@@ -24,10 +24,12 @@ pub enum Bug {
     WrongReverseKey,
     /// What once could not be resolved is believed to be unavailable for ever.
     NegativeForEver,
+    /// A gateway believes whatever its broker says about instances.
+    SignatureIgnored,
 }
 
 impl Bug {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AcknowledgeBeforeSync,
         Self::NoticeLostOnRestart,
         Self::EpochNotBumped,
@@ -38,6 +40,7 @@ impl Bug {
         Self::AddressWithoutRest,
         Self::WrongReverseKey,
         Self::NegativeForEver,
+        Self::SignatureIgnored,
     ];
 
     /// For people.
@@ -54,6 +57,7 @@ impl Bug {
             Self::AddressWithoutRest => "address-without-rest",
             Self::WrongReverseKey => "wrong-reverse-key",
             Self::NegativeForEver => "negative-for-ever",
+            Self::SignatureIgnored => "signature-ignored",
         }
     }
 }

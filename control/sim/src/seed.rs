@@ -244,7 +244,11 @@ fn act(world: &mut World) {
         30..42 => world.detach(node, which),
         42..54 => world.open_flow(node, which),
         54..55 => world.rotate_key(node),
-        55..70 => {
+        55..56 => {
+            let how = world.random.random();
+            world.forge(node, which, how);
+        }
+        56..70 => {
             let how = world.random.random();
             world.ask(node, which, how);
         }

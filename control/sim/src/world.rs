@@ -1,7 +1,7 @@
 //! All parties, the network between them, and virtual time.
 
 use crate::bus::Packet;
-use crate::manager::{Cluster, RootShell};
+use crate::manager::{Cluster, RootShell, signer_of};
 use crate::network::{Network, Weather};
 use crate::node::Node;
 use crate::planted::Bug;
@@ -96,6 +96,7 @@ impl World {
                 let mut settings =
                     answerer::Settings::new(&id, "192.0.2.200", 10110, 1 + seed % 1000);
                 settings.instances_max = shape.instances_max;
+                settings.signer = Some(signer_of(seed ^ (index as u64 + 1) << 32));
                 Cluster::new(settings, seed ^ 0xc1, now)
             })
             .collect();

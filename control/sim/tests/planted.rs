@@ -34,6 +34,7 @@ fn mistakes_of_gateways_are_found() {
         Bug::UsedInterestExpires,
         Bug::AddressWithoutRest,
         Bug::WrongReverseKey,
+        Bug::SignatureIgnored,
     ] {
         is_found(bug);
     }
