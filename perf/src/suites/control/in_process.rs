@@ -7,6 +7,7 @@ use crate::report::{Goal, Report, Row};
 use sluice_proto::message::{
     InstanceEntry, IpType, Job, NodeId, ServiceIpEntry, TableQueryResult, Topic, Verb, read, write,
 };
+use sluice_proto::signature::Signer;
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::answerer::{Answerer, Settings, Transmit};
 use sluice_wire::{Dual, Ip};
@@ -74,7 +75,12 @@ fn rate(answerer: &mut Answerer, messages: &[Message], clock: &CpuClock) -> Resu
 
 /// A manager that knows every service, and whose nodes are interested in what they ask for.
 fn filled() -> Result<(Answerer, Vec<Message>), LabError> {
-    let mut answerer = Answerer::new(Settings::new("perf", "127.0.0.1", 10110, 1), 1, NOW);
+    let settings = Settings {
+        // As every cluster manager does.
+        signer: Some(Signer::from_seed(&[1; 32])),
+        ..Settings::new("perf", "127.0.0.1", 10110, 1)
+    };
+    let mut answerer = Answerer::new(settings, 1, NOW);
     for service in 0..SERVICES_ASKED {
         let job = job(service)?;
         let asked = Key::Name(job.job_name.clone()).request(None);
