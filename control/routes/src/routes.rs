@@ -372,7 +372,7 @@ impl Routes {
             .peers
             .keys()
             .filter_map(|&slot| tables.peer(slot))
-            .map(|peer| peer.ip)
+            .map(|peer| peer.node)
             .collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -413,7 +413,7 @@ impl Routes {
             let Some(peer) = self.tables().peer(slot) else {
                 continue;
             };
-            let (ip, port, format, before) = (peer.ip, peer.port, peer.format, peer.mtu);
+            let (ip, port, format, before) = (peer.node, peer.port, peer.format, peer.mtu);
             let mtu = (self.peer_mtu)(ip, port);
             if mtu != before {
                 tracing::info!(peer = %ip, port, before, mtu, "the path MTU of a peer changed");

@@ -259,7 +259,7 @@ pub fn every_route_is_true(world: &World) {
             if row.state == InstanceState::Withdrawn {
                 continue;
             }
-            let host = tables.peer(peer).map(|peer| peer.ip);
+            let host = tables.peer(peer).map(|peer| peer.node);
             let job = tables.service(row.service).map(|it| &*it.name);
             let known = job.and_then(|job| node.asker.routes(&job.parse().ok()?));
             let mut shown = known.iter().flat_map(|known| &known.instances);

@@ -37,7 +37,7 @@ pub(crate) fn remote<'a>(flow: &Flow, ends: &Ends<'_>, tables: &'a Tables) -> St
     let peer = match remote.placement {
         Placement::Local => None,
         Placement::Peer(slot) => match tables.peer(slot) {
-            Some(peer) if peer.port != 0 && peer.ip != Ip::UNSPECIFIED => Some((slot, peer)),
+            Some(peer) if peer.can_be_reached() => Some((slot, peer)),
             Some(_) | None => return drop_as(DropReason::NoTunnel),
         },
         Placement::Nowhere => {

@@ -180,7 +180,7 @@ impl Engine {
         }
         self.end_former(frame, lane, turn);
         let peer = match turn.tables.peer(slot) {
-            Some(peer) if peer.port != 0 && peer.ip != Ip::UNSPECIFIED => peer,
+            Some(peer) if peer.can_be_reached() => peer,
             Some(_) | None => return drop_as(DropReason::NoTunnel),
         };
         let location = Location {

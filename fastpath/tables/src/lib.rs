@@ -8,6 +8,7 @@ pub mod snapshot;
 pub mod route;
 mod permits;
 mod moves;
+pub mod session;
 pub mod slots;
 pub mod publish;
 pub mod upcall;
@@ -16,9 +17,10 @@ pub use moves::{SENT_ON_S, SENT_ON_S_MAX};
 pub use permits::Isolation;
 pub use publish::{Publisher, Reader, Writer};
 pub use route::{PeerRoute, Route, Routed};
+pub use session::{TunnelFormat, session_address, session_of};
 pub use slots::{InstanceSlot, PeerSlot, ServiceSlot};
 pub use snapshot::{
     Heard, Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
-    TunnelFormat, Used,
+    Used,
 };
 pub use upcall::{Question, Suspicion, Upcall, Upcalls};

@@ -1,13 +1,15 @@
 //! Door 1, down: control edits a [`Writer`] and publishes; workers read through a [`Reader`].
 
 use crate::permits::Isolation;
+use crate::session::{TunnelFormat, session_address};
 use crate::slots::{InstanceSlot, PeerSlot, ServiceSlot, Slot};
 use crate::snapshot::{
     Heard, Instance, InstanceState, Known, Peer, Placement, Policy, Reach, Service, Tables, Target,
-    TunnelFormat, Used,
+    Used,
 };
 use arc_swap::ArcSwap;
 use sluice_wire::{AddressPlan, Dual, InstanceIp, Ip, NsIp, ServiceIp};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -62,6 +64,8 @@ pub struct Writer {
     tables: Tables,
     published: Publisher,
     retired: Vec<Arc<Tables>>,
+    /// The peers by node address and port.
+    nodes: BTreeMap<(Ip, u16), PeerSlot>,
 }
 
 impl Writer {
@@ -73,6 +77,7 @@ impl Writer {
             tables,
             published,
             retired: Vec::new(),
+            nodes: BTreeMap::new(),
         }
     }
 
@@ -295,56 +300,71 @@ impl Writer {
         self.tables.semantic.remove(&address);
     }
 
-    /// Adds or updates the peer reachable at `ip`:`port`.
+    /// Adds or updates the peer whose node is reachable at `ip`:`port`. Its format may change, and keeps the slot.
     pub fn upsert_peer(&mut self, ip: Ip, port: u16, format: TunnelFormat, mtu: u16) -> PeerSlot {
-        let here: Vec<PeerSlot> = self.tables.peers_at(ip).to_vec();
-        let known = here
-            .iter()
-            .copied()
-            .find(|&slot| self.tables.peer(slot).is_some_and(|peer| peer.port == port));
-        if let Some(slot) = known {
-            if let Some(row) = self.tables.peers.row_mut(slot.index()) {
-                row.format = format;
-                row.mtu = mtu;
-                self.tables.peer_routes.set(slot, row);
-            }
-            return slot;
-        }
-        let slot = PeerSlot::from_index(self.tables.peers.insert(|old| Peer {
-            epoch: old.map_or(0, |old| old.epoch + 1),
-            ip,
-            port,
-            format,
-            mtu,
-            heard: Heard::default(),
-        }));
-        if let Some(row) = self.tables.peers.row(slot.index()) {
+        let known = self.nodes.get(&(ip, port)).copied();
+        let slot = known.unwrap_or_else(|| {
+            PeerSlot::from_index(self.tables.peers.insert(|old| Peer {
+                epoch: old.map_or(0, |old| old.epoch + 1),
+                ip: Ip::UNSPECIFIED,
+                node: ip,
+                port,
+                format,
+                mtu,
+                heard: Heard::default(),
+            }))
+        });
+        self.nodes.insert((ip, port), slot);
+        if let Some(row) = self.tables.peers.row_mut(slot.index()) {
+            let before = known.map(|_| row.ip);
+            row.ip = match format {
+                TunnelFormat::Plain => ip,
+                TunnelFormat::WireGuard { .. } => session_address(slot, row.epoch),
+            };
+            row.format = format;
+            row.mtu = mtu;
             self.tables.peer_routes.set(slot, row);
+            let now = row.ip;
+            if before != Some(now) {
+                if let Some(before) = before {
+                    self.drop_outer(before, slot);
+                }
+                let here = self.tables.peers_at(now).iter().copied();
+                let here = here.chain([slot]).collect();
+                self.tables.outer.insert(now, here);
+            }
         }
-        self.tables
-            .outer
-            .insert(ip, here.into_iter().chain([slot]).collect());
         slot
+    }
+
+    /// The peer whose node is reachable at `ip`:`port`.
+    #[must_use]
+    pub fn peer_at(&self, ip: Ip, port: u16) -> Option<PeerSlot> {
+        self.nodes.get(&(ip, port)).copied()
     }
 
     /// Forgets a peer on which no instance is placed any more.
     pub fn forget_peer(&mut self, slot: PeerSlot) {
-        let Some(ip) = self.tables.peer(slot).map(|peer| peer.ip) else {
+        let Some(row) = self.tables.peer(slot) else {
             return;
         };
-        let rest: Arc<[PeerSlot]> = self
-            .tables
-            .peers_at(ip)
-            .iter()
-            .copied()
-            .filter(|&other| other != slot)
-            .collect();
+        let (ip, node) = (row.ip, (row.node, row.port));
+        if self.nodes.get(&node) == Some(&slot) {
+            self.nodes.remove(&node);
+        }
+        self.drop_outer(ip, slot);
+        self.tables.peers.free(slot.index());
+    }
+
+    /// The peer is known by that outer address no longer.
+    fn drop_outer(&mut self, ip: Ip, slot: PeerSlot) {
+        let here = self.tables.peers_at(ip).iter().copied();
+        let rest: Arc<[PeerSlot]> = here.filter(|&other| other != slot).collect();
         if rest.is_empty() {
             self.tables.outer.remove(&ip);
         } else {
             self.tables.outer.insert(ip, rest);
         }
-        self.tables.peers.free(slot.index());
     }
 
     /// After every change of an instance's row.
@@ -528,6 +548,35 @@ mod tests {
         assert_eq!(writer.tables().peers_at(ip), [one, two]);
         writer.forget_peer(one);
         assert_eq!(writer.tables().peers_at(ip), [two]);
+    }
+
+    #[test]
+    fn an_encrypted_peer_is_known_by_its_session_and_keeps_its_slot() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let node = Ip::v4([192, 0, 2, 1]);
+        let encrypted = TunnelFormat::WireGuard { key: [7; 32] };
+        let slot = writer.upsert_peer(node, 50103, TunnelFormat::Plain, 1450);
+        assert_eq!(writer.tables().peers_at(node), [slot]);
+        assert_eq!(writer.upsert_peer(node, 50103, encrypted, 1420), slot);
+        let session = session_address(slot, 0);
+        let row = writer.tables().peer(slot).unwrap();
+        assert_eq!((row.ip, row.node), (session, node));
+        assert_eq!(writer.tables().peers_at(node), []);
+        assert_eq!(writer.tables().peers_at(session), [slot]);
+        let route = writer.tables().peer_route(slot).unwrap();
+        assert_eq!((route.ip, route.port, route.mtu), (session, 50103, 1420));
+        // The slot used for another peer: what was opened with the old one's session is not from the new one.
+        writer.forget_peer(slot);
+        assert_eq!(writer.tables().peers_at(session), []);
+        let other = Ip::v4([192, 0, 2, 9]);
+        assert_eq!(writer.upsert_peer(other, 50103, encrypted, 1420), slot);
+        assert_eq!(writer.tables().peers_at(session), []);
+        assert_eq!(writer.tables().peers_at(session_address(slot, 1)), [slot]);
+        assert_eq!(
+            writer.upsert_peer(other, 50103, TunnelFormat::Plain, 1450),
+            slot
+        );
+        assert_eq!(writer.tables().peers_at(other), [slot]);
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl<A: Address> Routes<A> {
 /// Where a peer is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PeerRoute {
+    /// As in its row: the outer address that the engine knows it by.
     pub ip: Ip,
     pub port: u16,
     /// As in its row, but 0 when the peer has no address or no port: nothing fits then.
@@ -142,11 +143,10 @@ impl PeerRoutes {
 
     /// Takes over what the row of the slot says now.
     pub(crate) fn set(&mut self, slot: PeerSlot, row: &Peer) {
-        let can_be_reached = row.port != 0 && row.ip != Ip::UNSPECIFIED;
         let route = PeerRoute {
             ip: row.ip,
             port: row.port,
-            mtu: if can_be_reached { row.mtu } else { 0 },
+            mtu: if row.can_be_reached() { row.mtu } else { 0 },
             epoch: row.epoch,
         };
         let (routes, at) = (Arc::make_mut(&mut self.0), slot.index() as usize);

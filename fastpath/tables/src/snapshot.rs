@@ -3,6 +3,7 @@
 use crate::moves::Moves;
 use crate::permits::{Isolation, Permits};
 use crate::route::{PeerRoute, PeerRoutes, Route, Routed, Routes};
+use crate::session::TunnelFormat;
 use crate::slots::{Index, InstanceSlot, PeerSlot, Rows, ServiceSlot, Slot};
 use sluice_wire::{AddressPlan, Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
 use std::sync::Arc;
@@ -143,24 +144,29 @@ pub struct Service {
     pub used: Used,
 }
 
-/// How packets to a peer are wrapped.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TunnelFormat {
-    /// The raw inner packet, nothing else (OAKESTRA-WIRE section 4.4).
-    Plain,
-}
-
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub epoch: u32,
-    /// Where tunnelled packets go: node address and exposed tunnel port. Several nodes behind one public address
-    /// differ by port (thesis fig. 4.7).
+    /// The address that the engine knows the peer by, as the outer one of its packets both ways: that of its node, or, of an
+    /// encrypted peer, the one that [stands for its session](crate::session_address).
     pub ip: Ip,
+    /// The node's address, and its exposed tunnel port. Several nodes behind one public address differ by port (thesis
+    /// fig. 4.7).
+    pub node: Ip,
     pub port: u16,
     pub format: TunnelFormat,
     /// The longest inner packet the peer takes, in bytes.
     pub mtu: u16,
     pub heard: Heard,
+}
+
+impl Peer {
+    /// Its row says where it is.
+    #[inline]
+    #[must_use]
+    pub fn can_be_reached(&self) -> bool {
+        self.port != 0 && self.node != Ip::UNSPECIFIED
+    }
 }
 
 /// One published state of everything a worker needs to know. Immutable.
@@ -284,8 +290,8 @@ impl Tables {
         self.local.value(&ns_ip).copied()
     }
 
-    /// The peers whose node address is `ip`, whatever their port: plain admission ignores the outer source port,
-    /// which NAT may have changed.
+    /// The peers known by the outer address `ip` ([`Peer::ip`]), whatever their port: plain admission ignores the outer
+    /// source port, which NAT may have changed.
     #[must_use]
     pub fn peers_at(&self, ip: Ip) -> &[PeerSlot] {
         self.outer.value(&ip).map_or(&[], |slots| slots)

@@ -44,6 +44,13 @@ impl Ip {
         Self(bits)
     }
 
+    /// In `100::/64`, from which and to which nothing is ever sent (RFC 6666).
+    #[must_use]
+    #[inline]
+    pub const fn is_discard_only(self) -> bool {
+        self.0 >> 64 == 0x0100 << 48
+    }
+
     /// The high and the low half of the integer form.
     #[must_use]
     #[inline]

@@ -161,7 +161,7 @@ fn instance(tables: &Tables, row: &Instance, kept: &BTreeMap<Ip, Ip>, now_s: u32
             Placement::Local => "here".to_owned(),
             Placement::Peer(slot) => tables
                 .peer(slot)
-                .map_or_else(|| "unknown".to_owned(), |peer| endpoint(peer.ip, peer.port)),
+                .map_or_else(|| "unknown".to_owned(), |peer| endpoint(peer.node, peer.port)),
             Placement::Nowhere => "unknown".to_owned(),
         },
         "used_s_ago": used(row.used.last_s(), now_s),
@@ -179,14 +179,15 @@ pub(super) fn peers(tables: &Tables) -> Vec<Value> {
                 row.placement == Placement::Peer(slot) && row.state != InstanceState::Withdrawn
             });
             let row = json!({
-                "node": endpoint(peer.ip, peer.port),
+                "node": endpoint(peer.node, peer.port),
                 "format": match peer.format {
                     TunnelFormat::Plain => "plain",
+                    TunnelFormat::WireGuard { .. } => "wireguard",
                 },
                 "mtu": peer.mtu,
                 "instances": instances.count(),
             });
-            ((peer.ip, peer.port), row)
+            ((peer.node, peer.port), row)
         })
         .collect();
     rows.sort_by_key(|(place, _)| *place);

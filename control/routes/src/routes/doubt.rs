@@ -124,7 +124,7 @@ impl Routes {
             .filter_map(|(slot, gateway)| {
                 let peer = tables.peer(slot)?;
                 Some(NodeInUse {
-                    address: (peer.ip, peer.port),
+                    address: (peer.node, peer.port),
                     gateway,
                 })
             })
@@ -182,9 +182,7 @@ impl Routes {
     }
 
     fn peer_at(&self, (ip, port): NodeAddress) -> Option<PeerSlot> {
-        let tables = self.tables();
-        let mut here = tables.peers_at(ip).iter().copied();
-        here.find(|&slot| tables.peer(slot).is_some_and(|peer| peer.port == port))
+        self.writer.peer_at(ip, port)
     }
 
     /// The first address of the node's subnet that has this one.

@@ -229,7 +229,7 @@ impl Routes {
         let peer = self.tables().peer(from);
         if from == to
             || known.instance_ip != row.instance_ip
-            || !peer.is_some_and(|peer| is_former(peer.ip, peer.port))
+            || !peer.is_some_and(|peer| is_former(peer.node, peer.port))
         {
             return;
         }

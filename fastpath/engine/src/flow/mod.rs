@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::parse;
 use crate::trace::Decision;
 use sluice_memory::Frame;
-use sluice_tables::{Instance, Placement, Question, Tables, Upcall};
+use sluice_tables::{Instance, PeerSlot, Placement, Question, Tables, TunnelFormat, Upcall};
 use sluice_wire::tcp_flag::{ACK, FIN, RST, SYN};
 use sluice_wire::{DropReason, NsIp, Parsed, Protocol};
 
@@ -132,8 +132,8 @@ impl Engine {
             && flow.state.may_be_offloaded()
             && flow.state.after(outbound, tcp_flags, turn.now_s).may_be_offloaded()
             && flows.set_offloading(flow, Offloading::Asked)
-            // What began on one node stays with the worker.
-            && flow.peer.is_some()
+            // What began on one node stays with the worker, and so does what is encrypted.
+            && flow.peer.is_some_and(|peer| is_plain(peer, turn.tables))
         {
             let generation = flow.state.generation();
             // When the queue is full the flow stays with the worker.
@@ -143,6 +143,11 @@ impl Engine {
             });
         }
     }
+}
+
+fn is_plain(peer: PeerSlot, tables: &Tables) -> bool {
+    let row = tables.peer(peer);
+    row.is_some_and(|row| row.format == TunnelFormat::Plain)
 }
 
 /// A packet without a flow: errors have nothing to be about.

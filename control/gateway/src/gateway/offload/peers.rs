@@ -10,7 +10,7 @@ use sluice_link::af_xdp::headers::outer_len;
 use sluice_link::offload::Offload;
 use sluice_link::offload::abi::{PEERS_MAX, Peer as PeerRow, Versioned};
 use sluice_tables::slots::Slot;
-use sluice_tables::{PeerSlot, Tables};
+use sluice_tables::{PeerSlot, Tables, TunnelFormat};
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -218,6 +218,8 @@ impl PeerFacts {
         tables
             .peer(slot)
             .filter(|peer| tables.peers_at(peer.ip).contains(&slot))
+            // The kernel's programs seal nothing.
+            .filter(|peer| peer.format == TunnelFormat::Plain)
             .map(|peer| Self {
                 epoch: peer.epoch,
                 ip: peer.ip,
