@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 type Term = (&'static str, &'static str, fn(&Account) -> &Counter);
 
 /// The counters of each worker, for each of its links and for the engine between them.
-const TERMS: [Term; 8] = [
+const TERMS: [Term; 9] = [
     (
         "sluice_frames_received_total",
         "Frames taken from a link, as received",
@@ -37,6 +37,11 @@ const TERMS: [Term; 8] = [
         "sluice_frames_merged_total",
         "Frames lost by joining",
         |a| &a.merged,
+    ),
+    (
+        "sluice_frames_taken_total",
+        "Frames for the gateway itself: handshakes and empty packets of encrypted tunnels",
+        |a| &a.taken,
     ),
     (
         "sluice_frames_copied_total",

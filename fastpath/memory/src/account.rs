@@ -1,6 +1,6 @@
 //! The account of frames: each term is counted at its own site, so that the identity can fail when code is wrong.
 //!
-//! `received + originated + split = forwarded + held + merged + sum of drops`, exact when quiescent.
+//! `received + originated + split = forwarded + held + merged + taken + sum of drops`, exact when quiescent.
 
 use sluice_wire::DropReason;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,7 +83,7 @@ impl Accounts {
 pub struct Account {
     /// Frames taken from a link, as received: a GRO buffer is one.
     pub received: Counter,
-    /// Frames this gateway made: ICMP errors, resets, copies.
+    /// Frames this gateway made: ICMP errors, resets, copies, handshake messages; and those that another worker handed over.
     pub originated: Counter,
     /// Frames gained by cutting one into several: n pieces count n - 1.
     pub split: Counter,
@@ -93,6 +93,8 @@ pub struct Account {
     pub held: Counter,
     /// Frames lost by joining several into one: n joined count n - 1.
     pub merged: Counter,
+    /// Frames that were for the gateway itself: handshake messages and empty packets of encrypted tunnels.
+    pub taken: Counter,
     /// Bytes of `received` and `forwarded`, layer 3.
     pub received_bytes: Counter,
     pub forwarded_bytes: Counter,
@@ -134,7 +136,11 @@ impl Account {
         let drops: u64 = self.drops.0.iter().map(Counter::value).sum();
         (
             self.received.value() + self.originated.value() + self.split.value(),
-            self.forwarded.value() + self.held.value() + self.merged.value() + drops,
+            self.forwarded.value()
+                + self.held.value()
+                + self.merged.value()
+                + self.taken.value()
+                + drops,
         )
     }
 }

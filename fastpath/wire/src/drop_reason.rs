@@ -139,6 +139,21 @@ drop_reasons! {
     SourceLimit "source-limit"
         "The source prefix sends more tunnel datagrams than `fastpath.xdp.source_rate` allows, or an address more echo requests to this gateway than it answers."
         "A flood from there; raise the rate if it is real work.";
+    NotAuthentic "not-authentic"
+        "A datagram of the encrypted format that nobody with the right key wrote for this node: forged, damaged, or made for a key we had."
+        "A scanner or forger; if a node sends it, compare the keys: `sluice get peers`.";
+    NoSession "no-session"
+        "An encrypted packet of a session that is not known here, or has ended."
+        "This gateway was restarted, or the packet was very late; the sender begins a new session within 15 seconds.";
+    Replayed "replayed"
+        "An encrypted packet or handshake message that came before, or is too old to tell."
+        "The network duplicates packets, or somebody plays recorded ones.";
+    HandshakeLimit "handshake-limit"
+        "More handshake messages than are looked at, or from an address that has not shown that it is its sender's."
+        "A flood; nodes that are known get through with a cookie.";
+    PeerSilent "peer-silent"
+        "The packet waited for a session with its peer, and none was agreed on in time, or too many packets waited."
+        "The node is down, its tunnel port is blocked, or it does not know our key: `sluice get peers`.";
     PoolEmpty "pool-empty"
         "No free buffer."
         "Raise `fastpath.buffers`, or find who holds them: `sluice status`.";

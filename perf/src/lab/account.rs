@@ -17,16 +17,17 @@ pub struct Accounts {
     pub forwarded: u64,
     pub held: u64,
     pub merged: u64,
+    pub taken: u64,
     pub drops: BTreeMap<String, u64>,
 }
 
 impl Accounts {
-    /// `received + originated + split = forwarded + held + merged + drops`.
+    /// `received + originated + split = forwarded + held + merged + taken + drops`.
     #[must_use]
     pub fn balanced(&self) -> bool {
         let dropped: u64 = self.drops.values().sum();
         self.received + self.originated + self.split
-            == self.forwarded + self.held + self.merged + dropped
+            == self.forwarded + self.held + self.merged + self.taken + dropped
     }
 
     /// Frames dropped for a reason.
@@ -49,6 +50,7 @@ impl Accounts {
             forwarded: sum("forwarded")?,
             held: sum("held")?,
             merged: sum("merged")?,
+            taken: sum("taken")?,
             drops: drops
                 .as_array()?
                 .iter()

@@ -96,7 +96,7 @@ fn workers(state: &GatewayState, accounts: &[Arc<Accounts>]) -> Vec<Value> {
 /// A term of an account with its name.
 type Term = (&'static str, fn(&Account) -> &Counter);
 
-const TERMS: [Term; 9] = [
+const TERMS: [Term; 10] = [
     ("received", |account| &account.received),
     ("received_bytes", |account| &account.received_bytes),
     ("forwarded", |account| &account.forwarded),
@@ -104,6 +104,7 @@ const TERMS: [Term; 9] = [
     ("originated", |account| &account.originated),
     ("split", |account| &account.split),
     ("merged", |account| &account.merged),
+    ("taken", |account| &account.taken),
     ("held", |account| &account.held),
     ("copied", |account| &account.copied),
 ];
