@@ -215,6 +215,15 @@ impl<L: Link> Link for FaultLink<L> {
         !self.delayed.is_empty() || self.inner.pending()
     }
 
+    fn takes_runs(&self) -> bool {
+        // Faults meet each datagram for itself.
+        self.faults == Faults::default() && self.inner.takes_runs()
+    }
+
+    fn take_opened(&mut self, frame: Frame) -> Option<Frame> {
+        self.inner.take_opened(frame)
+    }
+
     fn health(&self) -> Arc<Health> {
         self.inner.health()
     }

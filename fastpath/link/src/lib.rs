@@ -23,7 +23,7 @@ pub use fault::{FaultLink, Faults};
 pub use health::Health;
 pub use mem::MemLink;
 pub use pcap::{PcapError, PcapLink};
-pub use pieces::Merge;
+pub use pieces::{Merge, Pieces, complete_checksum};
 pub use tun::{TunError, TunLink, TunSettings};
 pub use udp::{UdpError, UdpLink, UdpSettings};
 
@@ -44,7 +44,8 @@ pub trait Link {
     /// What to wait on for "readable"; `None` when the link cannot wake anybody and wants to be asked again.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Appends what has arrived to `batch`, up to its room, and says whether more may be there.
+    /// Appends what has arrived to `batch`, up to its room, and says whether more may be there. Nothing that says to come from
+    /// a discard-only address ([`sluice_wire::Ip::is_discard_only`]): those stand for sessions.
     ///
     /// # Errors
     /// When the link is gone for good; its worker stops.
@@ -67,6 +68,18 @@ pub trait Link {
     /// The link holds something back that its [`Link::fd`] does not announce: ask again within a millisecond.
     fn pending(&self) -> bool {
         false
+    }
+
+    /// Whether it sends frames that hold a run of datagrams: [`Frame::train`] without [`Frame::gso`].
+    fn takes_runs(&self) -> bool {
+        false
+    }
+
+    /// Takes a received frame back whose encrypted datagrams were opened in place: a packet, or a run of them
+    /// ([`Frame::train`]). [`Link::receive`] hands it out again, as if it had come so, and joins what belongs together; the
+    /// frame is not counted again. A link that joins nothing gives it straight back.
+    fn take_opened(&mut self, frame: Frame) -> Option<Frame> {
+        Some(frame)
     }
 
     /// What control reads about the link while a worker owns it.

@@ -192,6 +192,10 @@ impl Link for MemLink {
             };
             account.received.add(1);
             account.received_bytes.add(packet.bytes.len() as u64);
+            if packet.outer.is_some_and(|outer| outer.ip.is_discard_only()) {
+                account.drop_frame(DropReason::MartianSource);
+                continue;
+            }
             let Some(buffer) = pool.take() else {
                 account.drop_frame(DropReason::PoolEmpty);
                 continue;

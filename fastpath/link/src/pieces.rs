@@ -10,7 +10,7 @@ pub(crate) type HeaderBytes = [u8; HEADER_LEN_MAX];
 
 /// A super-frame seen as the packets it stands for. The payload stays where it is.
 #[derive(Debug)]
-pub(crate) struct Pieces<'a> {
+pub struct Pieces<'a> {
     cutter: Cutter,
     bytes: &'a [u8],
     /// From one payload's start to the next one's.
@@ -20,7 +20,7 @@ pub(crate) struct Pieces<'a> {
 impl<'a> Pieces<'a> {
     /// # Errors
     /// `Malformed` when `frame` is no super-frame or its description contradicts its bytes.
-    pub(crate) fn of(frame: &'a Frame) -> Result<Self, DropReason> {
+    pub fn of(frame: &'a Frame) -> Result<Self, DropReason> {
         let bytes = frame.bytes();
         let gso = frame.gso.ok_or(DropReason::Malformed)?;
         let parsed = parse(bytes)?;
@@ -41,16 +41,22 @@ impl<'a> Pieces<'a> {
         })
     }
 
-    pub(crate) const fn len(&self) -> usize {
+    /// How many there are, 1 or more.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub const fn len(&self) -> usize {
         self.cutter.segments()
     }
 
-    pub(crate) const fn header_len(&self) -> usize {
+    /// Bytes of the header of each.
+    #[must_use]
+    pub const fn header_len(&self) -> usize {
         self.cutter.header_len()
     }
 
     /// The payload of piece `index`; empty past the last one.
-    pub(crate) fn payload(&self, index: usize) -> &'a [u8] {
+    #[must_use]
+    pub fn payload(&self, index: usize) -> &'a [u8] {
         let start = self.cutter.header_len() + index * self.stride;
         let len = self.cutter.payload(index).len();
         self.bytes.get(start..start + len).unwrap_or(&[])
@@ -60,7 +66,7 @@ impl<'a> Pieces<'a> {
     ///
     /// # Errors
     /// `Malformed` past the last piece, or when `out` is too short.
-    pub(crate) fn header(&self, index: usize, out: &mut [u8]) -> Result<usize, DropReason> {
+    pub fn header(&self, index: usize, out: &mut [u8]) -> Result<usize, DropReason> {
         let payload = self.payload(index);
         self.cutter
             .header(index, payload, out)
@@ -72,7 +78,7 @@ impl<'a> Pieces<'a> {
 ///
 /// # Errors
 /// `Malformed` when the field is outside of the packet.
-pub(crate) fn complete_checksum(frame: &mut Frame) -> Result<(), DropReason> {
+pub fn complete_checksum(frame: &mut Frame) -> Result<(), DropReason> {
     let Checksum::Partial { start, offset } = frame.checksum else {
         return Ok(());
     };

@@ -46,6 +46,9 @@ pub struct Gso {
 /// The bytes hold a train of complete packets, one after the other, as a plain tunnel delivered them; the headers
 /// of all but the first are to be skipped. The first header already describes the whole super-frame (its length,
 /// flags and partial checksum), so that the stages rewrite one header only.
+///
+/// In a frame without [`Gso`] the bytes are a run of datagrams, each for itself, which an underlay received or is to send, and
+/// no header is to be skipped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Train {
     /// Bytes from one packet's first byte to the next one's; the last packet may be shorter.

@@ -387,6 +387,7 @@ pub fn open(settings: &XdpSettings) -> Result<XdpLinks, XskError> {
                 settings.underlay.mac,
                 hops.reader(),
                 source_port,
+                settings.tunnel_port,
             ),
             pool,
         });

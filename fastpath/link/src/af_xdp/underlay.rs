@@ -25,8 +25,9 @@ pub struct XdpUnderlayLink {
     socket: UdpLink,
     mac: Mac,
     hops: DirectoryReader<Hop>,
-    /// The lane: the outer source port of this worker.
+    /// The outer source ports: this worker's, its lane; and the tunnel's own, to which an encrypted peer answers.
     source_port: u16,
+    tunnel_port: u16,
     calls: u32,
 }
 
@@ -37,6 +38,7 @@ impl XdpUnderlayLink {
         mac: Mac,
         hops: DirectoryReader<Hop>,
         source_port: u16,
+        tunnel_port: u16,
     ) -> Self {
         Self {
             port,
@@ -44,6 +46,7 @@ impl XdpUnderlayLink {
             mac,
             hops,
             source_port,
+            tunnel_port,
             calls: 0,
         }
     }
@@ -67,7 +70,11 @@ impl Link for XdpUnderlayLink {
         self.port.check()?;
         let before = batch.len();
         let arrival = self.port.receive(pool, account, batch, |frame| {
-            frame.outer = Some(unwrap(frame)?);
+            let outer = unwrap(frame)?;
+            if outer.ip.is_discard_only() {
+                return Err(DropReason::MartianSource);
+            }
+            frame.outer = Some(outer);
             Ok(())
         });
         self.calls = self.calls.wrapping_add(1);
@@ -94,6 +101,7 @@ impl Link for XdpUnderlayLink {
             mac,
             hops,
             source_port,
+            tunnel_port,
             ..
         } = self;
         let hops = hops.load();
@@ -112,15 +120,28 @@ impl Link for XdpUnderlayLink {
                     by_socket.push(frame);
                     continue;
                 };
+                let from = match frame.bytes().first() {
+                    Some(1..=4) => *tunnel_port,
+                    Some(_) | None => *source_port,
+                };
                 cut::each(frame, pool, account, |mut frame, pool| {
                     let len = frame.len();
-                    let ready = wrap(&mut frame, hop, *source_port, to, *mac);
+                    let ready = wrap(&mut frame, hop, from, to, *mac);
                     port.push_or_drop(frame, len, ready, pool, account);
                 });
             }
         });
         if !by_socket.is_empty() {
             socket.transmit(&mut by_socket, pool, account);
+        }
+    }
+
+    fn take_opened(&mut self, frame: Frame) -> Option<Frame> {
+        // Only the socket receives runs.
+        if frame.train.is_some() {
+            self.socket.take_opened(frame)
+        } else {
+            Some(frame)
         }
     }
 

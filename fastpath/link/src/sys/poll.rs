@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The most descriptors one call waits on: two links and a wake-up.
-pub const POLL_MAX: usize = 3;
+/// The most descriptors one call waits on: two links and two wake-ups.
+pub const POLL_MAX: usize = 4;
 
 /// Sleeps until one of `fds` is readable or in error, `timeout_ns` nanoseconds have passed (`None`: for ever), or a
 /// signal came. Returns which are ready, as bits in the order of `fds`.

@@ -106,6 +106,23 @@ impl Source {
         }
     }
 
+    /// Its first datagram begins as no packet does, but as the messages of the encrypted format: the worker opens them.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.at == 0 && matches!(self.frame.bytes().first(), Some(1..=4))
+    }
+
+    /// All of it as one frame.
+    pub(super) fn into_run(self) -> Frame {
+        let mut frame = self.frame;
+        if self.stride < frame.len() {
+            frame.train = u16::try_from(self.stride).ok().map(|stride| Train {
+                stride,
+                header_len: 0,
+            });
+        }
+        frame
+    }
+
     const fn is_used_up(&self) -> bool {
         self.at >= self.frame.len()
     }

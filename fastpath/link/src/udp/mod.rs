@@ -195,6 +195,9 @@ impl UdpLink {
             account.received_bytes.add(came.len as u64);
             let unusable = match came {
                 came if came.len == 0 => Some(DropReason::Empty),
+                came if came.from.endpoint().ip.is_discard_only() => {
+                    Some(DropReason::MartianSource)
+                }
                 came => came.cut_short.then_some(DropReason::TooBig),
             };
             if let Some(reason) = unusable {
@@ -380,6 +383,10 @@ impl Link for UdpLink {
         while batch.remaining_capacity() >= 2
             && let Some(source) = self.waiting.pop_front()
         {
+            if source.is_encrypted() {
+                batch.push(source.into_run());
+                continue;
+            }
             if let Some(source) = self.joiner.take(source, pool, account, batch) {
                 self.waiting.push_front(source);
                 break;
@@ -425,6 +432,19 @@ impl Link for UdpLink {
 
     fn pending(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    fn takes_runs(&self) -> bool {
+        true
+    }
+
+    fn take_opened(&mut self, mut frame: Frame) -> Option<Frame> {
+        let stride = frame
+            .train
+            .take()
+            .map_or(frame.len(), |train| train.stride.into());
+        self.waiting.push_back(Source::new(frame, stride.max(1)));
+        None
     }
 
     fn health(&self) -> Arc<Health> {

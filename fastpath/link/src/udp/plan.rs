@@ -58,7 +58,8 @@ impl<'a> Plan<'a> {
             if self.messages.is_full() {
                 return;
             }
-            let Some(outer) = frame.outer else {
+            // What stands for a session is no destination: it should have been sealed.
+            let Some(outer) = frame.outer.filter(|outer| !outer.ip.is_discard_only()) else {
                 account.drop_frame(DropReason::NoTunnel);
                 cursor.frame += 1;
                 continue;
@@ -68,6 +69,22 @@ impl<'a> Plan<'a> {
                 // A datagram of zero bytes would crash a legacy peer.
                 account.drop_frame(DropReason::Empty);
                 cursor.frame += 1;
+            } else if let (None, Some(train)) = (frame.gso, frame.train) {
+                let stride = usize::from(train.stride).max(1);
+                let count = frame.len().div_ceil(stride);
+                let from = cursor.piece;
+                let count = (count - from).min(if runs { RUN_MAX } else { 1 });
+                let count = count.min(self.parts.remaining_capacity());
+                if count == 0 {
+                    return;
+                }
+                self.push_run(to, frame, stride, from..from + count);
+                if (from + count) * stride >= frame.len() {
+                    (cursor.frame, cursor.piece) = (cursor.frame + 1, 0);
+                } else {
+                    cursor.piece += count;
+                    account.split.add(1);
+                }
             } else if frame.gso.is_none() {
                 let rest = &frames[cursor.frame..];
                 let run = if runs { run_of(rest) } else { 1 };
@@ -114,6 +131,20 @@ impl<'a> Plan<'a> {
             parts_per_datagram: 1,
             datagrams: frames.len(),
             datagram_len: frames.first().map_or(0, Frame::len),
+        });
+    }
+
+    /// One message with so many of the datagrams that the frame holds.
+    fn push_run(&mut self, to: SocketAddress, frame: &'a Frame, stride: usize, of: Range<usize>) {
+        let first_part = self.parts.len();
+        let datagrams = frame.bytes().chunks(stride).skip(of.start).take(of.len());
+        self.parts.extend(datagrams.map(IoSlice::new));
+        self.messages.push(Planned {
+            to,
+            first_part,
+            parts_per_datagram: 1,
+            datagrams: of.len(),
+            datagram_len: stride,
         });
     }
 
@@ -211,6 +242,7 @@ fn run_of(frames: &[Frame]) -> usize {
     let mut run = 1;
     for frame in frames.iter().take(most).skip(1) {
         if frame.gso.is_some()
+            || frame.train.is_some()
             || frame.is_empty()
             || frame.outer != first.outer
             || frame.len() > first.len()
@@ -223,4 +255,69 @@ fn run_of(frames: &[Frame]) -> usize {
         }
     }
     run
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_memory::{Endpoint, Pool, Train};
+
+    fn frame(pool: &mut Pool, ip: &str, len: usize) -> Frame {
+        let mut frame = Frame::new(pool.take().unwrap());
+        frame.fill(&vec![4; len]);
+        frame.outer = Some(Endpoint {
+            ip: ip.parse().unwrap(),
+            port: 50103,
+        });
+        frame
+    }
+
+    /// The datagrams of each message.
+    fn planned(frames: &[Frame], runs: bool, account: &Account) -> Vec<Vec<usize>> {
+        let mut scratch = [0; SCRATCH_LEN];
+        let mut cursor = Cursor::default();
+        let mut messages = Vec::new();
+        while cursor.frame < frames.len() {
+            let mut plan = Plan::default();
+            let family = Family::V6;
+            plan.fill(frames, &mut cursor, &mut scratch, family, runs, account);
+            messages.extend(plan.messages.iter().map(|message| {
+                let lens = |index| plan.single(message, index).parts[0].len();
+                (0..message.datagrams).map(lens).collect::<Vec<_>>()
+            }));
+        }
+        messages
+    }
+
+    #[test]
+    fn what_was_not_sealed_does_not_leave() {
+        let mut pool = Pool::new(2, 2000).unwrap();
+        let account = Account::default();
+        let frames = [frame(&mut pool, "100::1", 99), frame(&mut pool, "::1", 99)];
+        assert_eq!(planned(&frames, true, &account), [[99]]);
+        assert_eq!(account.dropped(DropReason::NoTunnel), 1);
+        for frame in frames {
+            pool.release(frame.into_buffer());
+        }
+    }
+
+    #[test]
+    fn a_frame_with_a_run_of_datagrams_is_one_message_or_one_each() {
+        let mut pool = Pool::new(2, 2000).unwrap();
+        let mut frames = [frame(&mut pool, "::1", 1000), frame(&mut pool, "::1", 50)];
+        frames[0].train = Some(Train {
+            stride: 300,
+            header_len: 0,
+        });
+        let account = Account::default();
+        let run = vec![300, 300, 300, 100];
+        assert_eq!(planned(&frames, true, &account), [run.clone(), vec![50]]);
+        assert_eq!(account.split.value(), 0);
+        let each: Vec<_> = run.into_iter().chain([50]).map(|len| vec![len]).collect();
+        assert_eq!(planned(&frames, false, &account), each);
+        assert_eq!(account.split.value(), 3);
+        for frame in frames {
+            pool.release(frame.into_buffer());
+        }
+    }
 }
