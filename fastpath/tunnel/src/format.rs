@@ -7,8 +7,7 @@ use sluice_wire::DropReason;
 pub enum Format {
     /// A raw IPv4 or IPv6 packet.
     Plain,
-    /// A WireGuard message: handshake initiation (1), response (2), cookie (3) or transport data (4). Reserved: no peer
-    /// speaks it yet, so these are dropped.
+    /// A WireGuard message: handshake initiation (1), response (2), cookie (3) or transport data (4).
     WireGuard { message: u8 },
 }
 

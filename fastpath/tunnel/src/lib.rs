@@ -1,10 +1,8 @@
 //! Tunnel formats and the list of active tunnels, sans-IO.
 //!
 //! One UDP port carries every format; the first byte of a datagram tells which ([`Format`]). Which format a peer speaks is
-//! in the tables ([`sluice_tables::TunnelFormat`]), never guessed from what it sends. Today workers speak one, [`plain`];
-//! the encrypted format, WireGuard's, is here as a value that nothing uses yet: [`Speaker`] is one end of it, [`Session`] what
-//! workers share, and [`noise`] the handshake. A tunnel's lanes (one source port, and one session, per worker) are to become
-//! a field of [`active::Tunnel`]: plain admission already ignores outer source ports.
+//! in the tables ([`sluice_tables::TunnelFormat`]), never guessed from what it sends: [`plain`], or the encrypted one, which is
+//! WireGuard's. [`Speaker`] is one end of that, [`Session`] what workers share, and [`noise`] the handshake.
 #![forbid(unsafe_code)]
 
 pub mod format;

@@ -6,7 +6,7 @@ use sluice_wire::DropReason;
 /// Checks a received datagram: its payload is the inner packet as it is.
 ///
 /// # Errors
-/// `Empty` and `NotIp`; also for formats that are reserved but not spoken.
+/// `Empty` and `NotIp`; also for the encrypted format: what comes in it, the worker opens before.
 #[inline]
 pub fn open(datagram: &[u8]) -> Result<(), DropReason> {
     match Format::of(datagram)? {

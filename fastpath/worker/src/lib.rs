@@ -7,8 +7,10 @@ pub mod turn;
 pub mod run;
 pub mod cores;
 pub mod bell;
+pub mod tunnel;
 
 pub use bell::Bell;
 pub use cores::{CoreError, cores};
 pub use run::{Ended, Exit, Handle, Settings, SpawnError, spawn};
+pub use tunnel::Tunnel;
 pub use turn::{Ready, Turn, Worker};

@@ -1,6 +1,7 @@
 //! The loop around a turn: work while there is work, spin a while after it, then sleep until something comes.
 
 use crate::cores::{CoreError, check, pin};
+use crate::tunnel::Tunnel;
 use crate::turn::{Ready, Worker};
 use sluice_engine::Now;
 use sluice_link::sys::{Event, monotonic_ns, wait_readable};
@@ -204,7 +205,7 @@ fn run<S: Link, U: Link>(
     Ok(())
 }
 
-/// Sleeps until a link has something, control wakes it, or the engine wants to be called.
+/// Sleeps until a link has something, control or another worker wakes it, or the engine wants to be called.
 fn sleep<S: Link, U: Link>(
     worker: &Worker<S, U>,
     shared: &Shared,
@@ -221,10 +222,22 @@ fn sleep<S: Link, U: Link>(
     }
     // A link without a descriptor is stood for by the wake-up, so that positions keep their meaning.
     let wake = shared.wake.as_fd();
-    let fds = [service.unwrap_or(wake), underlay.unwrap_or(wake), wake];
+    let tunnel = worker.tunnel();
+    let others = tunnel.map_or(wake, Tunnel::fd);
+    let fds = [
+        service.unwrap_or(wake),
+        underlay.unwrap_or(wake),
+        wake,
+        others,
+    ];
     let bits = wait_readable(&fds, timeout)?;
     if bits & 4 != 0 {
         shared.wake.clear();
+    }
+    if bits & 8 != 0
+        && let Some(tunnel) = tunnel
+    {
+        tunnel.hear();
     }
     Ok(Ready {
         service: bits & 1 != 0 || service.is_none() || worker.service.pending(),

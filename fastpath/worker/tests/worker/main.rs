@@ -5,6 +5,10 @@ mod memory;
 #[cfg(test)]
 mod namespaces;
 #[cfg(test)]
+mod encrypted;
+#[cfg(test)]
+mod encrypted_xdp;
+#[cfg(test)]
 mod site;
 #[cfg(test)]
 mod offload;

@@ -63,13 +63,16 @@ impl Site {
 
     /// Learns both instances; those not on node `here` are behind `peer`. Publishes.
     pub(crate) fn learn(&mut self, here: u8, peer: Endpoint) {
+        self.learn_of(here, peer, TunnelFormat::Plain);
+    }
+
+    /// The same of a peer that speaks `format`.
+    pub(crate) fn learn_of(&mut self, here: u8, peer: Endpoint, format: TunnelFormat) {
         let ips = dual(|family| ServiceIp::new(service_ip(family)));
         let service = self
             .writer
             .upsert_service("app.ns.web.prod", &[(Policy::RoundRobin, ips)]);
-        let peer = self
-            .writer
-            .upsert_peer(peer.ip, peer.port, TunnelFormat::Plain, 1420);
+        let peer = self.writer.upsert_peer(peer.ip, peer.port, format, 1420);
         for node in [1, 2] {
             let slot = self.writer.upsert_instance(InstanceUpdate {
                 service,
@@ -91,6 +94,16 @@ impl Site {
     }
 
     pub(crate) fn worker<S: Link, U: Link>(&self, service: S, underlay: U) -> Worker<S, U> {
+        self.worker_of(service, underlay, Pool::new(512, FRAME_LEN_MAX).unwrap())
+    }
+
+    /// A worker whose frames live in `pool`.
+    pub(crate) fn worker_of<S: Link, U: Link>(
+        &self,
+        service: S,
+        underlay: U,
+        pool: Pool,
+    ) -> Worker<S, U> {
         let settings = Settings::default();
         let engine = Engine::new(
             Arc::clone(&self.shared),
@@ -104,7 +117,7 @@ impl Site {
             engine,
             self.writer.publisher().reader(),
             Arc::clone(&self.bell),
-            Pool::new(512, FRAME_LEN_MAX).unwrap(),
+            pool,
             Arc::new(Accounts::default()),
         )
     }

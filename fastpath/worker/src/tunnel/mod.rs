@@ -1,0 +1,169 @@
+//! The encrypted tunnel in a worker: what the engine sends to a session's address is sealed, and what comes is opened.
+//!
+//! Workers seal and open alone, with sessions that all of them share and read without a lock ([`shared`]). One worker, the first,
+//! also keeps the sessions ([`keeper`]): it has the speaker, which shakes hands. The others leave it notes.
+//!
+//! ```text
+//!   engine ──► seal ──► underlay ──► open ──► engine        each worker
+//!                │ no session:          │ a handshake message, or the speaker should know
+//!                ▼ held                 ▼
+//!              notes ───────────────► keeper ──► sessions    one worker
+//! ```
+
+mod keeper;
+mod open;
+mod seal;
+mod shared;
+mod waiting;
+
+use crate::tunnel::keeper::Keeper;
+use crate::tunnel::open::Group;
+pub(crate) use crate::tunnel::open::concerns_tunnel;
+use crate::tunnel::shared::{Exchange, Note};
+use crate::tunnel::waiting::Waiting;
+use sluice_engine::Now;
+use sluice_link::Link;
+use sluice_memory::{Accounts, BATCH_MAX, Frame, Pool};
+use sluice_tables::PeerSlot;
+use sluice_tables::Tables;
+use sluice_tables::slots::Slot;
+use sluice_tunnel::Speaker;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A worker asks for a session with one peer no more often than this.
+const ASK_AGAIN_MS: u64 = 100;
+
+/// Frames that leave sealed, until the link takes them.
+type Outgoing = arrayvec::ArrayVec<Frame, BATCH_MAX>;
+
+/// What a call of the tunnel works with.
+pub(crate) struct Surroundings<'a, U> {
+    pub(crate) underlay: &'a mut U,
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) accounts: &'a Accounts,
+    pub(crate) tables: &'a Tables,
+    pub(crate) now: Now,
+}
+
+impl<U: Link> Surroundings<'_, U> {
+    /// Sends and empties `frames`.
+    pub(crate) fn transmit<const N: usize>(&mut self, frames: &mut arrayvec::ArrayVec<Frame, N>) {
+        if !frames.is_empty() {
+            let account = &self.accounts.underlay;
+            self.underlay.transmit(frames, self.pool, account);
+        }
+    }
+
+    fn drop_frame(&mut self, frame: Frame, reason: sluice_wire::DropReason) {
+        self.accounts.engine.drop_frame(reason);
+        self.pool.release(frame.into_buffer());
+    }
+}
+
+/// One worker's part of the encrypted tunnel.
+#[derive(Debug)]
+pub struct Tunnel {
+    exchange: Arc<Exchange>,
+    worker: usize,
+    sessions: shared::Reader,
+    keeper: Option<Box<Keeper>>,
+    waiting: Waiting,
+    /// The sessions under which held packets were last looked at.
+    looked_at: u64,
+    /// By peer slot, when a session was last asked for.
+    asked: Vec<Option<Now>>,
+    sealed: Outgoing,
+    groups: Vec<Group>,
+}
+
+impl Tunnel {
+    /// The parts of a gateway's workers, 1 or more; the first keeps the sessions. The speaker knows no peer yet: they come from
+    /// the tables. Its times are those of the workers' clock.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn of_workers(speaker: Speaker, workers: usize) -> io::Result<Vec<Self>> {
+        let exchange = Arc::new(Exchange::new(workers.max(1))?);
+        let mut keeper = Some(Box::new(Keeper::new(speaker)));
+        let part = |worker| Self {
+            sessions: exchange.reader(),
+            exchange: Arc::clone(&exchange),
+            worker,
+            keeper: keeper.take(),
+            waiting: Waiting::new(),
+            looked_at: 0,
+            asked: Vec::new(),
+            sealed: Outgoing::new(),
+            groups: Vec::new(),
+        };
+        Ok((0..workers.max(1)).map(part).collect())
+    }
+
+    /// Readable when another worker left something for this one to look at.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.exchange.event(self.worker).as_fd()
+    }
+
+    /// What made it readable is looked at in the next turn.
+    pub(crate) fn hear(&self) {
+        self.exchange.event(self.worker).clear();
+    }
+
+    /// When [`Tunnel::work`] has something to do though nothing came.
+    pub(crate) fn poll_timeout(&self) -> Option<Now> {
+        let keeper = self
+            .keeper
+            .as_ref()
+            .and_then(|keeper| keeper.poll_timeout());
+        [keeper, self.waiting.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// What is to be done besides packets: at the end of each turn.
+    pub(crate) fn work<U: Link>(&mut self, around: &mut Surroundings<'_, U>) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.work(&self.exchange, around);
+        }
+        let sessions = Arc::clone(self.sessions.load());
+        if sessions.version != self.looked_at {
+            self.looked_at = sessions.version;
+            self.send_held(&sessions, around);
+        }
+        while let Some(frame) = self.waiting.take_overdue(around.now) {
+            around.accounts.engine.held.sub(1);
+            around.drop_frame(frame, sluice_wire::DropReason::PeerSilent);
+        }
+    }
+
+    /// Tells the keeper something; false when it has too much to do.
+    fn note(&self, note: Note) -> bool {
+        let noted = self.exchange.leave(note);
+        if noted && self.keeper.is_none() {
+            self.exchange.wake_keeper();
+        }
+        noted
+    }
+
+    /// Wants a session with the peer, or a newer one.
+    fn request(&mut self, peer: PeerSlot, now: Now) {
+        let at = peer.index() as usize;
+        if at >= self.asked.len() {
+            // Only a peer never sent to before gets here.
+            self.asked.resize(at + 1, None);
+        }
+        let is_due = self.asked[at].is_none_or(|asked| now >= asked.plus_ms(ASK_AGAIN_MS));
+        if is_due && self.note(Note::Request(peer)) {
+            self.asked[at] = Some(now);
+        }
+    }
+}
+
+/// The workers' clock as the tunnel's.
+const fn time(now: Now) -> Duration {
+    Duration::from_nanos(now.ns)
+}
