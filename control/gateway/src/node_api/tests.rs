@@ -74,6 +74,31 @@ async fn deploy_answers_as_the_net_manager_does() {
     }
 }
 
+/// As Oakestra's versions write them, in any case.
+#[tokio::test]
+async fn every_type_of_address_that_exists_is_taken() {
+    let api = Api::start("thesis-types", core()).await;
+    let register = json!({"subnetwork": "10.18.0.0/26"});
+    assert_eq!(api.post("/api/register", register).await.0, 200);
+    for name in [
+        "RR",
+        "rr",
+        "Closest",
+        "closest",
+        "underutilized",
+        "fps",
+        "FPS",
+        "instance",
+        "instance_ip",
+        "InstanceNumber",
+    ] {
+        let deploy = json!({"serviceName": "a.b.c.d", "instanceNumber": 0,
+                            "serviceIP": [{"IpType": name, "Address": "10.30.1.0"}]});
+        let (status, answer) = api.post("/api/unikernel", deploy).await;
+        assert_eq!(status, 200, "{name}: {answer}");
+    }
+}
+
 /// The bodies and answers of the thesis, section 3.5.2; a unikernel needs no container that runs here.
 #[tokio::test]
 async fn the_api_of_the_thesis_from_register_to_undeploy() {
@@ -116,6 +141,8 @@ async fn a_wrong_call_of_the_thesis_api_is_named_and_reaches_nobody() {
     let api = Api::start("thesis-wrong", commands).await;
     let two = json!({"serviceName": "a.b.c.d", "instanceNumber": 0, "serviceIP": [
         {"IpType": "instance", "Address": "10.30.0.1"}, {"IpType": "instance", "Address": "10.30.0.2"}]});
+    let unknown = json!({"containerID": "none", "serviceName": "a.b.c.d", "instanceNumber": 0, "serviceIP": [
+        {"IpType": "RR", "Address": "10.30.1.0"}, {"IpType": "Nearest", "Address": "10.30.1.1"}]});
     for (method, path, body, status, said) in [
         ("POST", "/api/register", json!({}), 400, "subnetwork"),
         (
@@ -147,6 +174,20 @@ async fn a_wrong_call_of_the_thesis_api_is_named_and_reaches_nobody() {
             "containerID",
         ),
         ("POST", "/api/unikernel", two, 400, "10.30.0.2"),
+        (
+            "POST",
+            "/api/docker",
+            unknown.clone(),
+            400,
+            "10.30.1.1 with the unknown `IpType` `Nearest`",
+        ),
+        (
+            "POST",
+            "/api/unikernel",
+            unknown,
+            400,
+            "RR, Closest, underutilized, fps for a ServiceIP, instance, instance_ip, InstanceNumber for",
+        ),
         (
             "POST",
             "/api/zone",

@@ -92,6 +92,7 @@ async fn deploy(
     let answer = async {
         let technology = Technology::parse(&technology)?;
         let body: DeployBody = parse(&body)?;
+        let instance_ip = instance_ip(&body.service_ip)?;
         let kind = match technology {
             Technology::Container if body.container_id.is_empty() => {
                 return Err(Refusal::BadRequest("`containerID` is missing".to_owned()));
@@ -105,7 +106,7 @@ async fn deploy(
         };
         let deploy = Deploy {
             kind,
-            instance_ip: instance_ip(&body.service_ip)?,
+            instance_ip,
             instance: InstanceName {
                 service: body.service_name,
                 instance_number: body.instance_number,
@@ -146,20 +147,38 @@ async fn undeploy(
     }
 }
 
+/// Policies of ServiceIPs: Oakestra's, and the two of its branch that monitors. What they mean is the managers' to say.
+const SERVICE_TYPES: [&str; 4] = ["RR", "Closest", "underutilized", "fps"];
+/// The thesis's word for an InstanceIP, and Oakestra's two.
+const INSTANCE_TYPES: [&str; 3] = ["instance", "instance_ip", "InstanceNumber"];
+
 /// The address of type `instance`, one of each family at most; the ServiceIPs are the managers' to say.
 fn instance_ip(addresses: &[ServiceIp]) -> Result<Dual<InstanceIp>, Refusal> {
     let mut found = Dual::default();
     for given in addresses {
         let ip = Ip::from(given.address);
-        // The last two are Oakestra's words for it.
-        let is_instance = ["instance", "instance_ip", "InstanceNumber"]
-            .iter()
-            .any(|word| given.ip_type.eq_ignore_ascii_case(word));
+        let is_one_of = |words: &[&str]| {
+            words
+                .iter()
+                .any(|word| given.ip_type.eq_ignore_ascii_case(word))
+        };
+        if is_one_of(&SERVICE_TYPES) {
+            continue;
+        }
+        if !is_one_of(&INSTANCE_TYPES) {
+            return Err(Refusal::BadRequest(format!(
+                "`serviceIP` has {} with the unknown `IpType` `{}`: it is one of {} for a ServiceIP, {} for the InstanceIP",
+                given.address,
+                given.ip_type,
+                SERVICE_TYPES.join(", "),
+                INSTANCE_TYPES.join(", "),
+            )));
+        }
         let place = match ip.family() {
             Family::V4 => &mut found.v4,
             Family::V6 => &mut found.v6,
         };
-        if is_instance && place.replace(InstanceIp::new(ip)).is_some() {
+        if place.replace(InstanceIp::new(ip)).is_some() {
             return Err(Refusal::BadRequest(format!(
                 "`serviceIP` has a second address of type `{}`: {}",
                 given.ip_type, given.address
