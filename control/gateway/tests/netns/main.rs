@@ -26,3 +26,4 @@ mod underlay;
 mod offload;
 mod offload_xdp;
 mod isolation;
+mod node_engine;
