@@ -7,12 +7,14 @@
 //! ```
 
 use crate::world::{
-    Instance, World, again, connect, many_address, one_site, serve, service_ip, tcp, tcp_impatient,
+    Instance, PORT, World, again, connect, many_address, one_site, serve, service_ip, tcp,
+    tcp_impatient, udp_socket,
 };
 use sluice_perf::lab::clock::{now, pause, wait_for};
 use sluice_perf::lab::sites::Layout;
 use sluice_perf::lab::{NetNs, Program};
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 fn three_nodes() -> Layout {
@@ -182,9 +184,40 @@ fn a_busy_machine_loses_no_node() {
 const MANY: usize = 30;
 /// Where their ServiceIPs are.
 const NET: u8 = 71;
+/// From the start of the process until it forwards to whom it knew.
+const RESTART: Duration = Duration::from_secs(1);
+/// Whatever else runs on the machine only delays it: so the best of these counts.
+const RESTARTS: u32 = 5;
+/// So long it is looked on, to say how late a late one is.
+const RESTART_WATCHED: Duration = Duration::from_secs(5);
 
-/// Its snapshot is all it has: managers away, gateway killed. Within a second of its start it forwards to every service
-/// that it knew, by ServiceIP, and says how old that knowledge is.
+/// For each of the many services, when after `begin` it answered first. They are asked all the time, so that nobody waits for
+/// the repetition of a packet that was lost while the gateway was away.
+fn first_answers(caller: &NetNs, begin: Instant) -> Vec<Duration> {
+    let sockets: Vec<UdpSocket> = (0..MANY).map(|_| udp_socket(caller, 0, 0)).collect();
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let mut answered = vec![Duration::MAX; MANY];
+    while answered.contains(&Duration::MAX) && begin.elapsed() < RESTART_WATCHED {
+        for (number, socket) in sockets.iter().enumerate() {
+            if answered[number] < Duration::MAX {
+                continue;
+            }
+            if socket.recv(&mut [0; 200]).is_ok() {
+                answered[number] = begin.elapsed();
+            } else {
+                // Nobody may be there yet.
+                let _ = socket.send_to(b"?", (many_address(NET, number), PORT));
+            }
+        }
+        pause(Duration::from_millis(10));
+    }
+    answered
+}
+
+/// Its snapshot is all it has: managers away, gateway killed. Within a second of the start of its process it forwards to
+/// every service that it knew, by ServiceIP, and says how old that knowledge is.
 #[test]
 #[ignore = "needs root"]
 fn a_killed_gateway_forwards_its_former_routes_without_managers() {
@@ -215,24 +248,25 @@ fn a_killed_gateway_forwards_its_former_routes_without_managers() {
     })
     .unwrap();
     world.sites.stop_managers();
-    world.sites.gateways[0].role.kill();
-    let begin = now();
-    world.sites.gateways[0].role.start().unwrap();
+    let mut tried = Vec::new();
+    let in_time = (0..RESTARTS).any(|_| {
+        let role = &mut world.sites.gateways[0].role;
+        role.kill();
+        let begin = now();
+        role.start().unwrap();
+        let answered = first_answers(&caller.namespace, begin);
+        let in_time = answered.iter().filter(|at| **at <= RESTART).count();
+        let (first, last) = (answered.iter().min(), answered.iter().max());
+        let said = format!("{in_time} of {MANY} in time, the first {first:?}, the last {last:?}");
+        println!("{said}");
+        tried.push(said);
+        in_time * 100 >= MANY * 99
+    });
+    assert!(in_time, "after the start of the process: {tried:#?}");
     world.sites.gateways[0].role.ready().unwrap();
-    let ready = begin.elapsed();
-    let mut left: BTreeSet<usize> = (0..MANY).collect();
-    while !left.is_empty() && begin.elapsed() < ready + Duration::from_secs(1) {
-        left.retain(|number| {
-            let to = many_address(NET, *number);
-            tcp_impatient(&caller.namespace, to).is_err()
-        });
+    for number in 0..MANY {
+        tcp(&caller.namespace, many_address(NET, number)).unwrap();
     }
-    println!(
-        "{} of {MANY} routes {} ms after ready",
-        MANY - left.len(),
-        (begin.elapsed() - ready).as_millis()
-    );
-    assert!(left.is_empty(), "{left:?} of {MANY} are lost");
     pause(Duration::from_secs(2));
     let status = world.sites.gateways[0].role.ask("/v1/status").unwrap();
     assert!(status["routes_age_s"].as_u64().unwrap() >= 2, "{status}");
