@@ -52,7 +52,7 @@ fn check(name: &str, part: impl Fn(&World) -> &NetNs) -> Vec<(Duration, Duration
         }
         join(part(&world));
         let healed = now();
-        wait_until_cut(talks);
+        wait_until_cut(talks, healed);
         ended.push((cut_for, healed.elapsed()));
     }
     world.check();
