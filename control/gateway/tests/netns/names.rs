@@ -7,7 +7,7 @@
 //! ```
 //! `stranger` belongs to another tenant.
 
-use crate::world::{CALLER, ECHO, ECHO_IP, Instance, PORT, World, one_site};
+use crate::world::{CALLER, ECHO, ECHO_IP, Instance, PORT, World, cut, one_site};
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::sites::{Layout, Microservice, Target, descriptor};
 use sluice_perf::lab::{NetNs, Program, tools};
@@ -238,11 +238,8 @@ fn dig_sees_a_correct_server() {
     world.check();
 }
 
-#[test]
-#[ignore = "needs root"]
-fn tenants_and_strangers_learn_nothing() {
-    let world = world("names-tenants");
-    let (caller, _web) = (caller(&world), web(&world));
+/// Somebody of another tenant, beside the caller.
+fn stranger(world: &World) -> Resolving {
     let stranger = Microservice {
         name: "stranger",
         namespace: "other",
@@ -252,10 +249,14 @@ fn tenants_and_strangers_learn_nothing() {
         .sites
         .apply(&descriptor("test", "sluice", &[stranger]))
         .unwrap();
-    let stranger = Resolving::new(&world, world.attach(0, STRANGER, "names-stranger"));
-    assert_eq!(caller.addresses(&[NAME, "A"]), [ECHO_IP[0]]);
-    // What a name says that exists nowhere, but for the name, id and sizes.
-    let shape = |said: &str, name: &str| -> Vec<String> {
+    Resolving::new(world, world.attach(0, STRANGER, "names-stranger"))
+}
+
+/// What is asked about these names differs in nothing but the name and the id.
+#[track_caller]
+fn expect_alike(stranger: &Resolving, names: [&str; 2], status: &str) {
+    let shape = |name: &str| -> Vec<String> {
+        let said = stranger.dig(&[name, "A", "+time=3"]);
         let lines = said.lines().map(|line| line.replace(name, "NAME"));
         lines
             .filter(|line| {
@@ -264,10 +265,23 @@ fn tenants_and_strangers_learn_nothing() {
             .map(|line| line.split(", id:").next().unwrap_or_default().to_owned())
             .collect()
     };
+    let [theirs, nobodys] = names.map(shape);
+    assert_eq!(theirs, nobodys, "{names:?}");
+    assert!(
+        nobodys.first().is_some_and(|line| line.contains(status)),
+        "{nobodys:?}"
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tenants_and_strangers_learn_nothing() {
+    let world = world("names-tenants");
+    let (caller, _web) = (caller(&world), web(&world));
+    let stranger = stranger(&world);
+    assert_eq!(caller.addresses(&[NAME, "A"]), [ECHO_IP[0]]);
     let nobody = "test.sluice.nobody.prod.any.rr.local";
-    let [theirs, none] = [NAME, nobody].map(|name| shape(&stranger.dig(&[name, "A"]), name));
-    assert_eq!(theirs, none);
-    assert!(none[0].contains("NXDOMAIN"), "{none:?}");
+    expect_alike(&stranger, [NAME, nobody], "NXDOMAIN");
     // The node itself is no instance, and the server no open resolver.
     let gateway = world.sites.gateways[0].namespace();
     let server = format!("@{}", caller.instance.attached.name_server[0]);
@@ -346,6 +360,37 @@ fn without_managers_known_names_resolve_and_others_fail_within_a_second() {
     .unwrap();
     drop(caller);
     world.check();
+}
+
+/// Nobody can say what exists: then a forbidden name, which the gateway knows, is answered as an invented one is.
+fn a_stranger_learns_nothing_while(name: &str, away: impl FnOnce(&mut World)) {
+    let mut world = world(name);
+    let (caller, _web) = (caller(&world), web(&world));
+    let stranger = stranger(&world);
+    assert_eq!(caller.addresses(&[NAME, "A"]), [ECHO_IP[0]]);
+    away(&mut world);
+    let nobody = "test.sluice.nobody.prod.any.rr.local";
+    // The first time, and when it was asked before.
+    for _ in 0..2 {
+        expect_alike(&stranger, [NAME, nobody], "SERVFAIL");
+    }
+    assert_eq!(caller.addresses(&[NAME, "A"]), [ECHO_IP[0]]);
+    drop((caller, stranger));
+    world.check();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn strangers_learn_nothing_while_managers_are_gone() {
+    a_stranger_learns_nothing_while("names-gone", |world| world.sites.stop_managers());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn strangers_learn_nothing_while_managers_are_cut_off() {
+    a_stranger_learns_nothing_while("names-cut", |world| {
+        cut(world.sites.gateways[0].namespace(), &["mgmt0"]);
+    });
 }
 
 /// One table query fills routes and names; what is deleted loses its name at once.
