@@ -14,6 +14,7 @@ mod bad_input;
 mod outliving;
 mod migration;
 mod membership;
+mod keys;
 mod failover;
 mod roaming;
 mod fault_table;
