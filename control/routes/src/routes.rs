@@ -76,6 +76,8 @@ pub struct Routes {
     /// The peer whose path was looked at last.
     looked_at: Option<PeerSlot>,
     own: Option<(Ip, u16)>,
+    /// Nodes that say a key are spoken to with it.
+    encrypts: bool,
     peer_mtu: fn(Ip, u16) -> u16,
 }
 
@@ -94,6 +96,7 @@ impl Routes {
             moves: Moves::default(),
             looked_at: None,
             own: None,
+            encrypts: false,
             peer_mtu,
         }
     }
@@ -435,12 +438,16 @@ impl Routes {
     fn placement(&mut self, row: &Row) -> (Placement, Dual<NsIp>) {
         match &row.place {
             Some(Place {
-                ns_ip, host, port, ..
+                ns_ip,
+                host,
+                port,
+                key,
+                ..
             }) if self.own != Some((*host, *port)) => {
                 let mtu = (self.peer_mtu)(*host, *port);
-                let peer = self
-                    .writer
-                    .upsert_peer(*host, *port, TunnelFormat::Plain, mtu);
+                let format = self.said(*key).or_else(|| self.known_format(*host, *port));
+                let format = format.unwrap_or(TunnelFormat::Plain);
+                let peer = self.writer.upsert_peer(*host, *port, format, mtu);
                 (Placement::Peer(peer), *ns_ip)
             }
             _ => (Placement::Nowhere, Dual::default()),
@@ -584,6 +591,7 @@ fn remote(
 }
 
 mod doubt;
+mod formats;
 mod moves;
 mod unlisted;
 pub use doubt::NodeInUse;

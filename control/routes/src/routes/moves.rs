@@ -196,11 +196,15 @@ impl Routes {
             None => None,
         };
         let own = self.own;
-        let elsewhere = places.iter().filter(|place| own != Some(**place));
+        let elsewhere = row.former.iter().filter(|it| own != Some(it.address()));
         let peers: Vec<PeerSlot> = elsewhere
-            .map(|&(ip, port)| {
+            .map(|former| {
+                let (ip, port) = former.address();
                 let mtu = (self.peer_mtu)(ip, port);
-                let peer = self.writer.upsert_peer(ip, port, TunnelFormat::Plain, mtu);
+                let format = self.known_format(ip, port);
+                let format = format.or_else(|| self.said(former.public_key));
+                let format = format.unwrap_or(TunnelFormat::Plain);
+                let peer = self.writer.upsert_peer(ip, port, format, mtu);
                 *self.peers.entry(peer).or_default() += 1;
                 peer
             })

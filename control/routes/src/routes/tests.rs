@@ -1,5 +1,7 @@
 //! Rows and events in, tables out.
 
+mod formats;
+
 use super::moves::TAKEN_FOR;
 use super::*;
 use sluice_proto::message::FormerPlace;
