@@ -1,19 +1,22 @@
 //! Whether other nodes live: nodes in use are probed, and silence is judged by evidence, never by a timer alone.
 //!
-//! A node is *lost* when several probes in a row went unanswered, nothing else came from it meanwhile, and it has answered
-//! probes before: one that cannot (legacy NetManagers) is never failed by its silence. Time in which this side did not
-//! run counts for nothing: the judgement waits as much longer as its own timers were late. A node whose kernel says that
-//! nobody listens at the tunnel port is lost at once. It is *found* again by any sign of life.
+//! A node is *lost* when several probes in a row went unanswered, nothing else came from it meanwhile, and its *answers are
+//! due*: its gateway says that it answers probes, or has answered one before. One that cannot (legacy NetManagers) is never
+//! failed by its silence. What a gateway says of itself is evidence until the way shows otherwise: a node that is heard,
+//! but has answered none of as many probes as would make it lost, sits behind something that lets no probe through, and
+//! is treated as one that cannot. Time in which this side did not run counts for nothing: the judgement waits as much longer
+//! as its own timers were late. A node whose kernel says that nobody listens at the tunnel port is lost at once. It is *found*
+//! again by any sign of life.
 //!
-//! Timers, in words: a node *in use* is probed every `probe`, a lost one every `probe_lost` while it has a row. One that
-//! has never answered is probed every `probe_unproven`, after [`UNPROVEN_PROBES`] of them once in `probe_mute`.
+//! Timers, in words: a node *in use* is probed every `probe`, a lost one every `probe_lost` while it has a row. One whose
+//! answers are not due is probed every `probe_unproven`, after [`UNPROVEN_PROBES`] of them once in `probe_mute`.
 
 use crate::table_query::timers::Timers;
 use sluice_wire::Ip;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Probes to a node that never answered before it is taken for one that cannot.
+/// Probes to a node whose answers are not due before it is taken for one that cannot.
 pub const UNPROVEN_PROBES: u32 = 5;
 
 /// A node as tunnels reach it: its address and exposed port.
@@ -78,6 +81,10 @@ pub struct Probe {
 struct Watched {
     used_at: Duration,
     sequence: u16,
+    /// Its gateway says that it answers probes.
+    says: bool,
+    /// It was heard while it should have answered and did not: what its gateway says counts no more.
+    refuted: bool,
     /// It has answered a probe.
     proven: bool,
     /// Probes without an answer or any other sign of life, and when the first of them left.
@@ -85,6 +92,13 @@ struct Watched {
     since: Duration,
     /// When it was lost.
     lost_at: Option<Duration>,
+}
+
+impl Watched {
+    /// Its silence says something.
+    const fn is_due(&self) -> bool {
+        self.proven || self.says && !self.refuted
+    }
 }
 
 /// Probes nodes and says which are lost. See the module.
@@ -109,10 +123,18 @@ impl Prober {
         }
     }
 
-    /// Packets go, or may go at any moment, to instances of the node.
-    pub fn handle_used(&mut self, node: NodeAddress, now: Duration) {
-        self.nodes.entry(node).or_default().used_at = now;
-        if !self.timers.is_set(&node) {
+    /// Packets go, or may go at any moment, to instances of the node. `answers_probes`: its gateway says so, and can be asked.
+    /// Its silence counts from then on, not from before.
+    pub fn handle_used(&mut self, node: NodeAddress, answers_probes: bool, now: Duration) {
+        let watched = self.nodes.entry(node).or_default();
+        watched.used_at = now;
+        let is_news = answers_probes && !watched.says;
+        watched.says = answers_probes;
+        if is_news {
+            watched.refuted = false;
+            watched.unanswered = 0;
+        }
+        if is_news || !self.timers.is_set(&node) {
             self.timers.set(node, now);
         }
     }
@@ -139,12 +161,20 @@ impl Prober {
             return;
         }
         watched.unanswered = 0;
-        let was_proven = std::mem::replace(&mut watched.proven, true);
+        let was_due = watched.is_due();
+        watched.proven = true;
         if watched.lost_at.is_some() {
             self.found(node);
         }
-        if !was_proven && self.timers.is_set(&node) {
+        if !was_due && self.timers.is_set(&node) {
             self.timers.set(node, now + self.settings.probe);
+        }
+    }
+
+    /// The probe to the node did not leave this one, as when its own firewall drops it: that is no silence of the other.
+    pub fn handle_unsent(&mut self, node: NodeAddress) {
+        if let Some(watched) = self.nodes.get_mut(&node) {
+            watched.unanswered = 0;
         }
     }
 
@@ -216,11 +246,12 @@ impl Prober {
             return;
         };
         if watched.unanswered > 0 && heard > Some(watched.since) {
+            watched.refuted |= watched.says && watched.unanswered >= settings.unanswered;
             watched.unanswered = 0;
         }
         match watched.lost_at {
             Some(lost_at) if heard > Some(lost_at) => self.found(node),
-            None if watched.proven
+            None if watched.is_due()
                 && watched.unanswered >= settings.unanswered
                 && watched.since + settings.silence <= now =>
             {
@@ -248,7 +279,7 @@ impl Prober {
         watched.sequence = watched.sequence.wrapping_add(1).max(1);
         let wait = if watched.lost_at.is_some() {
             settings.probe_lost
-        } else if watched.proven {
+        } else if watched.is_due() {
             settings.probe
         } else if watched.unanswered <= UNPROVEN_PROBES {
             settings.probe_unproven

@@ -171,6 +171,7 @@ impl Signed {
             bytes.ip(ip);
         }
         bytes.0.extend(entry.host_port.unwrap_or(0).to_be_bytes());
+        bytes.0.push(entry.answers_probes.into());
         bytes.count(entry.service_ip.len());
         for service_ip in &entry.service_ip {
             bytes.service_ip(service_ip);
@@ -251,6 +252,7 @@ mod tests {
             namespace_ip: Some(Ip::v4([10, 18, 0, 2])),
             host_ip: Some(Ip::v4([192, 0, 2, 1])),
             host_port: Some(50103),
+            answers_probes: true,
             public_key: Some(NodeKey::from_bytes([7; 32])),
             service_ip: vec![ServiceIpEntry::new(
                 IpType::RoundRobin,
@@ -306,6 +308,7 @@ mod tests {
             part(&[]),
             part(&[192, 0, 2, 1]),
             vec![0xc3, 0xb7],
+            vec![1],
             vec![0, 0, 0, 1],
             part(b"RR"),
             part(&[10, 30, 50, 2]),
@@ -335,7 +338,7 @@ mod tests {
         let other = Signer::from_seed(&[2; 32]).public();
         assert!(!other.verifies(&row, &signature));
         let ip = |last| Some(Ip::v4([10, 30, 0, last]));
-        let changes: [fn(&mut InstanceEntry); 13] = [
+        let changes: [fn(&mut InstanceEntry); 14] = [
             |row| row.instance_number = 2,
             |row| row.epoch = 2,
             |row| row.worker_id = Some("n2".to_owned()),
@@ -343,6 +346,7 @@ mod tests {
             |row| row.public_key = None,
             |row| row.public_key = Some(NodeKey::from_bytes([8; 32])),
             |row| row.host_port = Some(50104),
+            |row| row.answers_probes = false,
             |row| row.former.clear(),
             |row| row.former[0].left_s = 6,
             |row| row.former[0].public_key = Some(NodeKey::from_bytes([8; 32])),

@@ -196,7 +196,8 @@ impl Routes {
             if let Some(known) = job.instances.get(&row.number) {
                 self.note_move(*known, row, place.0);
             }
-            self.write_instance(&mut job, remote(slot, row, place));
+            let written = self.write_instance(&mut job, remote(slot, row, place));
+            self.note_answers(written, row);
         }
         self.jobs.insert(name.clone(), job);
         for row in &known.instances {
@@ -326,7 +327,8 @@ impl Routes {
         if let Some(mut job) = self.jobs.remove(name) {
             job.listed.insert(row.number);
             let update = remote(job.slot, row, place);
-            self.write_instance(&mut job, update);
+            let written = self.write_instance(&mut job, update);
+            self.note_answers(written, row);
             self.jobs.insert(name.clone(), job);
         }
         self.send_on(name, row);
@@ -454,7 +456,7 @@ impl Routes {
         }
     }
 
-    fn write_instance(&mut self, job: &mut Job, update: InstanceUpdate) {
+    fn write_instance(&mut self, job: &mut Job, update: InstanceUpdate) -> InstanceSlot {
         let (number, placement) = (update.number, update.placement);
         let place = |row: &Instance| (row.placement, row.ns_ip);
         let before = job
@@ -478,6 +480,7 @@ impl Routes {
             self.doubts.instances.remove(&slot);
         }
         self.write_state(slot);
+        slot
     }
 
     fn write_local(&mut self, local: &LocalInstance) {
@@ -505,7 +508,10 @@ impl Routes {
         };
         let before = match here {
             Some(peer) => self.placed.insert(instance, peer),
-            None => self.placed.remove(&instance),
+            None => {
+                self.forget_answers(instance);
+                self.placed.remove(&instance)
+            }
         };
         if let Some(peer) = here {
             *self.peers.entry(peer).or_default() += 1;

@@ -241,6 +241,7 @@ impl Node {
             host_ip: Some(self.own_ip()),
             epoch: local.epoch,
             public_key: Some(self.key),
+            answers_probes: true,
         }
     }
 

@@ -43,7 +43,8 @@ impl Node {
             self.look_at = now + LOOK;
             let nodes = self.plane.routes.nodes_in_use(Plane::used_since_s(now));
             for node in nodes {
-                self.prober.handle_used(node.address, clock);
+                self.prober
+                    .handle_used(node.address, node.answers_probes, clock);
                 self.gateways.insert(node.address, node.gateway);
             }
             let routes = &self.plane.routes;

@@ -61,11 +61,11 @@ impl Probes {
         }
     }
 
-    /// Opens a socket towards a node, unless there is one.
-    pub(crate) fn open(&mut self, node: &NodeInUse) {
+    /// Opens a socket towards a node, unless there is one. False when there is none now: probes do not leave.
+    pub(crate) fn open(&mut self, node: &NodeInUse) -> bool {
         if let Some(line) = self.lines.get_mut(&node.address) {
             line.gateway = node.gateway;
-            return;
+            return true;
         }
         match connected(node.address) {
             Ok(socket) => {
@@ -82,9 +82,11 @@ impl Probes {
                     reader: tokio::spawn(reader),
                 };
                 self.lines.insert(node.address, line);
+                true
             }
             Err(error) => {
                 tracing::debug!(node = %node.address.0, %error, "no socket for probes");
+                false
             }
         }
     }
@@ -94,10 +96,11 @@ impl Probes {
         self.lines.retain(|node, _| nodes.contains(node));
     }
 
-    /// Sends a probe from our gateway's own address. What cannot be sent is silence.
-    pub(crate) fn send(&self, probe: Probe, own: Dual<Ip>) {
+    /// Sends a probe from our gateway's own address. False when it did not leave for a reason that is this node's, as its
+    /// firewall; that no way leads to the other one is its silence.
+    pub(crate) fn send(&self, probe: Probe, own: Dual<Ip>) -> bool {
         let Some(line) = self.lines.get(&probe.node) else {
-            return;
+            return false;
         };
         let mut bytes = [0; icmp_echo::REQUEST_LEN_MAX];
         let len = [Family::V4, Family::V6].into_iter().find_map(|family| {
@@ -105,15 +108,15 @@ impl Probes {
             icmp_echo::request(from, to, self.identifier, probe.sequence, &mut bytes)
         });
         let Some(request) = len.and_then(|len| bytes.get(..len)) else {
-            return;
+            return false;
         };
-        if let Err(error) = line.socket.try_send(request)
-            && error.kind() == ErrorKind::ConnectionRefused
-        {
+        let error = line.socket.try_send(request).err().map(|it| it.kind());
+        if error == Some(ErrorKind::ConnectionRefused) {
             let node = probe.node;
             // A full queue to the core: the next probe is refused, too.
             let _ = self.results.try_send(ProbeResult::Refused { node });
         }
+        error != Some(ErrorKind::PermissionDenied)
     }
 }
 

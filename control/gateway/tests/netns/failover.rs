@@ -96,6 +96,54 @@ fn a_silent_node_gets_no_new_flow_after_a_second_and_comes_back() {
     world.check();
 }
 
+/// As when a gateway starts beside a node that is dead already: nobody here ever heard it, but it had said that it answers.
+#[test]
+#[ignore = "needs root"]
+fn a_node_that_was_silent_before_it_was_called_gets_no_new_flow_after_a_second() {
+    let world = World::laid("silent-before", &three_nodes());
+    let caller = world.caller(0);
+    let (_b, _c) = (world.echo(1, "b"), world.echo(2, "c"));
+    wait_for("both places to be known", Duration::from_secs(5), || {
+        let rows = world.sites.root.ask("/v1/instances").unwrap();
+        let nodes: BTreeSet<String> = rows
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|row| row["node"].to_string())
+            .collect();
+        // The caller's, and both of the service.
+        if nodes.len() == 3 && !nodes.contains("null") {
+            Ok(())
+        } else {
+            Err(rows.to_string())
+        }
+    })
+    .unwrap();
+    let pid = world.sites.gateways[2].role.pid().unwrap();
+    signal(pid, "STOP");
+    let last = last_failure(&caller.namespace, now());
+    println!(
+        "last new flow towards the silent node: {} ms",
+        last.as_millis()
+    );
+    signal(pid, "CONT");
+    assert!(last < Duration::from_secs(1), "{last:?}");
+    assert!(last > Duration::ZERO, "nothing was tried there");
+    wait_for("c to get new flows", Duration::from_secs(5), || match tcp(
+        &caller.namespace,
+        service_ip(0),
+    )
+    .unwrap()
+    .name
+    .as_str()
+    {
+        "c" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .unwrap();
+    world.check();
+}
+
 /// Its gateway is killed: its kernel says so at once.
 #[test]
 #[ignore = "needs root"]

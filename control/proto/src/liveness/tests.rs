@@ -11,6 +11,8 @@ fn node() -> NodeAddress {
 /// A prober and a node that answers as `answers` says, on virtual time.
 struct Pair {
     prober: Prober,
+    /// Its gateway says that it answers probes.
+    says: bool,
     now: Duration,
     events: Vec<(Duration, Event)>,
     probes: u32,
@@ -21,6 +23,7 @@ impl Pair {
     fn new() -> Self {
         Self {
             prober: Prober::new(Settings::default()),
+            says: false,
             now: Duration::from_secs(100),
             events: Vec::new(),
             probes: 0,
@@ -35,7 +38,7 @@ impl Pair {
         while self.now < end {
             self.now += MS;
             if self.now.subsec_millis().is_multiple_of(500) {
-                self.prober.handle_used(node(), self.now);
+                self.prober.handle_used(node(), self.says, self.now);
             }
             // A timer is served before the answers that wait: the order that is worse.
             if self
@@ -79,6 +82,71 @@ fn a_silent_node_is_lost_within_a_second_and_found_when_it_answers() {
     assert_eq!(pair.events[1].1, Event::Found { node: node() });
     assert!(pair.events[1].0 - returned <= 510 * MS);
     assert_eq!(pair.events.len(), 2);
+}
+
+/// A gateway that starts while another one is dead already: the first new flow goes there, and none after a second.
+#[test]
+fn a_silent_node_that_says_it_answers_is_lost_within_a_second_of_its_first_use() {
+    let mut pair = Pair::new();
+    pair.says = true;
+    let begin = pair.now;
+    pair.run(Duration::from_secs(3), None, Duration::ZERO);
+    let why = Loss::Silent;
+    assert_eq!(pair.events.len(), 1, "said once");
+    assert_eq!(pair.events[0].1, Event::Lost { node: node(), why });
+    // The use is noticed up to half a second late here; gateways look twice as often.
+    assert!(pair.events[0].0 - begin <= 500 * MS + 650 * MS);
+    pair.run(Duration::from_secs(1), Some(MS), Duration::ZERO);
+    assert_eq!(pair.events[1].1, Event::Found { node: node() });
+    pair.run(Duration::from_secs(1), Some(MS), Duration::ZERO);
+    assert_eq!(pair.events.len(), 2);
+}
+
+/// In place of a legacy gateway, which left many probes unanswered: the silence of the one before does not count.
+#[test]
+fn silence_from_before_the_node_said_that_it_answers_does_not_count() {
+    let mut pair = Pair::new();
+    pair.run(Duration::from_secs(40), None, Duration::ZERO);
+    pair.says = true;
+    pair.run(Duration::from_secs(40), Some(500 * MS), Duration::ZERO);
+    assert_eq!(pair.events, []);
+    pair.run(Duration::from_secs(2), None, Duration::ZERO);
+    assert_eq!(pair.events.len(), 1);
+}
+
+/// Our own firewall drops the probes, and says so.
+#[test]
+fn what_did_not_leave_is_no_silence() {
+    let mut prober = Prober::new(Settings::default());
+    for tick in 0..600 {
+        let now = tick * 10 * MS;
+        prober.handle_used(node(), true, now);
+        prober.handle_timeout(now, |_| None);
+        while let Some(probe) = prober.poll_transmit() {
+            prober.handle_unsent(probe.node);
+        }
+    }
+    assert_eq!(prober.poll_event(), None);
+}
+
+/// Something on the way lets data through, but no probes.
+#[test]
+fn a_node_that_is_heard_and_answers_nothing_is_lost_once_at_most() {
+    let mut pair = Pair::new();
+    pair.says = true;
+    let why = Loss::Silent;
+    for _ in 0..5 {
+        pair.run(Duration::from_secs(3), None, Duration::ZERO);
+        pair.heard = Some(pair.now);
+    }
+    pair.run(Duration::from_secs(60), None, Duration::ZERO);
+    let events: Vec<Event> = pair.events.iter().map(|(_, event)| *event).collect();
+    let node = node();
+    assert_eq!(events, [Event::Lost { node, why }, Event::Found { node }]);
+    // It answers after all.
+    pair.run(Duration::from_secs(60), Some(MS), Duration::ZERO);
+    pair.run(Duration::from_secs(2), None, Duration::ZERO);
+    assert_eq!(pair.events.len(), 3);
 }
 
 #[test]
@@ -139,7 +207,7 @@ fn a_node_that_nothing_uses_is_left_alone_until_it_is_used_again() {
         }
     }
     assert!(now - pair.now <= Duration::from_secs(3));
-    pair.prober.handle_used(node(), now);
+    pair.prober.handle_used(node(), false, now);
     assert!(pair.prober.poll_timeout().is_some());
     pair.prober.retain(|_| false);
     assert_eq!(pair.prober.poll_timeout(), None);

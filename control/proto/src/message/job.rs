@@ -97,6 +97,9 @@ pub struct InstanceStatus {
     /// Extension: the node's public key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<NodeKey>,
+    /// Extension: see [`Deployed::answers_probes`](super::Deployed::answers_probes).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub answers_probes: bool,
 }
 
 impl InstanceStatus {

@@ -69,6 +69,10 @@ pub struct Deployed {
     /// Extension: the node's public key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<NodeKey>,
+    /// Extension: the node's gateway answers probes ([`liveness`](crate::liveness)) at the first address of the subnet that the
+    /// namespace address is in, so that its silence says something. Legacy gateways answer none.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub answers_probes: bool,
 }
 
 /// An instance of the node is gone (`net/service/undeployed`). Legacy nodes never send it.
@@ -197,6 +201,11 @@ mod tests {
         );
         let key = NodeKey::from_bytes(std::array::from_fn(|at| u8::try_from(at + 1).unwrap()));
         assert_eq!(deployed.public_key, Some(key));
+        assert!(!deployed.answers_probes, "gateways without it answer none");
+        let ours = golden::<Deployed>(
+            r#"{"appname":"demo.default.client.test","status":"DEPLOYED","instance_number":0,"nsip":"10.18.0.2","nsipv6":"fc00::2","host_port":"50103","host_ip":"192.168.77.11","epoch":7,"answers_probes":true}"#,
+        );
+        assert!(ours.answers_probes);
         golden::<InterestRemove>(r#"{"appname":"demo.default.client.test"}"#);
         golden::<UpdatesAvailable>(r#"{"type":"DEPLOYMENT"}"#);
         golden::<UpdatesAvailable>(r#"{"type":"UNDEPLOYMENT"}"#);

@@ -178,6 +178,9 @@ pub struct InstanceEntry {
     /// Extension: grows whenever this number is given to another instance. 0: unknown.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epoch: u64,
+    /// Extension, of the placement: see [`Deployed::answers_probes`](super::Deployed::answers_probes).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub answers_probes: bool,
     /// Extension: it may call the asker's services but not be called (rules are directional).
     #[serde(default, skip_serializing_if = "is_false")]
     pub reply_only: bool,
@@ -266,6 +269,7 @@ impl InstanceEntry {
         self.host_ip = status.host_ip;
         self.host_port = Some(status.host_port);
         self.public_key = status.public_key;
+        self.answers_probes = status.answers_probes;
         let here = self.here().map(FormerPlace::address);
         self.former.retain(|former| Some(former.address()) != here);
         let excess = self.former.len().saturating_sub(FORMER_MAX);
@@ -329,6 +333,7 @@ impl InstanceEntry {
         self.host_ip = None;
         self.host_port = None;
         self.public_key = None;
+        self.answers_probes = false;
     }
 }
 

@@ -381,6 +381,7 @@ impl Answerer {
             worker_id: Some(node.as_str().to_owned()),
             epoch: deployed.epoch,
             public_key: deployed.public_key,
+            answers_probes: deployed.answers_probes,
         };
         if deployed.public_key.is_some() {
             self.note_key(node, deployed.public_key);
@@ -510,6 +511,7 @@ impl Answerer {
             namespace_ip_v6: None,
             worker_id: None,
             public_key: None,
+            answers_probes: false,
             ..former
         };
         self.changed(name, UpdateKind::Undeployment);

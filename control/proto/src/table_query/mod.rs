@@ -140,6 +140,8 @@ pub struct Place {
     pub node: Option<String>,
     /// The node's public key; `None` when it speaks the plain format only.
     pub key: Option<NodeKey>,
+    /// The node's gateway says that it answers probes, beside the namespace address.
+    pub answers_probes: bool,
 }
 
 /// One instance of a service.
@@ -172,6 +174,7 @@ impl Row {
                     port,
                     node: entry.worker_id.clone(),
                     key: entry.public_key,
+                    answers_probes: entry.answers_probes,
                 })
             }
             _ => None,
@@ -204,6 +207,7 @@ impl Row {
             public_key: place.and_then(|place| place.key),
             service_ip: Vec::new(),
             epoch: self.epoch,
+            answers_probes: place.is_some_and(|place| place.answers_probes),
             reply_only: self.reply_only,
             former: self.former.clone(),
             ..InstanceEntry::default()

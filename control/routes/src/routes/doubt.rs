@@ -4,8 +4,9 @@
 use super::Routes;
 use sluice_proto::ServiceName;
 use sluice_proto::liveness::NodeAddress;
+use sluice_proto::table_query::Row;
 use sluice_tables::{Instance, InstanceSlot, InstanceState, PeerSlot, Placement, ServiceSlot};
-use sluice_wire::{Dual, Family, Ip, Subnet};
+use sluice_wire::{Dual, Family, Ip, NsIp, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub(super) struct Doubts {
     pub(super) instances: BTreeSet<InstanceSlot>,
     pub(super) lost: BTreeSet<PeerSlot>,
+    /// Instances beside which a gateway answers probes, as it says.
+    pub(super) probed_beside: BTreeSet<InstanceSlot>,
     /// Jobs of which other instances are suspect than the last time somebody asked.
     changed: BTreeSet<ServiceName>,
 }
@@ -23,6 +26,7 @@ impl Doubts {
         Self {
             instances: BTreeSet::new(),
             lost: BTreeSet::new(),
+            probed_beside: BTreeSet::new(),
             changed: BTreeSet::new(),
         }
     }
@@ -34,6 +38,8 @@ pub struct NodeInUse {
     pub address: NodeAddress,
     /// Its gateway's own address, as our plan numbers nodes' subnets.
     pub gateway: Dual<Ip>,
+    /// The gateway says that it answers probes there, and this node has an address of a family to ask from.
+    pub answers_probes: bool,
 }
 
 impl Routes {
@@ -80,6 +86,30 @@ impl Routes {
         self.peer_at(node).is_some()
     }
 
+    /// Whether others that probe beside this NsIP of ours, as [`Routes::nodes_in_use`] does, find this gateway. Not where
+    /// instances are hosts of a LAN, in its subnets.
+    #[must_use]
+    pub fn is_probed_beside(&self, ns_ip: &Dual<NsIp>) -> bool {
+        let own = self.tables().gateway;
+        let mut all = ns_ip.iter().map(NsIp::ip);
+        all.all(|ip| {
+            own.of(ip.family()).is_some() && self.gateway_beside(ip) == own.of(ip.family())
+        })
+    }
+
+    /// Notes what the managers say of the gateway beside an instance.
+    pub(super) fn note_answers(&mut self, slot: InstanceSlot, row: &Row) {
+        if row.place.as_ref().is_some_and(|place| place.answers_probes) {
+            self.doubts.probed_beside.insert(slot);
+        } else {
+            self.doubts.probed_beside.remove(&slot);
+        }
+    }
+
+    pub(super) fn forget_answers(&mut self, slot: InstanceSlot) {
+        self.doubts.probed_beside.remove(&slot);
+    }
+
     /// When the workers last noticed anything from a node, by their clock.
     #[must_use]
     pub fn heard(&self, node: NodeAddress) -> Option<Duration> {
@@ -94,7 +124,7 @@ impl Routes {
         let tables = self.tables();
         let rows = || {
             let placed = self.placed.iter();
-            placed.filter_map(|(slot, peer)| Some((tables.instance(*slot)?, *peer)))
+            placed.filter_map(|(slot, peer)| Some((*slot, tables.instance(*slot)?, *peer)))
         };
         // Of what runs here, others' calls say nothing.
         let is_called_here = |row: &&Instance| {
@@ -104,28 +134,38 @@ impl Routes {
         };
         let here = tables.instances().map(|(_, row)| row);
         let busy: BTreeSet<ServiceSlot> = rows()
-            .map(|(row, _)| row)
+            .map(|(_, row, _)| row)
             .chain(here.filter(is_called_here))
             .filter(|row| row.busy.last_s() >= since_s)
             .map(|row| row.service)
             .collect();
-        let mut nodes: BTreeMap<PeerSlot, Dual<Ip>> = BTreeMap::new();
-        for (row, peer) in rows() {
-            let is_used = busy.contains(&row.service);
-            if is_used {
-                let gateway = nodes.entry(peer).or_default();
+        let mut nodes: BTreeMap<PeerSlot, (bool, Dual<Ip>)> = BTreeMap::new();
+        for (slot, row, peer) in rows().filter(|(_, row, _)| busy.contains(&row.service)) {
+            let says = self.doubts.probed_beside.contains(&slot);
+            let (is_said, gateway) = nodes.entry(peer).or_default();
+            if says && !*is_said {
+                // Where it says that it answers, and not where else it might.
+                (*is_said, *gateway) = (true, Dual::default());
+            }
+            if says == *is_said {
                 let of = |family| self.gateway_beside(row.ns_ip.of(family)?.ip());
                 gateway.v4 = gateway.v4.or_else(|| of(Family::V4));
                 gateway.v6 = gateway.v6.or_else(|| of(Family::V6));
             }
         }
+        let own = tables.gateway;
+        let can_ask = |gateway: &Dual<Ip>| {
+            let mut families = [Family::V4, Family::V6].into_iter();
+            families.any(|family| gateway.of(family).is_some() && own.of(family).is_some())
+        };
         nodes
             .into_iter()
-            .filter_map(|(slot, gateway)| {
+            .filter_map(|(slot, (is_said, gateway))| {
                 let peer = tables.peer(slot)?;
                 Some(NodeInUse {
                     address: (peer.node, peer.port),
                     gateway,
+                    answers_probes: is_said && can_ask(&gateway),
                 })
             })
             .collect()

@@ -1,6 +1,7 @@
 //! Rows and events in, tables out.
 
 mod formats;
+mod probes;
 
 use super::moves::TAKEN_FOR;
 use super::*;
@@ -53,6 +54,7 @@ fn row(number: u32, node: &str) -> Row {
             port: 50103,
             node: None,
             key: None,
+            answers_probes: false,
         }),
         cluster_id: None,
         reply_only: false,
@@ -411,44 +413,6 @@ fn which_instances_are_suspect_is_told_when_it_changes() {
     assert_eq!(routes.take_doubted(), told(&[]));
     routes.trust(slot);
     assert_eq!(routes.take_doubted(), []);
-}
-
-/// Who is probed: the nodes of services that are used, at the first address of their subnets.
-#[test]
-fn nodes_in_use_are_those_of_services_that_packets_go_to() {
-    let mut routes = routes();
-    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
-    assert_eq!(routes.nodes_in_use(100), []);
-    let (slot, _) = routes.tables().instances().next().unwrap();
-    let instance = routes.tables().instance(slot).unwrap();
-    instance.used.touch(100);
-    assert_eq!(routes.nodes_in_use(100), [], "a flow lives, but rests");
-    instance.busy.touch(100);
-    let gateway = Dual::both(ip("10.18.0.1"), ip("fc00::1"));
-    let used = [NODE_ONE, NODE_TWO].map(|at| NodeInUse {
-        address: node(at),
-        gateway,
-    });
-    assert_eq!(routes.nodes_in_use(100), used);
-    assert_eq!(routes.nodes_in_use(101), []);
-}
-
-/// All flows may be with the instance on this node; the next one may go to another. Calls by others are theirs to watch.
-#[test]
-fn nodes_are_in_use_beside_a_local_instance_that_is_called_from_here() {
-    let mut routes = routes();
-    routes.add_local(here(0));
-    routes.set_job(&job(&[row(0, NODE_ONE), row(1, NODE_TWO)]));
-    let mut instances = routes.tables().instances();
-    let (_, local) = instances
-        .find(|(_, row)| row.placement == Placement::Local)
-        .unwrap();
-    local.busy.touch(100);
-    assert_eq!(routes.nodes_in_use(100), [], "somebody else may call it");
-    let service = routes.tables().service(local.service).unwrap();
-    service.used.touch(100);
-    let [beside] = routes.nodes_in_use(100).try_into().unwrap();
-    assert_eq!(beside.address, node(NODE_TWO));
 }
 
 /// The instance ran on node one before it came here.

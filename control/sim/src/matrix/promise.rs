@@ -15,9 +15,6 @@ pub enum Promise {
     CutOff,
     /// One of two called nodes is away: new flows go to the other after a second, its own flows wait for it.
     FailsOver,
-    /// As before, but the node has never answered a probe: it may be one that cannot, so that its silence proves nothing, and
-    /// about half of the new flows go on choosing it.
-    Unproven,
     /// As [`Promise::FailsOver`], but the node comes and goes, and each time new flows find out anew.
     FailsOverAgain,
     /// Its instances are gone, and it says so as soon as it is there again, after a second: a second later nobody is sent
@@ -36,10 +33,9 @@ pub const fn promise(cell: Cell) -> Promise {
     match (cell.part, cell.when, cell.place, cell.direction) {
         (Part::Node, _, _, Direction::Out) => Promise::CutOff,
         (Part::Node, _, _, Direction::In) => match cell.fault {
-            Fault::Partitioned | Fault::Slow if matches!(cell.when, When::Before) => {
-                Promise::Unproven
-            }
             Fault::Killed | Fault::Partitioned => Promise::FailsOver,
+            // Nothing is under way to the caller that could come late: it hears the node when all is over.
+            Fault::Slow if matches!(cell.when, When::Before) => Promise::FailsOver,
             Fault::Slow | Fault::Flapping => Promise::FailsOverAgain,
             Fault::Wiped => Promise::Ends,
         },
@@ -58,7 +54,6 @@ impl Promise {
             Self::Waits => "waits",
             Self::CutOff => "cut-off",
             Self::FailsOver => "fails-over",
-            Self::Unproven => "unproven",
             Self::FailsOverAgain => "fails-over-again",
             Self::Ends => "ends",
         }
@@ -70,7 +65,7 @@ impl Promise {
     pub const fn is_chance(self) -> bool {
         match self {
             Self::Nothing | Self::Waits | Self::CutOff => false,
-            Self::FailsOver | Self::Unproven | Self::FailsOverAgain | Self::Ends => true,
+            Self::FailsOver | Self::FailsOverAgain | Self::Ends => true,
         }
     }
 
@@ -85,10 +80,6 @@ impl Promise {
             }
             // All going flows may be with that node.
             Self::FailsOver => ((AWAY_S + 1) * GOING_PER_S, NEW_PER_S, 1000),
-            Self::Unproven => {
-                let s = AWAY_S + 1;
-                (s * GOING_PER_S, s * NEW_PER_S / 2, s * 1000)
-            }
             Self::Ends => (2 * GOING_PER_S, 2 * NEW_PER_S, 2000),
             // A new flow a second, and none in between: a tenth of them.
             Self::FailsOverAgain => {

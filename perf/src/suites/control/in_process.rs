@@ -139,6 +139,7 @@ fn job(service: usize) -> Result<Job, LabError> {
             host_port: Some(50103),
             service_ip: list,
             epoch: 1,
+            answers_probes: true,
             ..InstanceEntry::default()
         }
     };

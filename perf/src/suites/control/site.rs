@@ -206,6 +206,7 @@ pub(super) fn deployed(service: usize, number: u32, epoch: u64, ns_ip: Ipv4Addr)
         host_ip: Some(Ip::from(Ipv4Addr::new(192, 0, 2, 1))),
         epoch,
         public_key: None,
+        answers_probes: true,
     }
 }
 

@@ -66,7 +66,9 @@ impl Core {
         self.prober.handle_timeout(now, |node| routes.heard(*node));
         let own = self.routes.tables().gateway;
         while let Some(probe) = self.prober.poll_transmit() {
-            self.probes.send(probe, own);
+            if !self.probes.send(probe, own) {
+                self.prober.handle_unsent(probe.node);
+            }
         }
         self.take_prober_events(now);
     }
@@ -80,8 +82,8 @@ impl Core {
         let since_s = u32::try_from(now.as_secs().saturating_sub(IN_USE_S)).unwrap_or(u32::MAX);
         let mut wanted: BTreeSet<NodeAddress> = self.prober.lost_nodes().collect();
         for node in self.routes.nodes_in_use(since_s) {
-            self.probes.open(&node);
-            self.prober.handle_used(node.address, now);
+            let answers_probes = self.probes.open(&node) && node.answers_probes;
+            self.prober.handle_used(node.address, answers_probes, now);
             wanted.insert(node.address);
         }
         wanted.extend(self.prober.probed_nodes());

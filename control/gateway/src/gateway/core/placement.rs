@@ -45,6 +45,7 @@ impl Core {
             host_ip: self.own_ip,
             epoch,
             public_key: Some(node_key::public(&self.identity)),
+            answers_probes: self.routes.is_probed_beside(ns_ip),
         };
         self.say(Verb::Deployed, &deployed);
     }

@@ -69,6 +69,7 @@ impl Known {
             worker_id: entry.worker_id.clone(),
             epoch: entry.epoch,
             public_key: entry.public_key,
+            answers_probes: entry.answers_probes,
         })
     }
 

@@ -87,6 +87,7 @@ fn status(id: &str, number: u32) -> Command {
             worker_id: None,
             epoch: 0,
             public_key: None,
+            answers_probes: false,
         }],
         cluster_id: None,
     })

@@ -217,6 +217,7 @@ fn deployed(job: &str) -> Deployed {
         host_ip: Some(Ip::v4([192, 0, 2, 9])),
         epoch: 0,
         public_key: None,
+        answers_probes: false,
     }
 }
 

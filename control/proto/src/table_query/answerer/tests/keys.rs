@@ -134,6 +134,7 @@ fn a_place_has_its_node_s_key_and_remembers_that_of_the_former_one() {
         host_port: 50103,
         worker_id: Some("n2".to_owned()),
         epoch: 1,
+        answers_probes: false,
         public_key: key.map(|key| key.parse().unwrap()),
     };
     place.place(&status(Some(FIRST)));

@@ -14,6 +14,7 @@ fn deployed(answerer: &mut Answerer, who: &str, last: u8, epoch: u64) {
         host_ip: Some(Ip::v4([192, 0, 2, last])),
         epoch,
         public_key: None,
+        answers_probes: false,
     };
     answerer
         .handle_deployed(&node(who), &deployed, s(1))

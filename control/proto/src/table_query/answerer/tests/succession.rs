@@ -13,6 +13,7 @@ fn deployed(answerer: &mut Answerer, who: &str, job: &str, number: u32, last: u8
         host_ip: Some(ip("192.0.2.9")),
         epoch: u64::from(number) + 1,
         public_key: None,
+        answers_probes: false,
     };
     answerer
         .handle_deployed(&node(who), &deployed, s(1))

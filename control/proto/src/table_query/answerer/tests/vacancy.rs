@@ -15,6 +15,7 @@ fn an_event_that_is_refused_does_not_keep_back_others() {
         host_ip: Some(Ip::v4([192, 0, 2, 1])),
         epoch: 1,
         public_key: None,
+        answers_probes: false,
     };
     answerer
         .handle_deployed(&node("n1"), &deployed, s(1))

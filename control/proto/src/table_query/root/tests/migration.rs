@@ -233,3 +233,25 @@ fn a_workload_that_began_anew_keeps_nothing_from_before() {
     assert_eq!(runs("w2", 2), "10.18.1.2", "said again");
     assert_eq!(runs("w2", 3), "10.18.3.2");
 }
+
+/// As it is said of each place where it runs.
+#[test]
+fn whether_a_gateway_answers_probes_is_said_of_its_place() {
+    let mut root = root();
+    root.apply(&deploy(ID, descriptor("nginx")), 1000);
+    root.apply(&instance(ID, 0, "c1", None), 1000);
+    let mut answers = |place, answers_probes| {
+        let Command::Status(mut told) = says("c1", place) else {
+            unreachable!("it is one")
+        };
+        told.instances[0].answers_probes = answers_probes;
+        root.apply(&Command::Status(told), 1000);
+        let job = root.job(&Key::parse("demo.default.nginx.test").unwrap());
+        job.unwrap().instance_list[0].answers_probes
+    };
+    let place = |last| Some(([10, 18, last, 2], [192, 0, 2, last]));
+    assert!(answers(place(1), true));
+    assert!(!answers(None, true), "it runs nowhere");
+    assert!(answers(place(1), true));
+    assert!(!answers(place(2), false), "a legacy node");
+}
