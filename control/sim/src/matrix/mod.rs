@@ -23,6 +23,6 @@ mod table;
 
 pub use cell::{Cell, Direction, Fault, Part, When, Where};
 pub use outcome::Outcome;
-pub use promise::{Promise, promise};
-pub use run::run;
+pub use promise::{Promise, chance, promise};
+pub use run::{Moment, run};
 pub use table::{Checked, Expected, check_all, expected, run_all, to_csv};

@@ -42,6 +42,18 @@ impl Outcome {
         }
     }
 
+    /// So much more of everything; `None` more is no limit.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        let sum_ms = |one: Option<u32>, other: Option<u32>| one.zip(other).map(|(a, b)| a + b);
+        Self {
+            flows_lost: self.flows_lost + more.flows_lost,
+            new_lost: self.new_lost + more.new_lost,
+            new_ms: sum_ms(self.new_ms, more.new_ms),
+            equal_ms: sum_ms(self.equal_ms, more.equal_ms),
+        }
+    }
+
     /// Whether nothing is worse than in `limit`.
     #[must_use]
     pub fn is_within(&self, limit: &Self) -> bool {

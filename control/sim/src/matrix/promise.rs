@@ -46,6 +46,32 @@ pub const fn promise(cell: Cell) -> Promise {
     }
 }
 
+/// What may come on top of the file where new flows find out that a called node is away: a change anywhere in the system moves
+/// where round robin and the timers of probes stand when the fault strikes. `None` elsewhere: nothing depends on that.
+///
+/// Going flows do not either: of four, round robin gives two to each called node. The figures are the spread over 20 moments
+/// of the fault in a second ([`Moment`](super::Moment)), in words:
+/// * who is in use is looked at four times a second, so that everything may be a quarter of a second later, and half of the
+///   new flows of that time go to the node;
+/// * of a node that comes and goes, each second time may cost one more;
+/// * what a slow node says late brings it back for a moment, once or twice more, four new flows each time.
+#[must_use]
+pub const fn chance(cell: Cell) -> Option<Outcome> {
+    let (new_lost, new_ms) = match (promise(cell), cell.fault) {
+        (Promise::Nothing | Promise::Waits | Promise::CutOff, _) => return None,
+        (Promise::FailsOver | Promise::Ends, _) => (2, Some(300)),
+        // Which time was the last that cost a new flow says nothing.
+        (Promise::FailsOverAgain, Fault::Slow) => (8, None),
+        (Promise::FailsOverAgain, _) => (5, None),
+    };
+    Some(Outcome {
+        flows_lost: GOING_PER_S / 4,
+        new_lost,
+        new_ms,
+        equal_ms: Some(1000),
+    })
+}
+
 impl Promise {
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -56,16 +82,6 @@ impl Promise {
             Self::FailsOver => "fails-over",
             Self::FailsOverAgain => "fails-over-again",
             Self::Ends => "ends",
-        }
-    }
-
-    /// Whether it depends on who had chosen the node that fails, which any change of a hash moves: such cells are held to
-    /// the promise alone, and what is recorded is an example.
-    #[must_use]
-    pub const fn is_chance(self) -> bool {
-        match self {
-            Self::Nothing | Self::Waits | Self::CutOff => false,
-            Self::FailsOver | Self::FailsOverAgain | Self::Ends => true,
         }
     }
 

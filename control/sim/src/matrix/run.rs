@@ -72,12 +72,21 @@ struct Run {
     new: Vec<(Duration, Option<usize>)>,
 }
 
+/// When the fault strikes, beside all the clocks and counters that go on by themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moment {
+    /// So much later than in the file.
+    pub later: Duration,
+    /// The other called node is the first that round robin chooses.
+    pub is_other_first: bool,
+}
+
 /// Runs a cell.
 ///
 /// # Panics
 /// When something happens that must not happen whatever fails, as in the runs from seeds.
 #[must_use]
-pub fn run(cell: Cell, failover: Failover) -> Outcome {
+pub fn run(cell: Cell, failover: Failover, moment: Moment) -> Outcome {
     let shape = Shape {
         nodes_per_cluster: 4,
         failover,
@@ -90,10 +99,16 @@ pub fn run(cell: Cell, failover: Failover) -> Outcome {
     world.apply_service();
     // Of two services of one tenant, the first calls the second.
     world.attach(cast.caller, 0);
-    for node in cast.called {
-        world.attach(node, 1);
+    let [first, second] = cast.called;
+    if moment.is_other_first {
+        world.attach(second, 1);
+        world.run_for(Duration::from_millis(500));
+        world.attach(first, 1);
+    } else {
+        world.attach(first, 1);
+        world.attach(second, 1);
     }
-    world.run_for(Duration::from_secs(3));
+    world.run_for(Duration::from_secs(3) + moment.later);
     let mut run = Run {
         struck: world.now,
         world,

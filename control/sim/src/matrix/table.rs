@@ -2,8 +2,8 @@
 
 use super::cell::Cell;
 use super::outcome::Outcome;
-use super::promise::promise;
-use super::run::run;
+use super::promise::{chance, promise};
+use super::run::{Moment, run};
 use crate::probes::Failover;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -26,15 +26,18 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Not worse than promised, nor by more than a second than recorded. Better is no failure.
+    /// Not worse than promised, nor than recorded by more than chance where that has a part, and elsewhere by more than a
+    /// second. Better is no failure.
     #[must_use]
     pub fn passed(&self) -> bool {
-        let promise = promise(self.expected.cell);
-        self.outcome.is_some_and(|outcome| {
-            outcome.is_within(&promise.limit())
-                && (promise.is_chance()
-                    || outcome.is_within(&self.expected.outcome.with_a_second()))
-        })
+        let Expected { cell, outcome } = self.expected;
+        let recorded = match chance(cell) {
+            Some(chance) => outcome.plus(chance),
+            None => outcome.with_a_second(),
+        };
+        let promised = promise(cell).limit();
+        self.outcome
+            .is_some_and(|came| came.is_within(&promised) && came.is_within(&recorded))
     }
 }
 
@@ -107,7 +110,9 @@ pub fn run_all(cells: &[Cell], failover: Failover, threads: usize) -> Vec<(Cell,
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = catch_unwind(AssertUnwindSafe(|| run(*cell, failover))).ok();
+                    let outcome =
+                        catch_unwind(AssertUnwindSafe(|| run(*cell, failover, Moment::default())))
+                            .ok();
                     let mut done = done.lock().expect("nobody panics with it");
                     done.push((*cell, outcome));
                 }
