@@ -38,9 +38,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 const PROBE: Duration = Duration::from_secs(2);
 /// Refreshes after a reconnect are spread over so much time for each job, within these bounds: a gateway with thousands
 /// of jobs is to be a part of its manager's load, not most of it. Jobs that a rule opens come one after the other in this
-/// distance.
+/// distance. The least leaves time for the last answers within a second.
 const REFRESH_SPREAD_EACH: Duration = Duration::from_micros(400);
-const REFRESH_SPREAD_MIN: Duration = Duration::from_secs(1);
+const REFRESH_SPREAD_MIN: Duration = Duration::from_millis(800);
 const REFRESH_SPREAD_MAX: Duration = Duration::from_secs(4);
 
 /// A query that was not answered yet.
