@@ -26,10 +26,10 @@ fn after_a_reconnect_what_a_rule_opens_is_asked_for_at_once_and_what_is_used_fir
     }
     asker.handle_connection(false, s(30));
     asker.handle_connection(true, s(30));
-    // Twenty of them, at 2,500 a second. Of the others one or two have their turn by chance.
+    // Twenty of them, at 2,500 a second. Of the others one in a hundred has its turn by chance.
     asker.handle_timeout(s(30) + Duration::from_millis(8));
     let asked = queries(&mut asker);
-    assert!((20..40).contains(&asked.len()), "{}", asked.len());
+    assert!((20..60).contains(&asked.len()), "{}", asked.len());
     let number_of = |job: &String| -> usize {
         let digits = job
             .strip_prefix("a.b.c")
