@@ -66,6 +66,8 @@ pub struct Writer {
     retired: Vec<Arc<Tables>>,
     /// The peers by node address and port.
     nodes: BTreeMap<(Ip, u16), PeerSlot>,
+    /// Encrypted ones by their key.
+    keys: BTreeMap<[u8; 32], PeerSlot>,
 }
 
 impl Writer {
@@ -78,6 +80,7 @@ impl Writer {
             published,
             retired: Vec::new(),
             nodes: BTreeMap::new(),
+            keys: BTreeMap::new(),
         }
     }
 
@@ -300,9 +303,11 @@ impl Writer {
         self.tables.semantic.remove(&address);
     }
 
-    /// Adds or updates the peer whose node is reachable at `ip`:`port`. Its format may change, and keeps the slot.
+    /// Adds or updates the peer whose node is reachable at `ip`:`port`. The node of an encrypted one is known by its key, and else
+    /// by its address: whichever of the two changes, it keeps the slot.
     pub fn upsert_peer(&mut self, ip: Ip, port: u16, format: TunnelFormat, mtu: u16) -> PeerSlot {
-        let known = self.nodes.get(&(ip, port)).copied();
+        let by_key = format.key().and_then(|key| self.keys.get(&key));
+        let known = by_key.or_else(|| self.nodes.get(&(ip, port))).copied();
         let slot = known.unwrap_or_else(|| {
             PeerSlot::from_index(self.tables.peers.insert(|old| Peer {
                 epoch: old.map_or(0, |old| old.epoch + 1),
@@ -314,13 +319,20 @@ impl Writer {
                 heard: Heard::default(),
             }))
         });
+        if let Some(before) = known {
+            self.drop_names(before);
+        }
         self.nodes.insert((ip, port), slot);
+        if let Some(key) = format.key() {
+            self.keys.insert(key, slot);
+        }
         if let Some(row) = self.tables.peers.row_mut(slot.index()) {
             let before = known.map(|_| row.ip);
             row.ip = match format {
                 TunnelFormat::Plain => ip,
                 TunnelFormat::WireGuard { .. } => session_address(slot, row.epoch),
             };
+            (row.node, row.port) = (ip, port);
             row.format = format;
             row.mtu = mtu;
             self.tables.peer_routes.set(slot, row);
@@ -348,12 +360,26 @@ impl Writer {
         let Some(row) = self.tables.peer(slot) else {
             return;
         };
-        let (ip, node) = (row.ip, (row.node, row.port));
+        let ip = row.ip;
+        self.drop_names(slot);
+        self.drop_outer(ip, slot);
+        self.tables.peers.free(slot.index());
+    }
+
+    /// The peer is found by its address and its key no longer.
+    fn drop_names(&mut self, slot: PeerSlot) {
+        let Some(row) = self.tables.peer(slot) else {
+            return;
+        };
+        let node = (row.node, row.port);
         if self.nodes.get(&node) == Some(&slot) {
             self.nodes.remove(&node);
         }
-        self.drop_outer(ip, slot);
-        self.tables.peers.free(slot.index());
+        if let Some(key) = row.format.key()
+            && self.keys.get(&key) == Some(&slot)
+        {
+            self.keys.remove(&key);
+        }
     }
 
     /// The peer is known by that outer address no longer.
@@ -577,6 +603,31 @@ mod tests {
             slot
         );
         assert_eq!(writer.tables().peers_at(other), [slot]);
+    }
+
+    #[test]
+    fn a_node_with_a_key_keeps_its_slot_wherever_it_goes_and_whatever_its_next_key_is() {
+        let mut writer = Writer::new(AddressPlan::oakestra(), Dual::default());
+        let [here, there] = [1, 2].map(|last| Ip::v4([192, 0, 2, last]));
+        let with = |key| TunnelFormat::WireGuard { key: [key; 32] };
+        let slot = writer.upsert_peer(here, 50103, with(1), 1420);
+        assert_eq!(writer.upsert_peer(there, 50104, with(1), 1400), slot);
+        let row = writer.tables().peer(slot).unwrap();
+        assert_eq!((row.node, row.port, row.mtu), (there, 50104, 1400));
+        assert_eq!(writer.peer_at(here, 50103), None);
+        assert_eq!(writer.peer_at(there, 50104), Some(slot));
+        assert_eq!(writer.tables().peer_route(slot).unwrap().port, 50104);
+        assert_eq!(writer.upsert_peer(there, 50104, with(2), 1400), slot);
+        // The former key is another node's by now, which comes to the former address.
+        let other = writer.upsert_peer(here, 50103, with(1), 1420);
+        assert_ne!(other, slot);
+        // And then to the address of the first, whose next row says where that is.
+        assert_eq!(writer.upsert_peer(there, 50104, with(1), 1420), other);
+        assert_eq!(writer.peer_at(there, 50104), Some(other));
+        assert_eq!(writer.upsert_peer(here, 50103, with(2), 1420), slot);
+        writer.forget_peer(slot);
+        assert_eq!(writer.peer_at(there, 50104), Some(other));
+        assert_eq!(writer.peer_at(here, 50103), None);
     }
 
     #[test]

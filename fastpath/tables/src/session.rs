@@ -17,6 +17,17 @@ pub enum TunnelFormat {
     WireGuard { key: [u8; 32] },
 }
 
+impl TunnelFormat {
+    /// The key of the node that speaks it.
+    #[must_use]
+    pub const fn key(self) -> Option<[u8; 32]> {
+        match self {
+            Self::Plain => None,
+            Self::WireGuard { key } => Some(key),
+        }
+    }
+}
+
 /// The prefix of such addresses, `100::/64`: what is sent there is discarded (RFC 6666).
 const PREFIX: u128 = 0x0100 << 112;
 

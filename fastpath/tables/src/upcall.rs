@@ -41,6 +41,11 @@ pub enum Upcall {
         caller: InstanceSlot,
         callee: InstanceSlot,
     },
+    /// Somebody who has the private half of this key (Curve25519) wants a session, and no peer's row says the key. For some seconds
+    /// its initiation waits for a row that does.
+    Initiator {
+        key: [u8; 32],
+    },
     /// An established flow is worth being offloaded: entry and generation of the flow table.
     Offload {
         flow: u32,

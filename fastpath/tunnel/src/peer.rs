@@ -19,8 +19,8 @@ use crate::noise::{
 use crate::refusal::Refusal;
 use crate::session::{Opened, Session};
 use crate::timers::{
-    FORGET_AFTER_TIME, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_JITTER_MAX,
-    REKEY_TIMEOUT,
+    FORGET_AFTER_TIME, FORMER_KEY_LASTS, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME,
+    REKEY_JITTER_MAX, REKEY_TIMEOUT,
 };
 use sluice_tables::PeerSlot;
 use std::sync::Arc;
@@ -107,6 +107,8 @@ pub(crate) struct Peer {
     established: Option<Duration>,
     /// When the peer was added: where it is kept alive the first handshake begins then.
     added: Duration,
+    /// When it got its key, if it had another before and may have sessions of then.
+    rekeyed: Option<Duration>,
 }
 
 impl Peer {
@@ -124,6 +126,30 @@ impl Peer {
             initiated: None,
             established: None,
             added: now,
+            rekeyed: None,
+        }
+    }
+
+    /// The same node with other keys. [`Peer::begin_anew`], or what it begins, follows.
+    pub(crate) fn change_key(&mut self, settings: PeerSettings, lane: &mut Lane, now: Duration) {
+        self.macs = MacKeys::new(&settings.key);
+        self.cookies = CookieJar::default();
+        if settings.address.is_some() && settings.address != self.settings.address {
+            self.address = settings.address;
+        }
+        self.settings = settings;
+        // Its former half may be somebody else's by now: what it said of time, and what it answered only, says nothing.
+        self.answered = None;
+        free(self.sessions.next.take(), lane);
+        self.rekeyed = Some(now);
+        lane.tell(Event::SessionsChanged { peer: self.slot });
+    }
+
+    /// One side has another key. What goes on in sessions goes on; a handshake begins anew, and if there is a session, at once.
+    pub(crate) fn begin_anew(&mut self, lane: &mut Lane, now: Duration) {
+        if self.sessions.current.is_some() || self.handshake.is_some() {
+            self.end_handshake(lane);
+            self.initiate(lane, now, now);
         }
     }
 
@@ -290,6 +316,7 @@ impl Peer {
             self.keepalive_due(),
             self.renewal_due(),
             self.established.map(|at| at + FORGET_AFTER_TIME),
+            self.rekeyed.map(|at| at + FORMER_KEY_LASTS),
         ]
         .into_iter()
         .flatten()
@@ -301,6 +328,9 @@ impl Peer {
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         if due(self.established.map(|at| at + FORGET_AFTER_TIME)) {
             self.forget(lane);
+        }
+        if due(self.rekeyed.map(|at| at + FORMER_KEY_LASTS)) {
+            self.end_former(lane);
         }
         if let Some(handshake) = &self.handshake
             && due(Some(handshake.repeat_at))
@@ -452,6 +482,23 @@ impl Peer {
         if let Some(handshake) = self.handshake.take() {
             lane.free_index(handshake.initiator.index());
         }
+    }
+
+    /// Ends the sessions of the time before the peer had its key.
+    fn end_former(&mut self, lane: &mut Lane) {
+        let Some(rekeyed) = self.rekeyed.take() else {
+            return;
+        };
+        let Sessions {
+            next: _,
+            current,
+            previous,
+        } = &mut self.sessions;
+        for place in std::iter::once(current).chain(previous) {
+            let former = place.take_if(|session| session.established() <= rekeyed);
+            free(former, lane);
+        }
+        lane.tell(Event::SessionsChanged { peer: self.slot });
     }
 
     fn forget(&mut self, lane: &mut Lane) {

@@ -118,8 +118,21 @@ impl Speaker {
         self.lane.set_wall_clock(unix, now);
     }
 
-    /// Adds a peer, in the place of what was in the slot; the same keys again keep their sessions. An initiation of its key that
-    /// waits is answered.
+    /// Goes on as somebody else. Sessions stay what they are; peers that have one are asked for another at once, which shows them
+    /// the new key. Who does not know it yet keeps the initiation until somebody tells.
+    pub fn set_identity(&mut self, identity: Identity, now: Duration) {
+        self.macs = MacKeys::new(identity.public());
+        self.lane.identity = identity;
+        // They are for the former key.
+        self.unknown.clear();
+        for peer in self.peers.values_mut() {
+            peer.begin_anew(&mut self.lane, now);
+        }
+    }
+
+    /// Adds a peer, in the place of what was in the slot. The same keys again keep their sessions, as does a node that has another
+    /// public key now: for a while ([`crate::timers::FORMER_KEY_LASTS`]), and what is sent asks for a new one. An initiation of its
+    /// key that waits is answered.
     ///
     /// # Errors
     /// [`AddError`]; then nothing changed.
@@ -139,16 +152,16 @@ impl Speaker {
         if self.lane.identity.private().agree(&key).is_none() {
             return Err(AddError::BadKey(key));
         }
-        if self
-            .peers
-            .get_mut(&peer)
-            .is_some_and(|known| known.update(&settings))
-        {
-            return Ok(());
+        if let Some(known) = self.peers.get_mut(&peer) {
+            if known.update(&settings) {
+                return Ok(());
+            }
+            self.by_key.remove(known.key());
+            known.change_key(settings, &mut self.lane, now);
+        } else {
+            self.peers.insert(peer, Peer::new(peer, settings, now));
         }
-        self.remove(peer);
         self.by_key.insert(key, peer);
-        self.peers.insert(peer, Peer::new(peer, settings, now));
         let waits = |unknown: &UnknownInitiator| *unknown.responder.initiator() == key;
         if let Some(at) = self.unknown.iter().position(waits)
             && let Some(unknown) = self.unknown.remove(at)
@@ -156,6 +169,8 @@ impl Speaker {
         {
             let answered = self.handle_introduced(unknown.responder, unknown.from, now);
             self.count(&answered);
+        } else if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.begin_anew(&mut self.lane, now);
         }
         Ok(())
     }

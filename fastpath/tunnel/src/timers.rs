@@ -30,6 +30,9 @@ pub const REKEY_JITTER_MAX: Duration = Duration::from_millis(333);
 pub const REKEY_AFTER_TIME_RECEIVING: Duration = Duration::from_secs(180 - 10 - 5);
 /// Age of the last session at which all secrets of a peer are forgotten.
 pub const FORGET_AFTER_TIME: Duration = Duration::from_secs(3 * 180);
+/// How long the sessions of a peer's former key are used after it has another: the next handshake takes its time where everybody
+/// begins one at once.
+pub const FORMER_KEY_LASTS: Duration = Duration::from_secs(30);
 /// Packets after which either side begins a new session.
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// Counters from here on are not sent: 2^64 - 2^13 - 1. What is received ends before: [`crate::replay::COUNTER_MAX`].

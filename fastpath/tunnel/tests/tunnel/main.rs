@@ -9,6 +9,7 @@ mod ends;
 mod handshake;
 mod timers;
 mod network;
+mod rotation;
 mod flood;
 mod garbage;
 mod boringtun;
