@@ -495,7 +495,7 @@ impl Peer {
             previous,
         } = &mut self.sessions;
         for place in std::iter::once(current).chain(previous) {
-            let former = place.take_if(|session| session.established() <= rekeyed);
+            let former = place.take_if(|session| session.established() < rekeyed);
             free(former, lane);
         }
         lane.tell(Event::SessionsChanged { peer: self.slot });

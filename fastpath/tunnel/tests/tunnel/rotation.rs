@@ -60,12 +60,13 @@ fn a_node_takes_another_key_and_no_packet_is_lost() {
 #[test]
 fn a_peer_whose_next_key_never_speaks_is_heard_by_its_former_one_for_a_while_only() {
     let (mut one, mut two) = connected();
-    two.add(peer(), another_key(), START).unwrap();
+    let at = START + Duration::from_secs(1);
+    two.add(peer(), another_key(), at).unwrap();
     let begins = transmits(&mut two);
     assert_eq!(begins.len(), 1, "a handshake with the new key");
-    talk(&mut one, &mut two, START);
-    let sent = send(&mut one, b"more", START).unwrap();
-    let over = START + FORMER_KEY_LASTS;
+    talk(&mut one, &mut two, at);
+    let sent = send(&mut one, b"more", at).unwrap();
+    let over = at + FORMER_KEY_LASTS;
     two.handle_timeout(over - Duration::from_millis(1));
     assert_eq!(receive(&mut two, &sent, 1, over).unwrap()[..4], *b"more");
     let sent = send(&mut one, b"last", over).unwrap();

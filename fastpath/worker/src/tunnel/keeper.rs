@@ -1,13 +1,13 @@
 //! The keeper of sessions: the speaker, its peers as the tables have them, and what it says and publishes.
 
 use super::open::reason_of;
-use super::shared::{Exchange, Incoming, Note, OutgoingSession, Published};
+use super::shared::{Exchange, Incoming, Note, Order, OutgoingSession, Published};
 use super::{Outgoing, Surroundings, time};
 use sluice_engine::Now;
 use sluice_link::Link;
 use sluice_memory::{Endpoint, Frame};
 use sluice_tables::slots::Slot;
-use sluice_tables::{PeerSlot, Tables, TunnelFormat};
+use sluice_tables::{PeerSlot, Tables, TunnelFormat, Upcall, Upcalls};
 use sluice_tunnel::address::Address;
 use sluice_tunnel::key::{PresharedKey, PublicKey};
 use sluice_tunnel::lane::Event;
@@ -35,6 +35,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Keeper {
     speaker: Speaker,
+    upcalls: Arc<Upcalls>,
     peers: BTreeMap<PeerSlot, Known>,
     /// Of the tables that `peers` are from; `None` before the first.
     generation: Option<u64>,
@@ -47,9 +48,10 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) const fn new(speaker: Speaker) -> Self {
+    pub(super) const fn new(speaker: Speaker, upcalls: Arc<Upcalls>) -> Self {
         Self {
             speaker,
+            upcalls,
             peers: BTreeMap::new(),
             generation: None,
             look_at: None,
@@ -86,9 +88,10 @@ impl Keeper {
         Ok(())
     }
 
-    /// Follows the tables, reads notes, does what is due, sends and publishes.
+    /// Obeys orders, follows the tables, reads notes, does what is due, sends and publishes.
     pub(super) fn work<U: Link>(&mut self, exchange: &Exchange, around: &mut Surroundings<'_, U>) {
-        let mut has_worked = self.follow(around.tables, around.now);
+        let mut has_worked = self.obey(exchange, around.now);
+        has_worked |= self.follow(around.tables, around.now);
         for note in std::iter::from_fn(|| exchange.take()).take(NOTES_PER_TURN) {
             self.read(note, around);
             has_worked = true;
@@ -101,13 +104,18 @@ impl Keeper {
             return;
         }
         while let Some(event) = self.speaker.poll_event() {
-            self.is_changed |= match event {
+            match event {
                 Event::SessionsChanged { .. }
                 | Event::Established { .. }
-                | Event::Roamed { .. } => true,
-                // What waits for it is dropped by its time; who is unknown was refused by name.
-                Event::Unreachable { .. } | Event::Unknown { .. } => false,
-            };
+                | Event::Roamed { .. } => self.is_changed = true,
+                // What waits for it is dropped by its time.
+                Event::Unreachable { .. } => {}
+                // If the queue is full the initiator says it again.
+                Event::Unknown { key, .. } => {
+                    let key = *key.as_bytes();
+                    self.upcalls.push(Upcall::Initiator { key });
+                }
+            }
         }
         if std::mem::take(&mut self.is_changed) {
             self.publish(exchange);
@@ -124,6 +132,18 @@ impl Keeper {
         if !exchange.is_empty() {
             exchange.wake_keeper();
         }
+    }
+
+    fn obey(&mut self, exchange: &Exchange, now: Now) -> bool {
+        let mut has_obeyed = false;
+        while let Some(order) = exchange.take_order() {
+            has_obeyed = true;
+            match order {
+                Order::Identity(identity) => self.speaker.set_identity(identity, time(now)),
+                Order::WallClock(unix, at) => self.speaker.set_wall_clock(unix, time(at)),
+            }
+        }
+        has_obeyed
     }
 
     /// Gives the speaker the peers that the tables have. True when they were others than those last seen.
@@ -152,7 +172,7 @@ impl Keeper {
             .collect();
         let same = |slot: &PeerSlot, known: &Known| {
             let now = wanted.get(slot);
-            now.is_some_and(|now| (now.epoch, now.key) == (known.epoch, known.key))
+            now.is_some_and(|now| now.epoch == known.epoch)
         };
         // First, so that a key can move from one slot to another.
         let gone: Vec<PeerSlot> = self
@@ -165,7 +185,9 @@ impl Keeper {
             self.speaker.remove(*slot);
             self.peers.remove(slot);
         }
-        for (slot, known) in wanted {
+        // Twice: the key of one may be that of another until that has its next one. What cannot be used, or is another's even so,
+        // is tried again with the next tables; meanwhile the peer is silent.
+        for (&slot, &known) in wanted.iter().chain(&wanted) {
             if self.peers.get(&slot) == Some(&known) {
                 continue;
             }
@@ -175,7 +197,6 @@ impl Keeper {
                 address: Some(known.address),
                 keepalive: None,
             };
-            // A key that cannot be used, or is another's, is tried again with the next tables; meanwhile the peer is silent.
             if self.speaker.add(slot, settings, time(now)).is_ok() {
                 self.peers.insert(slot, known);
             }

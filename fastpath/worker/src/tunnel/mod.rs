@@ -19,15 +19,15 @@ mod waiting;
 use crate::tunnel::keeper::Keeper;
 use crate::tunnel::open::Group;
 pub(crate) use crate::tunnel::open::concerns_tunnel;
-use crate::tunnel::shared::{Exchange, Note};
+use crate::tunnel::shared::{Exchange, Note, Order};
 use crate::tunnel::waiting::Waiting;
 use sluice_engine::Now;
 use sluice_link::Link;
 use sluice_memory::{Accounts, BATCH_MAX, Frame, Pool};
-use sluice_tables::PeerSlot;
-use sluice_tables::Tables;
 use sluice_tables::slots::Slot;
+use sluice_tables::{PeerSlot, Tables, Upcalls};
 use sluice_tunnel::Speaker;
+use sluice_tunnel::key::Identity;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -63,6 +63,22 @@ impl<U: Link> Surroundings<'_, U> {
     }
 }
 
+/// Control's way to the tunnel, while workers run.
+#[derive(Clone, Debug)]
+pub struct Orders(Arc<Exchange>);
+
+impl Orders {
+    /// The node goes on with another key. Sessions last, and are renewed with the new one.
+    pub fn set_identity(&self, identity: Identity) {
+        self.0.order(Order::Identity(identity));
+    }
+
+    /// Says the wall clock again, which may have been set: `unix` is the time since 1970 at `now`.
+    pub fn set_wall_clock(&self, unix: Duration, now: Now) {
+        self.0.order(Order::WallClock(unix, now));
+    }
+}
+
 /// One worker's part of the encrypted tunnel.
 #[derive(Debug)]
 pub struct Tunnel {
@@ -81,13 +97,17 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// The parts of a gateway's workers, 1 or more; the first keeps the sessions. The speaker knows no peer yet: they come from
-    /// the tables. Its times are those of the workers' clock.
+    /// the tables. Its times are those of the workers' clock. Who wants a session with a key that no row says is told to control.
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn of_workers(speaker: Speaker, workers: usize) -> io::Result<Vec<Self>> {
+    pub fn of_workers(
+        speaker: Speaker,
+        workers: usize,
+        upcalls: Arc<Upcalls>,
+    ) -> io::Result<(Orders, Vec<Self>)> {
         let exchange = Arc::new(Exchange::new(workers.max(1))?);
-        let mut keeper = Some(Box::new(Keeper::new(speaker)));
+        let mut keeper = Some(Box::new(Keeper::new(speaker, upcalls)));
         let part = |worker| Self {
             sessions: exchange.reader(),
             exchange: Arc::clone(&exchange),
@@ -99,7 +119,8 @@ impl Tunnel {
             sealed: Outgoing::new(),
             groups: Vec::new(),
         };
-        Ok((0..workers.max(1)).map(part).collect())
+        let orders = Orders(Arc::clone(&exchange));
+        Ok((orders, (0..workers.max(1)).map(part).collect()))
     }
 
     /// Readable when another worker left something for this one to look at.

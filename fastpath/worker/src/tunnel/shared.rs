@@ -2,19 +2,25 @@
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_queue::ArrayQueue;
+use sluice_engine::Now;
 use sluice_link::sys::Event;
 use sluice_memory::Endpoint;
 use sluice_tables::PeerSlot;
 use sluice_tables::slots::Slot;
 use sluice_tunnel::Session;
+use sluice_tunnel::key::Identity;
 use sluice_tunnel::noise::message::INITIATION_LEN;
 use sluice_tunnel::session::Opened;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Notes that wait for the keeper. A flood fills it; what authentic packets say is said again by the next ones.
 const NOTES_MAX: usize = 256;
+
+/// Orders that wait for the keeper, which looks within a turn.
+const ORDERS_MAX: usize = 16;
 
 /// A session in which packets come.
 #[derive(Clone, Debug)]
@@ -76,11 +82,22 @@ pub(super) enum Note {
     },
 }
 
+/// What control wants of the keeper.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// The node has another key.
+    Identity(Identity),
+    /// The time since 1970 at the workers' time.
+    WallClock(Duration, Now),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Exchange {
     published: Arc<ArcSwap<Published>>,
     notes: ArrayQueue<Note>,
+    /// Apart from notes, which a flood may fill.
+    orders: ArrayQueue<Order>,
     /// One per worker; the first is the keeper's.
     events: Vec<Event>,
 }
@@ -90,6 +107,7 @@ impl Exchange {
         Ok(Self {
             published: Arc::default(),
             notes: ArrayQueue::new(NOTES_MAX),
+            orders: ArrayQueue::new(ORDERS_MAX),
             events: (0..workers)
                 .map(|_| Event::new())
                 .collect::<io::Result<_>>()?,
@@ -115,6 +133,16 @@ impl Exchange {
 
     pub(super) fn wake_keeper(&self) {
         self.events[0].notify();
+    }
+
+    /// The oldest goes when there are too many.
+    pub(super) fn order(&self, order: Order) {
+        self.orders.force_push(order);
+        self.wake_keeper();
+    }
+
+    pub(super) fn take_order(&self) -> Option<Order> {
+        self.orders.pop()
     }
 
     /// False when there are too many.

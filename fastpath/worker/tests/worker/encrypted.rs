@@ -8,11 +8,12 @@ use sluice_link::MemLink;
 use sluice_link::mem::{Far, Memory, Packet};
 use sluice_memory::{Checksum, Endpoint, Gso, GsoKind};
 use sluice_tables::slots::Slot;
-use sluice_tables::{PeerSlot, TunnelFormat, session_address};
+use sluice_tables::{PeerSlot, TunnelFormat, Upcall, Upcalls, session_address};
 use sluice_tunnel::Speaker;
 use sluice_tunnel::key::{Identity, PrivateKey};
 use sluice_wire::{DropReason, Family, Ip, parse};
-use sluice_worker::{Ready, Tunnel, Worker};
+use sluice_worker::{Orders, Ready, Tunnel, Worker};
+use std::sync::Arc;
 use std::time::Duration;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -109,10 +110,20 @@ fn tunnels(node: u8, workers: usize) -> Vec<Tunnel> {
 }
 
 pub(crate) fn tunnels_at(node: u8, workers: usize, now: Duration) -> Vec<Tunnel> {
+    tunnels_heard(node, workers, now, Arc::new(Upcalls::new(64))).1
+}
+
+/// With what control can do, and what it hears.
+fn tunnels_heard(
+    node: u8,
+    workers: usize,
+    now: Duration,
+    upcalls: Arc<Upcalls>,
+) -> (Orders, Vec<Tunnel>) {
     let identity = Identity::new(key(node));
     let unix = Duration::from_secs(1_700_000_000);
     let speaker = Speaker::new(identity, fill(node), unix, now);
-    Tunnel::of_workers(speaker, workers).unwrap()
+    Tunnel::of_workers(speaker, workers, upcalls).unwrap()
 }
 
 /// Two gateways with one worker each, whose clocks are one.
@@ -124,6 +135,7 @@ struct Pair {
     now: Now,
     /// What went over the wire, with its sender.
     seen: Vec<(usize, Vec<u8>)>,
+    orders: Vec<Orders>,
 }
 
 impl Pair {
@@ -131,9 +143,13 @@ impl Pair {
         let mut sites = [Site::new(1), Site::new(2)];
         sites[0].learn_of(1, node(2), encrypted(2));
         sites[1].learn_of(2, node(1), encrypted(1));
+        let mut orders = Vec::new();
         let ends = [1, 2].map(|at| {
             let site = &sites[usize::from(at) - 1];
-            Lane::new(site, tunnels(at, 1).pop())
+            let upcalls = Arc::clone(&site.upcalls);
+            let (mine, mut tunnels) = tunnels_heard(at, 1, Duration::ZERO, upcalls);
+            orders.push(mine);
+            Lane::new(site, tunnels.pop())
         });
         Self {
             ends,
@@ -141,6 +157,7 @@ impl Pair {
             sites,
             now: Now::from_s(1000),
             seen: Vec::new(),
+            orders,
         }
     }
 
@@ -356,6 +373,58 @@ fn sessions_are_renewed_under_traffic_without_a_loss() {
 }
 
 #[test]
+fn a_node_takes_another_key_while_packets_go_both_ways_and_none_is_lost() {
+    let family = Family::V4;
+    let mut pair = Pair::new();
+    pair.check_ask_and_answer(family);
+    pair.orders[0].set_identity(Identity::new(key(9)));
+    pair.check_ask_and_answer(family);
+    pair.wait_ms(300);
+    pair.check_ask_and_answer(family);
+    // Node 2 hears of it.
+    pair.sites[1].learn_of(2, node(1), encrypted(9));
+    let seen = pair.seen.len();
+    for _ in 0..60 {
+        pair.check_ask_and_answer(family);
+        pair.wait_ms(1_000);
+    }
+    let handshakes = pair.seen[seen..].iter();
+    assert!(handshakes.clone().any(|(_, datagram)| datagram[0] == 2));
+    assert_eq!(pair.ends[0].drops(), []);
+    let unknown = ("peer-unknown", 1);
+    assert_eq!(pair.ends[1].drops(), [unknown], "the initiation before");
+}
+
+#[test]
+fn an_initiation_of_a_clock_that_was_behind_is_answered_once_the_clock_is_set() {
+    let family = Family::V4;
+    let mut pair = Pair::new();
+    pair.check_ask_and_answer(family);
+    // Node 1 starts anew without a clock of its own: in 1970.
+    let speaker = Speaker::new(
+        Identity::new(key(1)),
+        fill(7),
+        Duration::ZERO,
+        Duration::from_nanos(pair.now.ns),
+    );
+    let upcalls = Arc::clone(&pair.sites[0].upcalls);
+    let (orders, mut tunnels) = Tunnel::of_workers(speaker, 1, upcalls).unwrap();
+    pair.ends[0] = Lane::new(&pair.sites[0], tunnels.pop());
+    pair.ask_and_answer(family);
+    assert_eq!(pair.ends[1].dropped(DropReason::Replayed), 1);
+    orders.set_wall_clock(Duration::from_secs(1_700_001_001), pair.now);
+    for _ in 0..6 {
+        pair.wait_ms(1_000);
+    }
+    assert_eq!(
+        pair.ends[1].delivered().len(),
+        1,
+        "the question that waited"
+    );
+    pair.check_ask_and_answer(family);
+}
+
+#[test]
 fn a_peer_that_restarted_is_found_again() {
     let family = Family::V4;
     let mut pair = Pair::new();
@@ -417,6 +486,12 @@ fn who_is_not_in_the_tables_is_refused() {
     assert!(
         pair.seen.iter().all(|(_, datagram)| datagram[0] == 1),
         "silence"
+    );
+    let key = *key(1).public().as_bytes();
+    assert_eq!(
+        pair.sites[1].upcalls.pop(),
+        Some(Upcall::Initiator { key }),
+        "control is asked"
     );
     // It learns it, and remembers who knocked.
     pair.sites[1].learn_of(2, node(1), encrypted(1));
