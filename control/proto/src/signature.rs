@@ -3,7 +3,7 @@
 //!
 //! Ed25519 (RFC 8032) over the bytes that [`Signed::of`] writes. It is deterministic: one key and one row are one signature.
 
-use crate::message::{FormerPlace, InstanceEntry, NodeKey, ServiceIpEntry};
+use crate::message::{FormerPlace, InstanceEntry, NodeEntry, NodeKey, ServiceIpEntry};
 use crate::names::ServiceName;
 use base64ct::{Base64, Encoding};
 use ring::digest::{SHA256, digest};
@@ -18,6 +18,8 @@ use thiserror::Error;
 
 /// What the bytes begin with: they mean this and nothing else that the key may once sign.
 const PURPOSE: &[u8] = b"sluice row 1\0";
+/// The same of an answer about a node.
+const NODE_PURPOSE: &[u8] = b"sluice node 1\0";
 const SIGNATURE_LEN: usize = 64;
 const SIGNATURE_TEXT_LEN: usize = 88;
 
@@ -145,7 +147,7 @@ impl<'de> Deserialize<'de> for Signature {
     }
 }
 
-/// The bytes of a row that are signed.
+/// The bytes of a row, or of what is said about a node, that are signed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Signed(Vec<u8>);
 
@@ -180,6 +182,17 @@ impl Signed {
         for former in &entry.former {
             bytes.former(former);
         }
+        Self(bytes.0)
+    }
+
+    /// All that is said about a node: its public key, its id, its address and its tunnel port, in the same way.
+    #[must_use]
+    pub fn of_node(node: &NodeEntry) -> Self {
+        let mut bytes = Bytes(NODE_PURPOSE.to_vec());
+        bytes.key(Some(node.public_key));
+        bytes.part(node.worker_id.as_deref().unwrap_or_default().as_bytes());
+        bytes.ip(Some(node.host_ip.into()));
+        bytes.0.extend(node.host_port.to_be_bytes());
         Self(bytes.0)
     }
 
@@ -327,6 +340,39 @@ mod tests {
             ..entry()
         };
         assert_eq!(Signed::of(&job(), &told), Signed::of(&job(), &entry()));
+    }
+
+    /// The same of an answer about a node, of which every byte is signed.
+    #[test]
+    fn what_is_said_about_a_node_is_signed_as_documented() {
+        let node = NodeEntry {
+            public_key: NodeKey::from_bytes([7; 32]),
+            worker_id: Some("n1".to_owned()),
+            host_ip: [192, 0, 2, 1].into(),
+            host_port: 50103,
+            signature: None,
+        };
+        let expected = [
+            b"sluice node 1\0\0\0\0\x20".as_slice(),
+            &[7; 32],
+            b"\0\0\0\x02n1",
+            &[0, 0, 0, 4, 192, 0, 2, 1],
+            &[0xc3, 0xb7],
+        ];
+        assert_eq!(Signed::of_node(&node).0, expected.concat());
+        let signature = signer().sign(&Signed::of_node(&node));
+        let changes: [fn(&mut NodeEntry); 4] = [
+            |node| node.public_key = NodeKey::from_bytes([8; 32]),
+            |node| node.worker_id = None,
+            |node| node.host_ip = [192, 0, 2, 2].into(),
+            |node| node.host_port = 50104,
+        ];
+        for change in changes {
+            let mut changed = node.clone();
+            change(&mut changed);
+            let bytes = Signed::of_node(&changed);
+            assert!(!signer().public().verifies(&bytes, &signature));
+        }
     }
 
     #[test]

@@ -232,10 +232,17 @@ impl Routes {
                 self.withdraw(job, *number);
             }
             Event::Forgotten { job } => self.forget(job),
-            Event::Absent { key: Key::Name(_) }
-            | Event::Unresolved { key: Key::Name(_) }
-            | Event::Unknown { key: Key::Name(_) }
-            | Event::Unanswered { .. } => {}
+            Event::Absent {
+                key: Key::Name(_) | Key::Node(_),
+            }
+            | Event::Unresolved {
+                key: Key::Name(_) | Key::Node(_),
+            }
+            | Event::Unknown {
+                key: Key::Name(_) | Key::Node(_),
+            }
+            | Event::Unanswered { .. }
+            | Event::Node(_) => {}
         }
         None
     }

@@ -5,11 +5,12 @@ use crate::plane::Plane;
 use crate::traffic::{Dialled, Flow};
 use crate::world::World;
 use sluice_proto::ServiceName;
-use sluice_proto::message::NodeId;
+use sluice_proto::message::{NodeId, NodeKey};
 use sluice_proto::table_query::asker::Event;
 use sluice_proto::table_query::{Key, Row};
 use sluice_tables::{InstanceState, Placement};
 use sluice_wire::NsIp;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Every gateway holds exactly the rows that its cluster manager has for it.
@@ -94,8 +95,9 @@ fn placed_as_in_truth(
     }
 }
 
-/// Every gateway can resolve every service by name and by ServiceIP within `wait`, if its instances have to do with it,
-/// and hears that nothing has another tenant's address, or one that nothing has.
+/// Every gateway can resolve every service by name and by ServiceIP within `wait`, if its instances have to do with it, and every
+/// node on which something runs by its key, and hears that nothing has another tenant's address, or one that nothing has, or a
+/// key that no node has.
 ///
 /// # Panics
 /// Names the gateway and the key.
@@ -111,12 +113,24 @@ pub fn everything_resolves(world: &mut World, wait: Duration) {
     }
     let seen: Vec<usize> = world.nodes.iter().map(|node| node.events.len()).collect();
     let now = world.now;
+    let nodes = node_keys(world);
     for node in &mut world.nodes {
-        for (key, _) in &keys {
+        let asked = keys.iter().map(|(key, _)| key);
+        for key in asked.chain(nodes.keys()) {
             node.asker.handle_question(key, now);
         }
     }
     world.run_for(wait);
+    for (node, seen) in world.nodes.iter().zip(&seen) {
+        for (key, exists) in &nodes {
+            let mut events = node.events[*seen..].iter().map(|(_, event)| event);
+            assert!(
+                events.any(|event| answers(event, key, *exists)),
+                "{} hears of the node with {key} not what it should, exists: {exists}",
+                node.id
+            );
+        }
+    }
     for (node, seen) in world.nodes.iter().zip(seen) {
         for (key, job) in &keys {
             let mut events = node.events[seen..].iter().map(|(_, event)| event);
@@ -134,6 +148,16 @@ pub fn everything_resolves(world: &mut World, wait: Duration) {
             );
         }
     }
+}
+
+/// The keys of nodes, and whether something runs there; and one that is nobody's.
+fn node_keys(world: &World) -> BTreeMap<Key, bool> {
+    let keys = world.nodes.iter().map(|node| {
+        let mut living = world.truth.living.values();
+        (Key::Node(node.key), living.any(|home| *home == node.index))
+    });
+    let nobodys = (Key::Node(NodeKey::from_bytes([0xfe; 32])), false);
+    keys.chain([nobodys]).collect()
 }
 
 /// Whether a job is any business of the instances of a node.
@@ -297,7 +321,9 @@ fn answers(event: &Event, key: &Key, exists: bool) -> bool {
                 .service_ips
                 .iter()
                 .any(|address| address.ip.v6.is_some_and(|v6| v6.ip() == *ip)),
+            Key::Node(_) => false,
         },
+        Event::Node(place) => *key == Key::Node(place.key) && exists,
         Event::Absent { key: absent } => absent == key && !exists,
         Event::Routes(_)
         | Event::Unavailable(_)

@@ -293,6 +293,15 @@ pub fn command_of(request: &RootRequest) -> Command {
             key: Key::Name(name(job)),
             caller,
         },
+        (Method::Get, ["api", "net", "node"]) => {
+            let text = parameter("public_key").expect("a key");
+            let text = text.replace("%2B", "+").replace("%2F", "/");
+            let key = text.replace("%3D", "=").parse().expect("a key");
+            Command::Query {
+                key: Key::Node(key),
+                caller,
+            }
+        }
         (Method::Delete, ["api", "net", "interest", job]) => Command::InterestRemove {
             job: name(job),
             caller,

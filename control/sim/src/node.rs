@@ -512,6 +512,7 @@ impl Node {
                 Event::Unknown { key } => {
                     self.absent.remove(key);
                 }
+                Event::Node(place) => has_its_key(place.key, place.host),
                 Event::Unresolved { .. } | Event::Unanswered { .. } => self.unanswered += 1,
             }
             self.events.push((now, event));
@@ -638,13 +639,17 @@ fn key_of(index: usize, before: u64) -> NodeKey {
 /// The node where the instance runs has or had the key that the row says, whatever was lost, late or repeated on its way.
 fn has_a_key_of_its_node(row: &Row) {
     let Some(place) = &row.place else { return };
-    let key = place.key.expect("all nodes have keys");
-    let owner = (0..usize::from(u8::MAX)).find(|index| own_ip(*index) == place.host);
+    has_its_key(place.key.expect("all nodes have keys"), place.host);
+}
+
+/// The node with this address has or had the key.
+fn has_its_key(key: NodeKey, host: Ip) {
+    let owner = (0..usize::from(u8::MAX)).find(|index| own_ip(*index) == host);
     let owner = owner.expect("instances run on nodes");
     assert_eq!(
         key.as_bytes()[..8],
         (owner as u64).to_be_bytes(),
-        "{row:?} has the key of another node"
+        "{host} has the key of another node"
     );
 }
 

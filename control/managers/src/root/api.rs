@@ -11,9 +11,10 @@ use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sluice_proto::ServiceName;
-use sluice_proto::message::{self, ClusterRegistration};
+use sluice_proto::message::{self, ClusterRegistration, NodeKey};
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::root::Command;
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/net/{id}/{instance}", delete(remove_instance))
         .route("/api/net/service/{name}/instances", get(query_by_name))
         .route("/api/net/service/ip/{ip}/instances", get(query_by_address))
+        .route("/api/net/node", get(query_by_node_key))
         .route("/api/net/subnet", get(subnet))
         .route("/api/net/subnet/{network}", delete(return_subnet))
         .layer(middleware::from_fn_with_state(
@@ -138,6 +140,22 @@ async fn query_by_address(
 ) -> Reply {
     let key = ip.replace('_', ".").parse().ok().map(Key::Address);
     query(&root, peer, named, key).await
+}
+
+/// Extension: where the node with a public key is.
+async fn query_by_node_key(
+    State(root): Root,
+    peer: Peer,
+    named: Query<Named>,
+    Query(OfNode { public_key }): Query<OfNode>,
+) -> Reply {
+    query(&root, peer, named, Some(Key::Node(public_key))).await
+}
+
+/// Which node a request is about.
+#[derive(Deserialize)]
+struct OfNode {
+    public_key: NodeKey,
 }
 
 /// A key that breaks the grammar is the key of nothing.

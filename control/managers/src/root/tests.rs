@@ -113,6 +113,18 @@ async fn paths_answer_with_the_codes_and_texts_of_oakestra() {
         )
         .await;
     assert_eq!(answer, (200, "Status updated".to_owned()));
+    let key = "//////////////////////////////////////////8=";
+    let path = format!("/api/net/node?public_key={}", key.replace('/', "%2F"));
+    assert_eq!(root.get(&path).await, json!({}), "nobody's");
+    let mut keyed = status();
+    keyed["instances"][0]["public_key"] = key.into();
+    let path_of_status = "/api/net/service/net_deploy_status";
+    root.call(Method::POST, path_of_status, keyed.to_string())
+        .await;
+    let node = json!({"public_key": key, "host_ip": "192.0.2.1", "host_port": 50103});
+    assert_eq!(root.get(&path).await, node);
+    let wrong = root.text(Method::GET, "/api/net/node?public_key=x", "");
+    assert_eq!(wrong.await.0, 400);
     let job = root
         .get("/api/net/service/demo_default_server_test/instances")
         .await;

@@ -23,8 +23,8 @@ pub use node::{
     SubnetRequest, SubnetResult, Undeployed, UpdatesAvailable,
 };
 pub use table_query::{
-    FormerPlace, InstanceEntry, IpType, NAMED_MAX, Revision, ServiceIpEntry, TableQueryRequest,
-    TableQueryResult,
+    FormerPlace, InstanceEntry, IpType, NAMED_MAX, NodeEntry, Revision, ServiceIpEntry,
+    TableQueryRequest, TableQueryResult,
 };
 pub use topic::{NodeId, Topic, TopicError, Verb};
 

@@ -32,6 +32,10 @@ pub struct TableQueryRequest {
     /// node never leave them out from then on.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub instances: BTreeSet<u32>,
+    /// Extension: base64 of a node's public key, when name and address are empty: which node has it, and where is that? No
+    /// interest follows from it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_key: String,
 }
 
 /// A question names at most so many instances in one list.
@@ -45,6 +49,9 @@ impl TableQueryRequest {
         if !self.sip.is_empty() {
             self.sname = String::new();
         }
+        if !self.sip.is_empty() || !self.sname.is_empty() {
+            self.node_key = String::new();
+        }
         for numbers in self.unreachable.iter_mut().chain([&mut self.instances]) {
             if let Some(first_beyond) = numbers.iter().nth(NAMED_MAX).copied() {
                 numbers.split_off(&first_beyond);
@@ -56,11 +63,9 @@ impl TableQueryRequest {
     /// The text that the answer repeats as `query_key`.
     #[must_use]
     pub fn key(&self) -> &str {
-        if self.sip.is_empty() {
-            &self.sname
-        } else {
-            &self.sip
-        }
+        let texts = [&self.sip, &self.sname];
+        let text = texts.into_iter().find(|text| !text.is_empty());
+        text.unwrap_or(&self.node_key)
     }
 }
 
@@ -118,6 +123,9 @@ pub struct TableQueryResult {
     /// itself once there is one.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unavailable: bool,
+    /// Extension: the node that was asked for by its public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeEntry>,
 }
 
 impl TableQueryResult {
@@ -204,6 +212,53 @@ pub struct InstanceEntry {
     /// Extension: by the cluster manager that sends the row. See [`Signed`](crate::signature::Signed).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
+}
+
+/// Where the node with a public key is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NodeEntry {
+    pub public_key: NodeKey,
+    /// Absent when whoever said where its instances run does not name nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<String>,
+    pub host_ip: IpAddr,
+    /// The tunnel port, never 0.
+    pub host_port: u16,
+    /// By the cluster manager that answers a node. See [`Signed::of_node`](crate::signature::Signed::of_node).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+impl NodeEntry {
+    /// The node where an instance runs; `None` when it runs nowhere, or its node has no key.
+    #[must_use]
+    pub fn of_row(row: &InstanceEntry) -> Option<Self> {
+        let place = (row.host_ip?, row.host_port?);
+        Self::new(row.is_placed(), row.public_key, &row.worker_id, place)
+    }
+
+    /// The same by a node's own word.
+    #[must_use]
+    pub fn of_status(status: &InstanceStatus) -> Option<Self> {
+        let place = (status.host_ip?, status.host_port);
+        let worker_id = &status.worker_id;
+        Self::new(status.is_placed(), status.public_key, worker_id, place)
+    }
+
+    fn new(
+        is_placed: bool,
+        key: Option<NodeKey>,
+        worker_id: &Option<String>,
+        (host, host_port): (Ip, u16),
+    ) -> Option<Self> {
+        Some(Self {
+            public_key: key.filter(|_| is_placed && host_port != 0)?,
+            worker_id: worker_id.clone(),
+            host_ip: host.into(),
+            host_port,
+            signature: None,
+        })
+    }
 }
 
 /// A node where an instance ran before it moved, as others reach it.

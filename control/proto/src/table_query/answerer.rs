@@ -18,6 +18,7 @@ mod interface;
 mod isolation;
 mod leave;
 mod migration;
+mod nodes;
 mod refusal;
 mod report;
 mod resync;
@@ -181,6 +182,7 @@ enum Timer {
     Instance(NodeId, String),
     Allotted(ServiceName, u32),
     Interest(ServiceName, NodeId),
+    Node(NodeKey),
     SendingOn(ServiceName, NodeId),
     Refusals,
     Subnet,
@@ -203,7 +205,8 @@ pub struct Answerer {
     /// The jobs that each node is interested in.
     interested: interest::Interested,
     refusals: refusal::Refusals,
-    absent: BTreeMap<Key, absence::Absent>,
+    nodes_by_key: nodes::Nodes,
+    absent: absence::Absences,
     fetches: BTreeMap<Key, Fetch>,
     resync: resync::Resync,
     reports: BTreeMap<(ServiceName, u32), Outgoing>,
@@ -250,7 +253,8 @@ impl Answerer {
             residents: isolation::Residents::default(),
             interested: interest::Interested::default(),
             refusals: refusal::Refusals::default(),
-            absent: BTreeMap::new(),
+            nodes_by_key: nodes::Nodes::default(),
+            absent: absence::Absences::default(),
             fetches: BTreeMap::new(),
             resync: resync::Resync::default(),
             reports: BTreeMap::new(),
@@ -326,12 +330,16 @@ impl Answerer {
         Ok(())
     }
 
-    /// A node asks, and is interested from now on.
+    /// A node asks, and is interested from now on in the service it asks about.
     pub fn handle_request(&mut self, node: &NodeId, request: &TableQueryRequest, now: Duration) {
         let Some(key) = Key::parse(request.key()) else {
             self.answer_absent(node, request);
             return;
         };
+        if let Key::Node(key) = key {
+            self.handle_node_question(node, request, key, now);
+            return;
+        }
         if let Some(name) = self.name_of(&key) {
             if self.awaits_resident(&name, node, request, now) {
                 return;
@@ -625,6 +633,7 @@ impl Answerer {
                 Timer::Instance(node, id) => self.instance_due(&(node, id), now),
                 Timer::Allotted(job, number) => self.allotment_due(job, number, now),
                 Timer::Interest(job, node) => self.interest_due(&job, &node, now),
+                Timer::Node(key) => self.node_unsaid(&key),
                 Timer::SendingOn(job, node) => self.end_sending_on(&job, &node),
                 Timer::Refusals => self.refusals_due(now),
                 Timer::Subnet => self.subnet_due(now),
@@ -721,6 +730,7 @@ impl Answerer {
         match key {
             Key::Address(ip) => self.addresses.get(ip).cloned(),
             Key::Name(name) => self.jobs.get_key_value(name).map(|(name, _)| name.clone()),
+            Key::Node(_) => None,
         }
     }
 

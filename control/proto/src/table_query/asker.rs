@@ -10,6 +10,7 @@ mod absences;
 mod answers;
 mod belief;
 mod interface;
+mod nodes;
 mod suspects;
 mod unlisted;
 
@@ -23,7 +24,7 @@ use crate::isolation::Rule;
 use crate::message::{Revision, TableQueryResult, UpdateKind, UpdatesAvailable};
 use crate::names::{NameError, ServiceName};
 use crate::signature::ClusterKey;
-use absences::{Absences, kind};
+use absences::{Absences, KINDS, kind};
 use sluice_wire::{InstanceIp, Ip, ServiceIp};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -193,8 +194,8 @@ pub struct Asker {
     /// When a manager last answered.
     heard_at: Option<Duration>,
     queries: BTreeMap<Key, Query>,
-    /// Queries on addresses, and on names.
-    open: [usize; 2],
+    /// Queries on addresses, on names, and on nodes.
+    open: [usize; KINDS],
     absent: Absences,
     jobs: BTreeMap<ServiceName, Job>,
     addresses: BTreeMap<Ip, ServiceName>,
@@ -216,7 +217,7 @@ impl Asker {
             refused: Refused::default(),
             heard_at: None,
             queries: BTreeMap::new(),
-            open: [0; 2],
+            open: [0; KINDS],
             absent: Absences::default(),
             jobs: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -247,7 +248,7 @@ impl Asker {
             if !query.wanted {
                 query.wanted = true;
                 query.asked_at = now;
-                if matches!(key, Key::Address(_)) {
+                if matches!(key, Key::Address(_) | Key::Node(_)) {
                     // Unresolved a while ago: the managers may know by now.
                     query.attempts = 0;
                     self.transmit_query(key.clone(), now);
@@ -281,6 +282,10 @@ impl Asker {
             if let Some(key) = key {
                 self.unresolved(key, now);
             }
+            return Ok(());
+        }
+        if let Some(Key::Node(key)) = key {
+            self.node_result(key, result, now);
             return Ok(());
         }
         let exists = !result.instance_list.is_empty()
@@ -508,6 +513,7 @@ impl Asker {
         match key {
             Key::Address(ip) => self.addresses.get(ip).cloned(),
             Key::Name(name) => Some(name.clone()),
+            Key::Node(_) => None,
         }
     }
 

@@ -9,14 +9,14 @@ pub mod answerer;
 pub mod root;
 pub mod notifier;
 pub(crate) mod backoff;
+pub(crate) mod sides;
 pub(crate) mod timers;
 
 use crate::message::{
-    FormerPlace, InstanceEntry, IpType, NodeKey, ServiceIpEntry, TableQueryRequest,
+    FormerPlace, InstanceEntry, IpType, NodeEntry, NodeKey, ServiceIpEntry, TableQueryRequest,
 };
 use crate::names::ServiceName;
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -39,32 +39,37 @@ pub enum Key {
     /// A ServiceIP or an InstanceIP.
     Address(Ip),
     Name(ServiceName),
+    /// A node's public key: where is that node? No interest follows from the question.
+    Node(NodeKey),
 }
 
 impl Key {
-    /// Reads a `query_key`; `None` when the text is neither an address nor a service name.
+    /// Reads a `query_key`; `None` when the text is no address, service name or public key. No text is two of them.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         text.parse()
             .map(Self::Address)
             .or_else(|_| ServiceName::parse(text).map(Self::Name))
+            .or_else(|_| text.parse().map(Self::Node))
             .ok()
     }
 
     /// The question with this key; `interest_s` is how long the interest lives.
     #[must_use]
     pub fn request(&self, interest_s: Option<u32>) -> TableQueryRequest {
-        let (sname, sip) = match self {
-            Self::Address(ip) => (String::new(), ip.to_string()),
-            Self::Name(name) => (name.to_string(), String::new()),
-        };
-        TableQueryRequest {
-            sname,
-            sip,
+        let mut request = TableQueryRequest {
             interest_s,
-            unreachable: None,
-            instances: BTreeSet::new(),
+            ..TableQueryRequest::default()
+        };
+        match self {
+            Self::Address(ip) => request.sip = ip.to_string(),
+            Self::Name(name) => request.sname = name.to_string(),
+            Self::Node(key) => {
+                request.node_key = key.to_string();
+                request.interest_s = None;
+            }
         }
+        request
     }
 }
 
@@ -73,6 +78,7 @@ impl fmt::Display for Key {
         match self {
             Self::Address(ip) => ip.fmt(f),
             Self::Name(name) => name.fmt(f),
+            Self::Node(key) => key.fmt(f),
         }
     }
 }
@@ -125,6 +131,30 @@ impl ServiceAddress {
                 v6: self.ip.v6.map(ServiceIp::ip),
             },
         )
+    }
+}
+
+/// Where a node is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NodePlace {
+    pub key: NodeKey,
+    /// Node address and exposed tunnel port.
+    pub host: Ip,
+    pub port: u16,
+    /// The node's id, when the manager said it.
+    pub node: Option<String>,
+}
+
+impl NodePlace {
+    /// `None` for a port that nobody has.
+    #[must_use]
+    pub fn of_entry(entry: &NodeEntry) -> Option<Self> {
+        (entry.host_port != 0).then(|| Self {
+            key: entry.public_key,
+            host: entry.host_ip.into(),
+            port: entry.host_port,
+            node: entry.worker_id.clone(),
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 mod absences;
 mod services;
 mod instances;
+mod nodes;
 mod rules;
 mod store;
 mod subnets;
@@ -19,12 +20,13 @@ use crate::alloc::{Rests, Semantic, Subnets};
 use crate::descriptor::InstanceRange;
 use crate::isolation::Rule;
 use crate::message::{
-    ClusterRegistration, InstanceDeploy, Job, JobUpdate, NetDeployStatus, ServiceDeploy,
+    ClusterRegistration, InstanceDeploy, Job, JobUpdate, NetDeployStatus, NodeKey, ServiceDeploy,
     SubnetGrant, UpdateKind,
 };
 use crate::names::ServiceName;
 use crate::record::Change;
 use crate::table_query::Key;
+use crate::table_query::sides::Sides;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sluice_wire::{AddressPlan, Ip};
@@ -64,7 +66,8 @@ pub enum Command {
     },
     /// POST `/api/net/service/net_deploy_status`
     Status(NetDeployStatus),
-    /// GET `/api/net/service/<name>/instances` and `/api/net/service/ip/<ip>/instances`; registers the interest.
+    /// GET `/api/net/service/<name>/instances` and `/api/net/service/ip/<ip>/instances`; registers the interest. For a
+    /// node's key (extension), GET `/api/net/node?public_key=`; registers none.
     Query { key: Key, caller: Caller },
     /// DELETE `/api/net/interest/<name>`
     InterestRemove { job: ServiceName, caller: Caller },
@@ -190,6 +193,8 @@ pub struct Root {
     clusters: BTreeMap<String, Cluster>,
     interests: BTreeMap<ServiceName, BTreeSet<String>>,
     absences: absences::Absences,
+    /// The keys of the nodes on which the instances of each service run.
+    node_keys: Sides<String, NodeKey>,
     rules: BTreeSet<Rule>,
     /// By the order of giving. An entry goes only when its subnet is given again, under a later number.
     grants: BTreeMap<u64, Grant>,
@@ -240,6 +245,7 @@ impl Root {
             clusters: BTreeMap::new(),
             interests: BTreeMap::new(),
             absences: absences::Absences::default(),
+            node_keys: Sides::default(),
             rules: BTreeSet::new(),
             grants: BTreeMap::new(),
             rests: Rests::default(),
@@ -263,6 +269,7 @@ impl Root {
         let reply = match self.run(command, now_s, &mut work) {
             Ok(reply) | Err(Refusal(reply)) => reply,
         };
+        self.note_node_keys(now_s, &mut work);
         self.counters.cursors = self.semantic.cursors();
         let mut changes = self.changes(&work);
         if self.counters != counters {
@@ -333,6 +340,11 @@ impl Root {
         let Some(cluster) = self.cluster_of(caller) else {
             return refuse(400, "Invalid cluster address, is the cluster registered?");
         };
+        if let Key::Node(node) = key
+            && let Some(entry) = self.node_with(node)
+        {
+            return Ok(Reply::json(&entry));
+        }
         let Some(job) = self.job(key) else {
             // Oakestra's answer for "does not exist"; no interest is registered for it (thesis 3.6.6, exception 2).
             self.note_absence(key, caller, cluster, now_s);

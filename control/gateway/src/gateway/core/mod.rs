@@ -502,10 +502,14 @@ impl Core {
         self.name(&event);
         if matches!(
             event,
-            Event::Absent { key: Key::Name(_) }
-                | Event::Unresolved { key: Key::Name(_) }
-                | Event::Unknown { key: Key::Name(_) }
-                | Event::Unanswered { .. }
+            Event::Absent {
+                key: Key::Name(_) | Key::Node(_)
+            } | Event::Unresolved {
+                key: Key::Name(_) | Key::Node(_)
+            } | Event::Unknown {
+                key: Key::Name(_) | Key::Node(_)
+            } | Event::Unanswered { .. }
+                | Event::Node(_)
         ) {
             return;
         }

@@ -45,6 +45,7 @@ impl Core {
             | Event::Unresolved { .. }
             | Event::Unknown { .. }
             | Event::Unanswered { .. }
+            | Event::Node(_)
             | Event::Withdrawn { .. } => false,
         };
     }

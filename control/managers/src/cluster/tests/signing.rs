@@ -2,7 +2,7 @@
 
 use super::super::Server;
 use super::*;
-use sluice_proto::message::InstanceEntry;
+use sluice_proto::message::{InstanceEntry, NodeEntry};
 use sluice_proto::signature::{ClusterKey, Signed};
 use std::os::unix::fs::PermissionsExt;
 
@@ -38,6 +38,47 @@ async fn rows_are_signed_with_the_key_that_the_manager_says() {
         system.clusters.push((files, config, running));
     }
     assert_eq!(keys[0], keys[1]);
+    system.end().await;
+}
+
+/// A node of one cluster is found by its key in the other, by way of the root, and what is said of it is signed.
+#[tokio::test]
+async fn a_node_is_found_by_its_public_key_in_both_clusters() {
+    const KEY: &str = "//////////////////////////////////////////8=";
+    let system = System::start(2).await;
+    apply(&system.root()).await;
+    let mut server = Node::join(system.broker(0), FIRST, JOB).await;
+    let (number, _) = attach(&mut server, "10.18.0.2", "fc00::2").await;
+    let deployed = json!({"appname": JOB, "status": "DEPLOYED", "instance_number": number, "nsip": "10.18.0.2",
+        "nsipv6": "fc00::2", "host_port": "50103", "host_ip": "192.0.2.1", "public_key": KEY});
+    let question = json!({"sname": "", "sip": "", "node_key": KEY}).to_string();
+    for cluster in 0..2 {
+        let mut asking = Node::join(system.broker(cluster), SECOND, JOB).await;
+        asking.say("tablequery/request", question.as_str()).await;
+        if cluster == 0 {
+            let nobody = asking.hear("tablequery/result").await;
+            assert_eq!(nobody["query_key"], KEY);
+            assert_eq!(nobody["instance_list"], json!([]));
+            // It is told when the node says that the key is its own.
+            server.say("service/deployed", deployed.to_string()).await;
+        }
+        let mut answer = asking.hear("tablequery/result").await;
+        while answer["node"].is_null() {
+            // The report is on its way to the root: the other cluster hears it then.
+            answer = asking.hear("tablequery/result").await;
+        }
+        let node: NodeEntry = serde_json::from_value(answer["node"].take()).unwrap();
+        assert_eq!(node.public_key.to_string(), KEY);
+        assert_eq!(node.worker_id.as_deref(), Some(FIRST));
+        assert_eq!(
+            (node.host_ip.to_string(), node.host_port),
+            ("192.0.2.1".to_owned(), 50103)
+        );
+        let manager = Caller::new(system.clusters[cluster].2.address);
+        let said = manager.get("/v1/signing_key").await;
+        let key: ClusterKey = said["signing_key"].as_str().unwrap().parse().unwrap();
+        assert!(key.verifies(&Signed::of_node(&node), &node.signature.unwrap()));
+    }
     system.end().await;
 }
 

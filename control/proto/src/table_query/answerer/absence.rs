@@ -21,6 +21,42 @@ pub(super) struct Absent {
     told: BTreeMap<NodeId, Duration>,
 }
 
+/// What is believed to mean nothing. Keys of nodes, which anybody can invent, do not push out what packets ask for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Absences {
+    jobs: BTreeMap<Key, Absent>,
+    nodes: BTreeMap<Key, Absent>,
+}
+
+impl Absences {
+    const fn beside(&self, key: &Key) -> &BTreeMap<Key, Absent> {
+        match key {
+            Key::Address(_) | Key::Name(_) => &self.jobs,
+            Key::Node(_) => &self.nodes,
+        }
+    }
+
+    const fn beside_mut(&mut self, key: &Key) -> &mut BTreeMap<Key, Absent> {
+        match key {
+            Key::Address(_) | Key::Name(_) => &mut self.jobs,
+            Key::Node(_) => &mut self.nodes,
+        }
+    }
+
+    fn get(&self, key: &Key) -> Option<&Absent> {
+        self.beside(key).get(key)
+    }
+
+    fn get_mut(&mut self, key: &Key) -> Option<&mut Absent> {
+        self.beside_mut(key).get_mut(key)
+    }
+
+    /// The key means something. Gives the nodes that were told that it does not, and when.
+    pub(super) fn end(&mut self, key: &Key) -> Option<BTreeMap<NodeId, Duration>> {
+        self.beside_mut(key).remove(key).map(|absent| absent.told)
+    }
+}
+
 /// The absences that end with an answer, and the nodes that believe in them.
 pub(super) type Ended = Vec<(Key, BTreeMap<NodeId, Duration>)>;
 
@@ -33,7 +69,8 @@ impl Answerer {
 
     /// Whether some node may still believe that a key means nothing.
     pub(super) fn believes_absences(&self, now: Duration) -> bool {
-        self.absent.values().any(|absent| {
+        let mut all = (self.absent.jobs.values()).chain(self.absent.nodes.values());
+        all.any(|absent| {
             now < absent.until || absent.told.values().any(|at| now < *at + BELIEVED_MAX)
         })
     }
@@ -41,7 +78,7 @@ impl Answerer {
     /// Addresses that are being asked about are asked once more if they mean nothing: the answer may have been overtaken by
     /// the notice of what they mean now. True when there are some.
     pub(super) fn doubt_absences(&mut self) -> bool {
-        let mut some = false;
+        let mut some = self.doubt_node_absences();
         for (key, fetch) in &mut self.fetches {
             if matches!(key, Key::Address(_)) && fetch.sent.is_some() {
                 fetch.again = true;
@@ -52,17 +89,19 @@ impl Answerer {
     }
 
     pub(super) fn remember_absent(&mut self, key: Key, now: Duration) {
-        if self.absent.len() >= self.settings.keys_max && !self.absent.contains_key(&key) {
-            self.absent.retain(|_, absent| now < absent.until);
-            if self.absent.len() >= self.settings.keys_max {
-                self.absent.pop_first();
+        let keys_max = self.settings.keys_max;
+        let all = self.absent.beside_mut(&key);
+        if all.len() >= keys_max && !all.contains_key(&key) {
+            all.retain(|_, absent| now < absent.until);
+            if all.len() >= keys_max {
+                all.pop_first();
             }
         }
         let backoff = Backoff {
             first: self.settings.absent_first,
             max: self.settings.absent_max,
         };
-        let absent = self.absent.entry(key).or_insert_with(|| Absent {
+        let absent = all.entry(key).or_insert_with(|| Absent {
             until: now,
             strikes: 0,
             told: BTreeMap::new(),
@@ -80,8 +119,8 @@ impl Answerer {
     ) {
         self.answer_absent(node, request);
         let key = Key::parse(request.key());
-        // A legacy node asks for every packet anew.
-        if request.interest_s.is_some()
+        // A legacy node asks for every packet anew, and for no node.
+        if (request.interest_s.is_some() || matches!(key, Some(Key::Node(_))))
             && let Some(absent) = key.and_then(|key| self.absent.get_mut(&key))
         {
             absent.told.retain(|_, at| now < *at + BELIEVED_MAX);
@@ -95,7 +134,7 @@ impl Answerer {
     pub(super) fn end_absences(&mut self, keys: impl IntoIterator<Item = Key>) -> Ended {
         let absent = &mut self.absent;
         keys.into_iter()
-            .filter_map(|key| absent.remove(&key).map(|it| (key, it.told)))
+            .filter_map(|key| absent.end(&key).map(|told| (key, told)))
             .collect()
     }
 

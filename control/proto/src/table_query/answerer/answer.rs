@@ -102,7 +102,7 @@ impl Known {
     pub(super) fn runs(&self, key: &Key) -> bool {
         let number = match key {
             Key::Address(ip) => self.number_of(*ip),
-            Key::Name(_) => None,
+            Key::Name(_) | Key::Node(_) => None,
         };
         self.job
             .instance_list
@@ -140,7 +140,7 @@ impl Known {
 
     /// A row of the root's, and what a node of ours says instead about where the instance runs; `None` when there is no such
     /// instance any more.
-    fn row<'a>(
+    pub(super) fn row<'a>(
         &'a self,
         entry: &'a InstanceEntry,
     ) -> Option<(&'a InstanceEntry, Option<&'a Placement>)> {
@@ -215,7 +215,7 @@ impl Answerer {
             revision: Some(known.revision_on_wire(&self.settings)),
             live: Some(live),
             rules: known.job.rules.clone(),
-            unavailable: false,
+            ..TableQueryResult::default()
         })
     }
 }

@@ -49,6 +49,7 @@ impl Answerer {
             }
             Key::Address(ip) => format!("ip/{ip}"),
             Key::Name(name) => name.as_str().replace('.', "_"),
+            Key::Node(_) => unreachable!("nodes are asked for in another way"),
         };
         let path = format!("/api/net/service/{path}/instances{}", self.as_cluster());
         let Some(fetch) = self.fetches.get_mut(key) else {
@@ -235,6 +236,7 @@ impl Answerer {
         }
         self.await_all_taking(&name, now);
         self.note_residents(&name);
+        self.note_node_keys(&name);
         self.note_vacancy(&name);
         // Most answers say what is known: a refresh of all jobs is not to keep the disk busy.
         if self.record(&name) != record {

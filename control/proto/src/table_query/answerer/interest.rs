@@ -50,6 +50,7 @@ impl Answerer {
         let numbers: BTreeSet<u32> = match key {
             Key::Address(ip) => known.number_of(*ip).into_iter().collect(),
             Key::Name(_) => known.existing(&request.instances),
+            Key::Node(_) => BTreeSet::new(),
         };
         let unreachable = request.unreachable.as_ref();
         let unreachable = unreachable.map(|numbers| known.existing(numbers));
@@ -174,5 +175,6 @@ impl Answerer {
         self.refusals.forget(name);
         self.dirty.job(name);
         self.note_residents(name);
+        self.note_node_keys(name);
     }
 }

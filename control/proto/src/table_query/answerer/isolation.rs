@@ -8,6 +8,7 @@ use crate::isolation::may_call;
 use crate::message::{NodeId, TableQueryRequest};
 use crate::names::ServiceName;
 use crate::table_query::Key;
+use crate::table_query::sides::Sides;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -36,48 +37,18 @@ pub(super) struct Residents {
     awaited: Homes,
 }
 
-/// Services and nodes, from both sides.
-#[derive(Clone, Debug, Default)]
-struct Homes {
-    by_node: BTreeMap<NodeId, BTreeSet<ServiceName>>,
-    by_job: BTreeMap<ServiceName, BTreeSet<NodeId>>,
-}
+/// Services and nodes.
+type Homes = Sides<ServiceName, NodeId>;
 
 impl Residents {
     /// Services of which an instance is on the node.
     pub(super) fn known_on(&self, node: &NodeId) -> impl Iterator<Item = &ServiceName> {
-        self.known.by_node.get(node).into_iter().flatten()
+        self.known.jobs(node).into_iter().flatten()
     }
 
     /// Services of which the node has said that an instance runs, and the root nothing yet.
     pub(super) fn awaited_on(&self, node: &NodeId) -> impl Iterator<Item = &ServiceName> {
-        self.awaited.by_node.get(node).into_iter().flatten()
-    }
-}
-
-impl Homes {
-    fn nodes(&self, job: &ServiceName) -> BTreeSet<NodeId> {
-        self.by_job.get(job).cloned().unwrap_or_default()
-    }
-
-    fn set(&mut self, job: &ServiceName, nodes: BTreeSet<NodeId>) {
-        for node in self.nodes(job).difference(&nodes) {
-            if let Some(jobs) = self.by_node.get_mut(node) {
-                jobs.remove(job);
-                if jobs.is_empty() {
-                    self.by_node.remove(node);
-                }
-            }
-        }
-        for node in &nodes {
-            let jobs = self.by_node.entry(node.clone()).or_default();
-            jobs.insert(job.clone());
-        }
-        if nodes.is_empty() {
-            self.by_job.remove(job);
-        } else {
-            self.by_job.insert(job.clone(), nodes);
-        }
+        self.awaited.jobs(node).into_iter().flatten()
     }
 }
 
@@ -98,8 +69,8 @@ impl Answerer {
     }
 
     fn standing_by_rules(&self, node: &NodeId, known: &Known) -> Standing {
-        let awaited = self.residents.awaited.by_node.contains_key(node);
-        let Some(residents) = self.residents.known.by_node.get(node) else {
+        let awaited = self.residents.awaited.jobs(node).is_some();
+        let Some(residents) = self.residents.known.jobs(node) else {
             return if awaited {
                 Standing::Unsaid
             } else {
@@ -178,7 +149,7 @@ impl Answerer {
     /// Where the nodes stand for which it matters that a job's rules are about to change: they have instances of it, or were
     /// refused it.
     pub(super) fn standings_beside(&self, job: &ServiceName) -> Standings {
-        let mut nodes = self.residents.known.nodes(job);
+        let mut nodes = self.residents.known.of_job(job);
         nodes.extend(self.refusals.nodes(job).cloned());
         self.standings(nodes)
     }
@@ -202,8 +173,8 @@ impl Answerer {
     /// Notes on which nodes a job's instances are, after that may have changed; what the nodes may know changes with it.
     pub(super) fn note_residents(&mut self, job: &ServiceName) {
         let [known, awaited] = self.homes_of(job);
-        let were_known = self.residents.known.nodes(job);
-        let were_awaited = self.residents.awaited.nodes(job);
+        let were_known = self.residents.known.of_job(job);
+        let were_awaited = self.residents.awaited.of_job(job);
         if known == were_known && awaited == were_awaited {
             return;
         }
@@ -218,7 +189,7 @@ impl Answerer {
         self.tell_standings(before);
     }
 
-    /// The same for all jobs after a restart: they are read one by one, but nothing has changed for any node since it was
+    /// The same, and the keys of nodes, for all jobs after a restart: they are read one by one, but nothing has changed for any node since it was
     /// told last. A node that is judged by a part of its services would be told that the others' do not exist.
     pub(super) fn restore_residents(&mut self) {
         let reported = self.reports.keys().map(|(job, _)| job);
@@ -227,6 +198,7 @@ impl Answerer {
             let [known, awaited] = self.homes_of(&job);
             self.residents.known.set(&job, known);
             self.residents.awaited.set(&job, awaited);
+            self.note_node_keys(&job);
         }
     }
 

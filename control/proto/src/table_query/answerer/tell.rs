@@ -20,6 +20,7 @@ impl Answerer {
         known.bodies = Bodies::default();
         self.dirty.job(name);
         self.note_residents(name);
+        self.note_node_keys(name);
         self.note_vacancy(name);
         self.push(name, kind);
     }

@@ -6,6 +6,7 @@ mod keys;
 mod leave;
 mod lost_store;
 mod migration;
+mod nodes;
 mod probes;
 mod resync;
 mod signing;

@@ -1,7 +1,7 @@
 //! Towards the root: requests and whose replies they are, repetition, and the root that is away or another one.
 
 use super::{Answerer, Timer, Transmit};
-use crate::message::NodeId;
+use crate::message::{NodeId, NodeKey};
 use crate::names::ServiceName;
 use crate::table_query::Key;
 use sluice_wire::Ip;
@@ -30,6 +30,7 @@ pub enum Method {
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
     Job(Key),
+    Node(NodeKey),
     Report(ServiceName, u32),
     Instance(NodeId, String),
     Interest(ServiceName),
@@ -63,6 +64,7 @@ impl Answerer {
         }
         match asked {
             Asked::Job(key) => self.job_replied(id, key, status, body, now),
+            Asked::Node(key) => self.node_replied(key, status, body, now),
             Asked::Report(job, number) => self.report_replied(id, (job, number), status, now),
             Asked::Instance(node, request) => {
                 self.instance_replied((node, request), status, body, now);
@@ -118,6 +120,7 @@ impl Answerer {
                 (ask.attempts, Timer::Instance(key.0, key.1))
             }
             Asked::Interest(job) => return self.interest_replied(job, now),
+            Asked::Node(key) => return self.node_unsaid(&key),
             Asked::Subnet => (self.subnet.attempts, Timer::Subnet),
             Asked::Return(network) => {
                 let Some(attempts) = self.return_failed(network) else {

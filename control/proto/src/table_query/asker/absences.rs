@@ -1,9 +1,12 @@
-//! Keys that are believed to mean nothing, with their ages: when there are too many, the oldest is forgotten. Addresses and
-//! names do not push each other out, so that invented names harm no packet.
+//! Keys that are believed to mean nothing, with their ages: when there are too many, the oldest is forgotten. Addresses,
+//! names and nodes do not push each other out, so that invented ones harm no packet.
 
 use super::Event;
 use crate::table_query::Key;
 use std::collections::BTreeMap;
+
+/// Kinds of keys, each with bounds of its own.
+pub(super) const KINDS: usize = 3;
 
 /// An answer that names nothing.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +33,7 @@ impl Absent {
 pub(super) struct Absences {
     keys: BTreeMap<Key, Absent>,
     /// By age, for each kind of key.
-    ages: [BTreeMap<u64, Key>; 2],
+    ages: [BTreeMap<u64, Key>; KINDS],
     last_age: u64,
 }
 
@@ -70,10 +73,11 @@ impl Absences {
     }
 }
 
-/// Which of the bounds a key counts towards: that of addresses, which packets ask for, or that of names.
+/// Which of the bounds a key counts towards: that of addresses, which packets ask for, that of names, or that of nodes.
 pub(super) const fn kind(key: &Key) -> usize {
     match key {
         Key::Address(_) => 0,
         Key::Name(_) => 1,
+        Key::Node(_) => 2,
     }
 }

@@ -213,6 +213,7 @@ impl Asker {
             .filter(|(key, query)| match key {
                 Key::Address(ip) => self.addresses.get(ip) == Some(name),
                 Key::Name(asked) => asked == name && query.wanted && !query.again,
+                Key::Node(_) => false,
             })
             .map(|(key, _)| key.clone())
             .collect()
@@ -309,7 +310,7 @@ impl Asker {
         }
     }
 
-    fn no_longer_absent(&mut self, key: &Key) {
+    pub(super) fn no_longer_absent(&mut self, key: &Key) {
         if self.absent.remove(key).is_some() {
             self.timers.cancel(&Timer::Absent(key.clone()));
         }

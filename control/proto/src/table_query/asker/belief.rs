@@ -1,14 +1,14 @@
 //! Which answers are believed: those whose rows the cluster signed, and that speak of no instance which has been succeeded.
 
 use super::{Asker, Held, Job};
-use crate::message::{InstanceEntry, TableQueryResult};
+use crate::message::{InstanceEntry, NodeEntry, TableQueryResult};
 use crate::names::ServiceName;
 use crate::signature::{ClusterKey, Signed};
 use crate::table_query::Row;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Rows that were not believed since the asker was made. The answers that they were in changed nothing.
+/// Rows, and answers about nodes, that were not believed since the asker was made. The answers that they were in changed nothing.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Refused {
     /// Without a signature, or it is not the cluster's.
@@ -47,6 +47,17 @@ impl Asker {
     #[must_use]
     pub const fn refused(&self) -> Refused {
         self.refused
+    }
+
+    /// Whether the cluster's key, if one is known, signed what an answer says about a node; counted when it did not.
+    pub(super) fn believe_node(&mut self, node: &NodeEntry) -> bool {
+        let is_signed = |key: &ClusterKey| {
+            let signature = node.signature.as_ref();
+            signature.is_some_and(|signature| key.verifies(&Signed::of_node(node), signature))
+        };
+        let believed = self.cluster_key.as_ref().is_none_or(is_signed);
+        self.refused.forged += u64::from(!believed);
+        believed
     }
 
     /// The rows of an answer about a job; `None`, and counted, when one of them is not to be believed.

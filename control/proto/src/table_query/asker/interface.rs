@@ -3,7 +3,7 @@
 use crate::isolation::Rule;
 use crate::message::{InterestRemove, NodeId, TableQueryRequest, Topic, Verb, write};
 use crate::names::ServiceName;
-use crate::table_query::{Key, Row, ServiceAddress};
+use crate::table_query::{Key, NodePlace, Row, ServiceAddress};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub struct Settings {
     /// How long "there is no such thing" is believed at first; doubles with every repetition up to `absent_max`.
     pub absent_first: Duration,
     pub absent_max: Duration,
-    /// Unanswered questions at a time, and remembered absent keys, each so many of addresses and so many of names: a scan
+    /// Unanswered questions at a time, and remembered absent keys, each so many of addresses, of names and of nodes: a scan
     /// must not fill the memory, nor invented names the place of packets' questions.
     pub questions_max: usize,
     pub absent_keys_max: usize,
@@ -122,6 +122,8 @@ pub enum Event {
     Routes(Routes),
     /// The service exists, but none of its instances runs.
     Unavailable(Routes),
+    /// The node that was asked for by its public key. The asker keeps nothing of it: the next question is a new one.
+    Node(NodePlace),
     /// Nothing has this key. Believed until [`Event::Unknown`].
     Absent { key: Key },
     /// The managers cannot say what this key means, because they or their root are away; the answer comes by itself

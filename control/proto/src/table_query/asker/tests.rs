@@ -2,6 +2,7 @@
 
 mod absences;
 mod belief;
+mod nodes;
 mod opened;
 mod suspects;
 mod unlisted;
@@ -505,7 +506,8 @@ fn what_events_say_is_what_the_asker_knows() {
                         Event::Absent { .. }
                         | Event::Unresolved { .. }
                         | Event::Unknown { .. }
-                        | Event::Unanswered { .. } => {}
+                        | Event::Unanswered { .. }
+                        | Event::Node(_) => {}
                     }
                 }
                 while asker.poll_transmit().is_some() {}

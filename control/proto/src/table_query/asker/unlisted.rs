@@ -57,7 +57,7 @@ impl Asker {
     pub(super) fn named(&self, key: &Key) -> BTreeSet<u32> {
         let job = match key {
             Key::Name(name) => self.jobs.get(name),
-            Key::Address(_) => None,
+            Key::Address(_) | Key::Node(_) => None,
         };
         job.map(|job| job.named.clone()).unwrap_or_default()
     }

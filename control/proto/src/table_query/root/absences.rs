@@ -12,9 +12,15 @@ const KEYS_MAX: usize = 4096;
 /// In seconds: the cluster says it to its nodes without asking again, the last of them believes it, and the way there.
 const BELIEVED_S: u64 = answerer::ABSENT_MAX.as_secs() + asker::ABSENT_MAX.as_secs() + 3;
 
-/// By key, the clusters that asked and until when they are told.
+/// By key, the clusters that asked and until when they are told. Keys of nodes, which anybody can invent, do not take the place of
+/// what packets ask for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Absences(BTreeMap<Key, BTreeMap<String, u64>>);
+pub(super) struct Absences {
+    jobs: Asked,
+    nodes: Asked,
+}
+
+type Asked = BTreeMap<Key, BTreeMap<String, u64>>;
 
 /// Not part of the state that the store has.
 impl PartialEq for Absences {
@@ -24,20 +30,29 @@ impl PartialEq for Absences {
 }
 
 impl Absences {
+    const fn beside(&mut self, key: &Key) -> &mut Asked {
+        match key {
+            Key::Address(_) | Key::Name(_) => &mut self.jobs,
+            Key::Node(_) => &mut self.nodes,
+        }
+    }
+
     fn note(&mut self, key: &Key, cluster: String, now_s: u64) {
-        if self.0.len() >= KEYS_MAX && !self.0.contains_key(key) {
-            self.0
-                .retain(|_, asked| asked.values().any(|until_s| now_s < *until_s));
-            if self.0.len() >= KEYS_MAX {
+        let all = self.beside(key);
+        if all.len() >= KEYS_MAX && !all.contains_key(key) {
+            all.retain(|_, asked| asked.values().any(|until_s| now_s < *until_s));
+            if all.len() >= KEYS_MAX {
                 return;
             }
         }
-        let asked = self.0.entry(key.clone()).or_default();
+        let asked = all.entry(key.clone()).or_default();
         asked.insert(cluster, now_s.saturating_add(BELIEVED_S));
     }
 
     fn end(&mut self, keys: impl IntoIterator<Item = Key>, now_s: u64) -> BTreeSet<String> {
-        let asked = keys.into_iter().filter_map(|key| self.0.remove(&key));
+        let asked = keys
+            .into_iter()
+            .filter_map(|key| self.beside(&key).remove(&key));
         let believing = asked.flatten().filter(|(_, until_s)| now_s < *until_s);
         believing.map(|(cluster, _)| cluster).collect()
     }

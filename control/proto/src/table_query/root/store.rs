@@ -163,6 +163,7 @@ impl Root {
                     conflict: format!("{ip} is also {other}"),
                 })?;
         }
+        self.node_keys.set(&id, service.node_keys());
         self.names.insert(name, id.clone());
         self.services.insert(id, service);
         Ok(())

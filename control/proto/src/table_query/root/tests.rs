@@ -2,6 +2,7 @@
 
 mod absences;
 mod migration;
+mod nodes;
 mod subnets;
 
 use super::*;

@@ -33,6 +33,7 @@ impl Root {
         let id = match key {
             Key::Address(ip) => self.addresses.get(ip),
             Key::Name(name) => self.names.get(name),
+            Key::Node(_) => None,
         }?;
         self.job_by_id(id)
     }
