@@ -549,7 +549,8 @@ impl Node {
                     self.asker.handle_question(&Key::Address(ip), now);
                 }
                 // They have been asked for since it began to run here.
-                Upcall::Ask(Question::Rules(_)) => {}
+                // Packets here are not sealed.
+                Upcall::Ask(Question::Rules(_)) | Upcall::Initiator { .. } => {}
                 Upcall::Suspect { .. } if self.failover == Failover::Off => {}
                 Upcall::Suspect {
                     instance,

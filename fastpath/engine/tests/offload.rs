@@ -68,7 +68,8 @@ fn asks(gateway: &Gateway) -> Vec<(u32, u16)> {
             Upcall::Ask(_)
             | Upcall::Suspect { .. }
             | Upcall::NotAllowed { .. }
-            | Upcall::Heard { .. } => None,
+            | Upcall::Heard { .. }
+            | Upcall::Initiator { .. } => None,
         })
         .collect()
 }

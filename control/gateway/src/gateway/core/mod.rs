@@ -411,7 +411,7 @@ impl Core {
                 self.asker.handle_question(&Key::Address(ip), now);
             }
             // They have been asked for since it began to run here.
-            Upcall::Ask(Question::Rules(_)) => {}
+            Upcall::Ask(Question::Rules(_)) | Upcall::Initiator { .. } => {}
             Upcall::Offload { flow, generation } => {
                 self.plane.offloader().install(flow, generation)
             }
