@@ -130,6 +130,13 @@ impl PresharedKey {
         Self(Zeroizing::new(*bytes))
     }
 
+    /// The text for a configuration file: 44 characters without a line end, overwritten when dropped.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new([0; KEY_TEXT_LEN]);
+        Zeroizing::new(encode(&self.0, &mut text).to_owned())
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }

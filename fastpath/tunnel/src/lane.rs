@@ -3,6 +3,7 @@
 use crate::address::Address;
 use crate::entropy::Entropy;
 use crate::key::{Identity, PublicKey};
+use crate::key_log::KeyLog;
 use crate::noise::Timestamp;
 use crate::noise::message::INITIATION_LEN;
 use sluice_tables::PeerSlot;
@@ -58,6 +59,7 @@ pub enum Event {
 pub(crate) struct Lane {
     pub(crate) identity: Identity,
     pub(crate) entropy: Entropy,
+    pub(crate) key_log: KeyLog,
     /// Whose sessions and handshakes our receiver indices name.
     indices: HashMap<u32, PeerSlot>,
     pub(crate) transmits: VecDeque<Transmit>,
@@ -71,6 +73,7 @@ impl Lane {
         Self {
             identity,
             entropy,
+            key_log: KeyLog::default(),
             indices: HashMap::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),

@@ -20,6 +20,7 @@ pub mod timers;
 mod activity;
 pub mod address;
 pub mod key;
+pub mod key_log;
 mod aead;
 pub mod entropy;
 pub mod refusal;

@@ -11,7 +11,7 @@
 use crate::activity::Activity;
 use crate::address::Address;
 use crate::cookie::CookieJar;
-use crate::key::{PresharedKey, PublicKey};
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
 use crate::lane::{Event, Lane};
 use crate::noise::{
     CookieReply, Initiator, MacKeys, Responder, Response, Timestamp, TransportKeys,
@@ -218,6 +218,7 @@ impl Peer {
             .respond(&self.settings.preshared, &ephemeral, index)
             .inspect_err(|_| lane.free_index(index))?;
         self.answered = Some((timestamp, now));
+        self.log_keys(&ephemeral, lane);
 
         let session = self.session(&keys, now);
         let gone = self.sessions.next.replace(session);
@@ -407,6 +408,7 @@ impl Peer {
             .after(self.initiated.map(|(timestamp, _)| timestamp));
         let ephemeral = lane.entropy.private_key();
         let index = lane.draw_index(self.slot);
+        self.log_keys(&ephemeral, lane);
         let Ok((initiator, initiation)) = Initiator::start(
             &lane.identity,
             &self.settings.key,
@@ -444,6 +446,14 @@ impl Peer {
                 self.activity.sent(false, now);
             }
         }
+    }
+
+    fn log_keys(&self, ephemeral: &PrivateKey, lane: &mut Lane) {
+        let Self { settings, .. } = self;
+        let Lane {
+            key_log, identity, ..
+        } = lane;
+        key_log.note(identity, &settings.key, ephemeral, &settings.preshared);
     }
 
     fn promote_next(&mut self, lane: &mut Lane) {

@@ -15,6 +15,7 @@ use crate::address::Address;
 use crate::cookie::{self, CookieSecret};
 use crate::entropy::{Entropy, Fill};
 use crate::key::{Identity, PublicKey};
+use crate::key_log::{self, KeyLog};
 use crate::lane::{Event, Lane, Transmit};
 use crate::load::Load;
 use crate::noise::message::TransportHeader;
@@ -111,6 +112,11 @@ impl Speaker {
             unknown: VecDeque::new(),
             refused: [0; Refusal::ALL.len()],
         }
+    }
+
+    /// Tells the keys of every handshake from now on to `sink`: to read a capture with, see [`crate::key_log`].
+    pub fn set_key_log(&mut self, sink: key_log::Sink) {
+        self.lane.key_log = KeyLog::new(sink);
     }
 
     /// The wall clock was set. Initiations of a node whose clock was far ahead once are refused by those who heard it then.

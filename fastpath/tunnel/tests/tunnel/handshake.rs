@@ -4,9 +4,10 @@ use crate::ends::*;
 use sluice_tables::PeerSlot;
 use sluice_tables::slots::Slot;
 use sluice_tunnel::Refusal;
-use sluice_tunnel::key::{PresharedKey, PublicKey};
+use sluice_tunnel::key::{PresharedKey, PrivateKey, PublicKey};
 use sluice_tunnel::lane::Event;
 use sluice_tunnel::speaker::{AddError, SendError};
+use std::sync::mpsc;
 use std::time::Duration;
 
 fn changed() -> Event {
@@ -383,5 +384,39 @@ fn an_end_does_not_print_its_secrets() {
         "PresharedKey(secret)",
     ] {
         assert!(printed.contains(part), "{part} in {printed}");
+    }
+}
+
+#[test]
+fn the_keys_of_a_handshake_are_told_to_who_asked_for_them_on_either_side() {
+    for asked in [0, 1] {
+        let (one, two) = ends();
+        let mut ends = [one, two];
+        let (tell, told) = mpsc::channel();
+        ends[asked].set_key_log(Box::new(move |lines| tell.send(lines.to_owned()).unwrap()));
+        let [mut one, mut two] = ends;
+        one.request(peer(), START);
+        settle(&mut one, &mut two, START);
+        let log = told.try_iter().collect::<String>();
+        let lines: Vec<_> = log
+            .lines()
+            .map(|line| line.split_once(" = ").unwrap())
+            .collect();
+        let names: Vec<_> = lines.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            names,
+            [
+                "LOCAL_STATIC_PRIVATE_KEY",
+                "REMOTE_STATIC_PUBLIC_KEY",
+                "LOCAL_EPHEMERAL_PRIVATE_KEY",
+                "PRESHARED_KEY"
+            ]
+        );
+        let (ours, theirs) = [(1, 2), (2, 1)][asked];
+        let local: PrivateKey = lines[0].1.parse().unwrap();
+        assert_eq!(local.public(), *identity(ours).public());
+        assert_eq!(lines[1].1, identity(theirs).public().to_string());
+        assert!(lines[2].1.parse::<PrivateKey>().is_ok());
+        assert_eq!(lines[3].1.parse(), Ok(preshared()));
     }
 }
