@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-fn key(node: u8) -> PrivateKey {
+pub(crate) fn key(node: u8) -> PrivateKey {
     PrivateKey::from_bytes(&[node; 32])
 }
 
@@ -113,6 +113,12 @@ pub(crate) fn tunnels_at(node: u8, workers: usize, now: Duration) -> Vec<Tunnel>
     tunnels_heard(node, workers, now, Arc::new(Upcalls::new(64))).1
 }
 
+/// A node's end, whose wall clock does not matter to any other that begins at the same time.
+pub(crate) fn speaker(node: u8, now: Duration) -> Speaker {
+    let unix = Duration::from_secs(1_700_000_000);
+    Speaker::new(Identity::new(key(node)), fill(node), unix, now)
+}
+
 /// With what control can do, and what it hears.
 fn tunnels_heard(
     node: u8,
@@ -120,10 +126,7 @@ fn tunnels_heard(
     now: Duration,
     upcalls: Arc<Upcalls>,
 ) -> (Orders, Vec<Tunnel>) {
-    let identity = Identity::new(key(node));
-    let unix = Duration::from_secs(1_700_000_000);
-    let speaker = Speaker::new(identity, fill(node), unix, now);
-    Tunnel::of_workers(speaker, workers, upcalls).unwrap()
+    Tunnel::of_workers(speaker(node, now), workers, upcalls).unwrap()
 }
 
 /// Two gateways with one worker each, whose clocks are one.

@@ -9,6 +9,10 @@ mod encrypted;
 #[cfg(test)]
 mod encrypted_xdp;
 #[cfg(test)]
+mod stock;
+#[cfg(test)]
+mod interop;
+#[cfg(test)]
 mod site;
 #[cfg(test)]
 mod offload;

@@ -13,8 +13,8 @@ use sluice_link::sys::monotonic_ns;
 use sluice_link::{FaultLink, Faults, Link, TunLink, UdpLink};
 use sluice_memory::Endpoint;
 use sluice_tables::TunnelFormat;
-use sluice_wire::{DropReason, Family};
-use sluice_worker::{Ended, Handle, Ready, Settings, spawn};
+use sluice_wire::{DropReason, Family, Ip};
+use sluice_worker::{Ended, Handle, Ready, Settings, Tunnel, spawn};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -87,20 +87,20 @@ impl Drop for Lab {
     }
 }
 
-type Node = Handle<TunLink, FaultLink<UdpLink>>;
+pub(crate) type Node = Handle<TunLink, FaultLink<UdpLink>>;
 
 #[derive(Clone, Copy)]
-struct Case {
-    tun_offload: bool,
-    udp_gso: bool,
-    one_packet_per_syscall: bool,
+pub(crate) struct Case {
+    pub(crate) tun_offload: bool,
+    pub(crate) udp_gso: bool,
+    pub(crate) one_packet_per_syscall: bool,
     /// The family of the outer packets.
-    underlay: Family,
-    faults: Faults,
-    encrypted: bool,
+    pub(crate) underlay: Family,
+    pub(crate) faults: Faults,
+    pub(crate) encrypted: bool,
 }
 
-const FULL: Case = Case {
+pub(crate) const FULL: Case = Case {
     tun_offload: true,
     udp_gso: true,
     one_packet_per_syscall: false,
@@ -125,6 +125,16 @@ const BAD_WIRE: Faults = Faults {
 
 /// Starts the worker of `node`.
 fn start(lab: &Lab, node: u8, case: Case) -> Node {
+    start_with(lab, node, case, move |now| tunnels_at(node, 1, now))
+}
+
+/// The same, with this tunnel if the case is an encrypted one.
+pub(crate) fn start_with(
+    lab: &Lab,
+    node: u8,
+    case: Case,
+    tunnels: impl FnOnce(Duration) -> Vec<Tunnel> + Send + 'static,
+) -> Node {
     let peer = Endpoint {
         ip: match case.underlay {
             Family::V4 => format!("192.0.2.{}", 3 - node),
@@ -158,7 +168,7 @@ fn start(lab: &Lab, node: u8, case: Case) -> Node {
             let mut worker = site.worker(tun, FaultLink::new(udp, case.faults, u64::from(node)));
             if case.encrypted {
                 let now = Duration::from_nanos(monotonic_ns());
-                worker = worker.with_tunnel(tunnels_at(node, 1, now).remove(0));
+                worker = worker.with_tunnel(tunnels(now).remove(0));
             }
             spawn(format!("worker-{node}"), worker, Settings::default()).unwrap()
         })
@@ -187,7 +197,7 @@ fn start(lab: &Lab, node: u8, case: Case) -> Node {
 }
 
 /// Stops the worker, lets it finish what it has, and checks its account.
-fn finish(node: Node) -> (u64, u64) {
+pub(crate) fn finish(node: Node) -> (u64, u64) {
     node.stop();
     let Ended { mut worker, result } = node.join().unwrap();
     result.unwrap();
@@ -220,9 +230,32 @@ fn hash(bytes: &[u8]) -> u64 {
 
 /// Sends bytes from node 1 to the service and compares hashes at both ends.
 fn transfer(lab: &Lab, family: Family, len: usize) {
-    let callee = SocketAddr::new(IpAddr::from(ns_ip(family, 2)), 8080);
+    let from = stream(
+        lab,
+        (1, ns_ip(family, 1)),
+        service_ip(family),
+        (2, ns_ip(family, 2)),
+        len,
+    );
+    assert_eq!(
+        from,
+        crate::site::instance_ip(family, 1),
+        "the callee sees the caller's InstanceIP"
+    );
+}
+
+/// Sends bytes from a node's address to what it dials, which is to lead to another node's address, and compares hashes at both
+/// ends. Returns whom the callee saw.
+pub(crate) fn stream(
+    lab: &Lab,
+    (from_node, from): (u8, Ip),
+    dialled: Ip,
+    (to_node, to): (u8, Ip),
+    len: usize,
+) -> Ip {
+    let callee = SocketAddr::new(IpAddr::from(to), 8080);
     let (listening, is_listening) = std::sync::mpsc::channel();
-    let receiver = lab.inside(2, move || {
+    let receiver = lab.inside(to_node, move || {
         let listener = TcpListener::bind(callee).unwrap();
         listening.send(()).unwrap();
         let (mut stream, from) = listener.accept().unwrap();
@@ -232,9 +265,8 @@ fn transfer(lab: &Lab, family: Family, len: usize) {
         (from, bytes.len())
     });
     is_listening.recv().unwrap();
-    let sender = lab.inside(1, move || {
-        let service = SocketAddr::new(IpAddr::from(service_ip(family)), 8080);
-        let mut stream = TcpStream::connect_timeout(&service, Duration::from_secs(20)).unwrap();
+    let sender = lab.inside(from_node, move || {
+        let mut stream = connect(from, dialled);
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
@@ -256,11 +288,31 @@ fn transfer(lab: &Lab, family: Family, len: usize) {
     sender.join().unwrap();
     let (from, received) = receiver.join().unwrap();
     assert_eq!(received, len);
-    assert_eq!(
-        sluice_wire::Ip::from(from.ip()),
-        crate::site::instance_ip(family, 1),
-        "the callee sees the caller's InstanceIP"
-    );
+    Ip::from(from.ip())
+}
+
+/// Connects from one of this namespace's addresses.
+fn connect(from: Ip, to: Ip) -> TcpStream {
+    let (from, to) = (IpAddr::from(from), IpAddr::from(to));
+    let socket = rustix::net::socket(
+        if to.is_ipv4() {
+            rustix::net::AddressFamily::INET
+        } else {
+            rustix::net::AddressFamily::INET6
+        },
+        rustix::net::SocketType::STREAM,
+        None,
+    )
+    .unwrap();
+    rustix::net::sockopt::set_socket_timeout(
+        &socket,
+        rustix::net::sockopt::Timeout::Send,
+        Some(Duration::from_secs(20)),
+    )
+    .unwrap();
+    rustix::net::bind(&socket, &SocketAddr::new(from, 0)).unwrap();
+    rustix::net::connect(&socket, &SocketAddr::new(to, 8080)).unwrap();
+    TcpStream::from(socket)
 }
 
 fn run(case: Case, len: usize) -> [(u64, u64); 2] {
