@@ -100,19 +100,22 @@ impl Access {
     /// or inside an allowed prefix.
     #[must_use]
     pub fn admits(&self, peer: IpAddr, token: Option<&[u8]>) -> bool {
-        let peer = Ip::from(peer);
-        if self
-            .allow_without_token
-            .iter()
-            .any(|prefix| prefix.contains(peer))
-        {
+        if self.exempts(peer) {
             return true;
         }
         match (&self.token, token) {
             (Some(expected), Some(presented)) => expected.matches(presented),
             (Some(_), None) => false,
-            (None, _) => IpAddr::from(peer).is_loopback(),
+            (None, _) => peer.to_canonical().is_loopback(),
         }
+    }
+
+    /// Whether `peer` is in a network that needs to show nothing.
+    #[must_use]
+    pub fn exempts(&self, peer: IpAddr) -> bool {
+        let peer = Ip::from(peer);
+        let mut prefixes = self.allow_without_token.iter();
+        prefixes.any(|prefix| prefix.contains(peer))
     }
 }
 

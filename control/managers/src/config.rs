@@ -63,6 +63,9 @@ pub enum BrokerConfig {
         /// Oakestra's port is 10003.
         listen: SocketAddr,
         access: Access,
+        /// Every node shows a credential of its own ([`NodeCredentials`](crate::NodeCredentials)); otherwise a client that
+        /// `access` admits is the node that it says it is.
+        node_credentials: bool,
     },
     /// A broker of the installation, for example Mosquitto.
     External {
@@ -124,7 +127,13 @@ impl ClusterConfig {
             host_port(&webhook.authority)?;
         }
         match &self.broker {
-            BrokerConfig::Embedded { listen, access } => access.check(*listen)?,
+            // Without credentials something else has to keep strangers out.
+            BrokerConfig::Embedded {
+                listen,
+                access,
+                node_credentials: false,
+            } => access.check(*listen)?,
+            BrokerConfig::Embedded { .. } => {}
             BrokerConfig::External { address, login: _ } => {
                 host_port(address)?;
             }

@@ -6,6 +6,7 @@
 
 mod access;
 mod secret_file;
+mod credential;
 mod config;
 mod log_limit;
 mod clock;
@@ -23,6 +24,7 @@ mod testing;
 pub use access::{Access, Token, TokenError, Unprotected};
 pub use clock::{clocks, wall_clock};
 pub use config::{BrokerConfig, ClusterConfig, ConfigError, RootConfig, WebhookConfig};
+pub use credential::NodeCredentials;
 pub use http::ListenError;
 pub use secret_file::{Secret, SecretFile, SecretFileError};
 pub use store::StoreError;

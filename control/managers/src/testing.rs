@@ -1,13 +1,14 @@
 //! Help for this crate's tests: a directory that goes away with its guard, managers on free ports, short requests.
 
 use crate::http::{Answer, Client};
-use crate::{Access, BrokerConfig, ClusterConfig, RootConfig, cluster, root};
+use crate::{Access, BrokerConfig, ClusterConfig, RootConfig, Token, cluster, root};
 use hyper::Method;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
 use sluice_proto::alloc::Rests;
 use sluice_proto::isolation::Isolation;
 use sluice_wire::AddressPlan;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -104,6 +105,7 @@ pub(crate) fn cluster_config(directory: &Path, id: &str, root: SocketAddr) -> Cl
         broker: BrokerConfig::Embedded {
             listen: "127.0.0.1:0".parse().unwrap(),
             access: Access::default(),
+            node_credentials: false,
         },
         isolation: Isolation::default(),
         instances_max: 24,
@@ -151,7 +153,21 @@ impl Drop for Node {
 impl Node {
     /// Connects, and subscribes to everything under `nodes/<id>/net/` and to the updates of `job`.
     pub(crate) async fn join(broker: SocketAddr, id: &str, job: &str) -> Self {
-        let mut options = MqttOptions::new(id, broker.ip().to_string(), broker.port());
+        Self::join_as(broker, id, None, job).await
+    }
+
+    /// The same with a client id of its own choice, its id as the user name, and a password.
+    pub(crate) async fn join_as(
+        broker: SocketAddr,
+        id: &str,
+        login: Option<(&str, &Token)>,
+        job: &str,
+    ) -> Self {
+        let client_id = login.map_or(id, |(client_id, _)| client_id);
+        let mut options = MqttOptions::new(client_id, broker.ip().to_string(), broker.port());
+        if let Some((_, password)) = login {
+            options.set_credentials(id, password.secret());
+        }
         options.set_max_packet_size(1 << 20, 1 << 20);
         let (client, mut events) = AsyncClient::new(options, 16);
         events.network_options.set_tcp_nodelay(true);
@@ -198,6 +214,28 @@ impl Node {
         tokio::time::timeout(PATIENCE, wait)
             .await
             .expect("the packet comes")
+    }
+
+    /// The topics of what comes up to the next message on `last`.
+    pub(crate) async fn topics_until(&mut self, last: &str) -> BTreeSet<String> {
+        let mut topics = BTreeSet::new();
+        while !topics.contains(last) {
+            let packet = self.packet(|packet| matches!(packet, Packet::Publish(_)));
+            if let Packet::Publish(publish) = packet.await {
+                topics.insert(publish.topic);
+            }
+        }
+        topics
+    }
+
+    /// Publishes on a whole topic, and waits until the broker has acknowledged that.
+    pub(crate) async fn say_on(&mut self, topic: &str, payload: impl Into<Vec<u8>>) {
+        self.client
+            .publish(topic, QoS::AtLeastOnce, false, payload)
+            .await
+            .unwrap();
+        self.packet(|packet| matches!(packet, Packet::PubAck(_)))
+            .await;
     }
 
     /// Publishes on `nodes/<id>/net/<verb>`.

@@ -3,6 +3,7 @@
 mod daemon;
 mod doctor;
 mod key;
+mod node;
 mod profile;
 mod read;
 mod rule;
@@ -58,6 +59,9 @@ enum Command {
     /// The key by which other nodes know this one
     #[command(subcommand)]
     Key(key::Key),
+    /// The nodes of this machine's cluster manager
+    #[command(subcommand)]
+    Node(node::Node),
     /// Show a table
     Get(read::Get),
     /// Show how the daemons of this machine are
@@ -204,6 +208,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Command::Detach(detach) => block_on(detach.run(&config()?)),
         Command::Rule(rule) => block_on(rule.run(&config()?)),
         Command::Key(key) => block_on(key.run(&config()?)),
+        Command::Node(node) => node.run(&config()?),
         Command::Get(get) => block_on(get.run(&config()?)),
         Command::Status(status) => block_on(status.run(&config()?)),
         Command::Doctor(doctor) => block_on(doctor.run(cli.config.as_deref())),

@@ -73,7 +73,12 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
         config.cluster.listen,
         config.cluster.token_file.is_some() || !config.cluster.allow_without_token.is_empty(),
     )?;
-    if let Broker::Embedded { listen, token_file } = &config.cluster.broker {
+    if let Broker::Embedded {
+        listen,
+        token_file,
+        node_credentials: false,
+    } = &config.cluster.broker
+    {
         check.guarded(
             "cluster.broker",
             *listen,
@@ -408,11 +413,18 @@ impl Check<'_> {
             "embedded" if raw.address.is_empty() => Ok(Broker::Embedded {
                 listen: self.socket("cluster.broker.listen", &raw.listen)?,
                 token_file,
+                node_credentials: raw.node_credentials,
             }),
             "embedded" => Err(self.value(
                 "cluster.broker.address",
                 quoted(&raw.address),
                 "nothing here while `cluster.broker.mode` is \"embedded\"; set the mode to \"external\" to use that broker",
+            )),
+            "external" if raw.node_credentials => Err(self.value(
+                "cluster.broker.node_credentials",
+                "true".to_owned(),
+                "false while `cluster.broker.mode` is \"external\": that broker checks its clients itself, as \
+                 control/mosquitto has it",
             )),
             "external" => Ok(Broker::External {
                 address: self.host_port("cluster.broker.address", &raw.address)?,

@@ -100,8 +100,10 @@ pub struct Cluster {
 pub enum Broker {
     Embedded {
         listen: SocketAddr,
-        /// The password every node gives; the user name is its node id.
+        /// The password every client gives; with `node_credentials`, those that are no nodes. A node's user name is its node id.
         token_file: Option<PathBuf>,
+        /// Every node gives a password of its own (`sluice node credential`).
+        node_credentials: bool,
     },
     External {
         address: HostPort,

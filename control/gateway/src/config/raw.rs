@@ -85,6 +85,7 @@ pub struct RawBroker {
     pub address: String,
     pub user: String,
     pub token_file: String,
+    pub node_credentials: bool,
 }
 
 /// `[gateway]`.
@@ -250,6 +251,8 @@ impl Default for RawBroker {
             address: String::new(),
             user: String::new(),
             token_file: String::new(),
+            // Oakestra's nodes have none.
+            node_credentials: false,
         }
     }
 }

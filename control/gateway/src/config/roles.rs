@@ -68,13 +68,18 @@ impl Config {
             data_dir: cluster.data_dir.clone(),
             admin_socket: Some(cluster.admin_socket.clone()),
             broker: match &cluster.broker {
-                Broker::Embedded { listen, token_file } => BrokerConfig::Embedded {
+                Broker::Embedded {
+                    listen,
+                    token_file,
+                    node_credentials,
+                } => BrokerConfig::Embedded {
                     listen: *listen,
                     access: access(
                         "cluster.broker.token_file",
                         token_file.as_deref(),
                         &cluster.allow_without_token,
                     )?,
+                    node_credentials: *node_credentials,
                 },
                 Broker::External {
                     address,

@@ -113,10 +113,15 @@ impl Rows {
             cluster.event_token_file.as_ref(),
         );
         match &cluster.broker {
-            Broker::Embedded { listen, token_file } => {
+            Broker::Embedded {
+                listen,
+                token_file,
+                node_credentials,
+            } => {
                 self.add("cluster.broker.mode", "embedded");
                 self.add("cluster.broker.listen", listen);
                 self.path("cluster.broker.token_file", token_file.as_ref());
+                self.put("cluster.broker.node_credentials", *node_credentials);
             }
             Broker::External {
                 address,

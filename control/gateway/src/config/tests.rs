@@ -158,6 +158,8 @@ fn a_listener_that_others_reach_asks_for_a_token() {
         let guarded = format!("{open}token_file = \"/etc/sluice/token\"\n");
         Config::parse(&guarded, "f.toml").unwrap();
     }
+    let own = "[cluster.broker]\nlisten = \"0.0.0.0:1234\"\nnode_credentials = true\n";
+    Config::parse(own, "f.toml").unwrap();
     let trusted = "[root]\nlisten = \"10.0.0.1:1\"\nallow_without_token = [\"10.0.0.0/8\"]\n";
     Config::parse(trusted, "f.toml").unwrap();
 }

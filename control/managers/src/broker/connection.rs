@@ -132,11 +132,10 @@ impl Connection {
             _ if connect.clean_session => format!("anonymous-{}", self.peer),
             _ => return Err(v4::ConnectReturnCode::BadClientId),
         };
-        let password = connect
-            .login
-            .as_ref()
-            .map(|login| login.password.as_bytes());
-        if !self.broker.0.access.admits(self.peer.ip(), password) {
+        let login = connect.login.as_ref();
+        let login = login.map(|login| (login.username.as_str(), login.password.as_bytes()));
+        let access = &self.broker.0.access;
+        if !access.admits(self.peer.ip(), &client_id, login) {
             return Err(v4::ConnectReturnCode::NotAuthorized);
         }
         // MQTT 3.1.1 section 3.1.2.10: one and a half times the interval.

@@ -7,8 +7,8 @@
 
 mod connection;
 
-use crate::access::Access;
 use crate::clock::Clock;
+use crate::credential::BrokerAccess;
 use crate::log_limit::warn_limited;
 use bytes::Bytes;
 use connection::Connection;
@@ -32,7 +32,7 @@ pub(crate) struct Broker(Arc<Shared>);
 struct Shared {
     shell: Mutex<Shell>,
     clock: Clock,
-    access: Access,
+    access: BrokerAccess,
     connections: Arc<Semaphore>,
 }
 
@@ -81,7 +81,7 @@ impl Shell {
 }
 
 impl Broker {
-    pub(crate) fn new(access: Access) -> Self {
+    pub(crate) fn new(access: BrokerAccess) -> Self {
         Self(Arc::new(Shared {
             shell: Mutex::default(),
             clock: Clock::start(),

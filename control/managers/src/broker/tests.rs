@@ -1,7 +1,9 @@
 //! The broker spoken to by another implementation of the protocol.
 
 use super::*;
-use crate::access::Token;
+use crate::access::{Access, Token};
+use crate::credential::NodeCredentials;
+use crate::testing::Directory;
 use rumqttc::mqttbytes::{QoS, v4};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet};
 use std::net::SocketAddr;
@@ -20,6 +22,14 @@ struct Running {
 }
 
 async fn start(access: Access) -> Running {
+    start_for(BrokerAccess {
+        access,
+        nodes: None,
+    })
+    .await
+}
+
+async fn start_for(access: BrokerAccess) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
@@ -230,6 +240,97 @@ async fn a_node_cannot_speak_for_another() {
         &*link.receive().await.topic,
         format!("nodes/{NODE}/net/subnet")
     );
+    running.end().await;
+}
+
+/// What the counters with this name, and this text in their labels, are together.
+fn counted(name: &str, label: &str) -> u64 {
+    let text = crate::admin::recorder().unwrap().render();
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with(name) && line.contains(label));
+    let values = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+    values.sum()
+}
+
+/// With a credential of its own a node is who it is: nobody else connects as it, and what it says or would hear for another is
+/// refused, and each counted.
+#[tokio::test]
+async fn a_node_with_a_credential_is_itself_and_nobody_else() {
+    const OTHER: &str = "ffffffffffffffffffffffff";
+    crate::admin::recorder().unwrap();
+    let files = Directory::new();
+    let nodes = NodeCredentials::of_manager(files.path()).unwrap();
+    let own = nodes.of(NODE);
+    let shared = Token::new("correct-horse").unwrap();
+    let running = start_for(BrokerAccess {
+        access: Access {
+            token: Some(shared.clone()),
+            allow_without_token: vec![],
+        },
+        nodes: Some(nodes),
+    })
+    .await;
+    let login = |client_id: &str, user: &str, password: &Token| {
+        let mut connect = v4::Connect::new(client_id);
+        connect.set_login(user, password.secret());
+        connect
+    };
+    let refused = |reason: &str| counted("sluice_broker_refused_total", reason);
+    let before = refused("not_authorised");
+    for connect in [
+        v4::Connect::new(NODE),
+        login(OTHER, OTHER, &own),
+        login(OTHER, NODE, &own),
+        login(NODE, NODE, &shared),
+        login("manager", NODE, &own),
+    ] {
+        assert_eq!(running.code(&connect).await, 5, "{connect:?}");
+    }
+    // Counted after the answer, by the connection's task.
+    let all = async {
+        while refused("not_authorised") < before + 5 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all)
+        .await
+        .unwrap();
+    assert_eq!(running.code(&login("manager", "manager", &shared)).await, 0);
+
+    let link = running.broker.link("$manager");
+    link.subscribe("nodes/#");
+    let mut options = MqttOptions::new(
+        NODE,
+        running.address.ip().to_string(),
+        running.address.port(),
+    );
+    options.set_credentials(NODE, own.secret());
+    let (client, mut events) = AsyncClient::new(options, 16);
+    let denied = || counted("sluice_broker_denied_total", "not_granted");
+    let filters = || counted("sluice_broker_filters_refused_total", "not_granted");
+    let before = (denied(), filters());
+    for id in [OTHER, NODE] {
+        let topic = format!("nodes/{id}/net/service/deployed");
+        client
+            .publish(&topic, QoS::AtLeastOnce, false, "x")
+            .await
+            .unwrap();
+        until(&mut events, |packet| matches!(packet, Packet::PubAck(_))).await;
+        let filter = format!("nodes/{id}/net/#");
+        client.subscribe(&filter, QoS::AtLeastOnce).await.unwrap();
+        let Packet::SubAck(ack) =
+            until(&mut events, |packet| matches!(packet, Packet::SubAck(_))).await
+        else {
+            unreachable!("waited for a SUBACK");
+        };
+        let stands = ack.return_codes != [v4::SubscribeReasonCode::Failure];
+        assert_eq!(stands, id == NODE);
+    }
+    assert_eq!((denied(), filters()), (before.0 + 1, before.1 + 1));
+    let own_topic = format!("nodes/{NODE}/net/service/deployed");
+    assert_eq!(&*link.receive().await.topic, own_topic);
+    assert!(link.try_receive().is_none());
     running.end().await;
 }
 

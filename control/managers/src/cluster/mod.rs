@@ -12,6 +12,7 @@ use crate::admin;
 use crate::broker::Broker;
 use crate::clock::{Clock, incarnation};
 use crate::config::{BrokerConfig, ClusterConfig, ConfigError};
+use crate::credential::{BrokerAccess, NodeCredentials};
 use crate::http::{self, AdminSocket, Client, ListenError};
 use crate::secret_file::{SecretFile, SecretFileError};
 use crate::store::{Store, StoreError};
@@ -78,7 +79,7 @@ pub struct Server {
     config: ClusterConfig,
     listener: TcpListener,
     address: SocketAddr,
-    broker: Option<(TcpListener, SocketAddr)>,
+    broker: Option<(TcpListener, SocketAddr, Option<NodeCredentials>)>,
     admin: Option<AdminSocket>,
     path: PathBuf,
     store: Store,
@@ -102,7 +103,16 @@ impl Server {
         let signer = Signer::from_seed(&secret);
         let (listener, address) = http::bind(config.listen).await?;
         let broker = match &config.broker {
-            BrokerConfig::Embedded { listen, .. } => Some(http::bind(*listen).await?),
+            BrokerConfig::Embedded {
+                listen,
+                node_credentials,
+                ..
+            } => {
+                let of_manager = || NodeCredentials::of_manager(&config.data_dir);
+                let nodes = node_credentials.then(of_manager).transpose()?;
+                let (listener, address) = http::bind(*listen).await?;
+                Some((listener, address, nodes))
+            }
             BrokerConfig::External { .. } => None,
         };
         let admin = match &config.admin_socket {
@@ -131,7 +141,7 @@ impl Server {
     /// Where the embedded broker listens.
     #[must_use]
     pub fn broker_address(&self) -> Option<SocketAddr> {
-        self.broker.as_ref().map(|(_, address)| *address)
+        self.broker.as_ref().map(|(_, address, _)| *address)
     }
 
     /// Serves until `shutdown` completes.
@@ -145,9 +155,12 @@ impl Server {
 
         let client_id = format!("sluice-cluster-{}", self.config.id);
         let (broker, bus) = match (&self.config.broker, self.broker) {
-            (BrokerConfig::Embedded { access, .. }, Some((listener, address))) => {
+            (BrokerConfig::Embedded { access, .. }, Some((listener, address, nodes))) => {
                 tracing::info!(listen = %address, "embedded broker runs");
-                let broker = Broker::new(access.clone());
+                let broker = Broker::new(BrokerAccess {
+                    access: access.clone(),
+                    nodes,
+                });
                 tasks.spawn(broker.clone().serve(listener, stopped.clone()));
                 let bus = Bus::embedded(&broker, Topic::ALL_NODES);
                 (Some(broker), bus)

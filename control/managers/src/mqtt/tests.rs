@@ -45,7 +45,7 @@ async fn heard(events: &mut mpsc::Receiver<MqttEvent>) -> Vec<u8> {
 async fn broker(listen: SocketAddr) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
     let (stop, stopped) = watch::channel(false);
     let (listener, address) = crate::http::bind(listen).await.unwrap();
-    let broker = Broker::new(crate::Access::default());
+    let broker = Broker::new(crate::credential::BrokerAccess::default());
     (address, stop, tokio::spawn(broker.serve(listener, stopped)))
 }
 

@@ -15,7 +15,7 @@ fn anywhere() -> SocketAddr {
 async fn start_broker(listen: SocketAddr) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
     let (stop, stopped) = watch::channel(false);
     let (listener, address) = crate::http::bind(listen).await.unwrap();
-    let broker = Broker::new(crate::Access::default());
+    let broker = Broker::new(crate::credential::BrokerAccess::default());
     (address, stop, tokio::spawn(broker.serve(listener, stopped)))
 }
 
@@ -69,19 +69,53 @@ struct Mosquitto {
 
 impl Mosquitto {
     fn start(address: SocketAddr) -> Self {
-        let files = Directory::new();
-        let config = files.path().join("mosquitto.conf");
         let text = format!(
             "listener {} {}\nallow_anonymous true\n",
             address.port(),
             address.ip()
         );
+        Self::start_with(&text, Directory::new(), address)
+    }
+
+    /// With the configuration and the access list that are shipped, and these users.
+    fn start_guarded(address: SocketAddr, users: &[(&str, &Token)]) -> Self {
+        let files = Directory::new();
+        let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../mosquitto");
+        let passwords = files.path().join("passwords");
+        std::fs::write(&passwords, "").unwrap();
+        for (user, password) in users {
+            let added = program("mosquitto_passwd")
+                .args(["-b".as_ref(), passwords.as_os_str()])
+                .args([user, password.secret()])
+                .status();
+            assert!(added.unwrap().success());
+        }
+        let conf = std::fs::read_to_string(shipped.join("mosquitto.conf")).unwrap();
+        let listener = format!("user root\nlistener {} {}", address.port(), address.ip());
+        let mut text = conf.clone();
+        for (there, here) in [
+            ("listener 10003", listener.as_str()),
+            (
+                "/etc/mosquitto/sluice.acl",
+                shipped.join("sluice.acl").to_str().unwrap(),
+            ),
+            (
+                "password_file /etc/mosquitto/sluice.passwd",
+                &format!("password_file {}", passwords.display()),
+            ),
+        ] {
+            assert!(text.contains(there), "{there}");
+            text = text.replace(there, here);
+        }
+        Self::start_with(&text, files, address)
+    }
+
+    fn start_with(text: &str, files: Directory, address: SocketAddr) -> Self {
+        let config = files.path().join("mosquitto.conf");
         std::fs::write(&config, text).unwrap();
-        let program = sluice_perf::lab::tools::find("mosquitto").unwrap();
-        let process = std::process::Command::new(program)
+        let process = program("mosquitto")
             .arg("-c")
             .arg(&config)
-            .env("LD_LIBRARY_PATH", sluice_perf::lab::tools::library_path())
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
@@ -91,6 +125,12 @@ impl Mosquitto {
             _files: files,
         }
     }
+}
+
+fn program(name: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(sluice_perf::lab::tools::find(name).unwrap());
+    command.env("LD_LIBRARY_PATH", sluice_perf::lab::tools::library_path());
+    command
 }
 
 impl Drop for Mosquitto {
@@ -131,6 +171,57 @@ async fn mosquitto_may_be_the_broker_and_may_be_killed() {
     let mut client = Node::join(address, SECOND, JOB).await;
     let answer = client.query("", "10.30.50.2").await;
     assert_eq!(answer["instance_list"][0]["host_port"], 50103);
+    running.end().await;
+    root.end().await;
+}
+
+/// By the access list that is shipped, a node speaks and hears for itself only, whatever its client id is.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn mosquitto_binds_a_node_to_its_topics() {
+    let (listener, address) = crate::http::bind(anywhere()).await.unwrap();
+    drop(listener);
+    let secrets = Directory::new();
+    let nodes = crate::NodeCredentials::of_manager(secrets.path()).unwrap();
+    let (first, second) = (nodes.of(FIRST), nodes.of(SECOND));
+    let manager = Token::new("correct-horse").unwrap();
+    let users = [
+        ("sluice-cluster", &manager),
+        (FIRST, &first),
+        (SECOND, &second),
+    ];
+    let _mosquitto = Mosquitto::start_guarded(address, &users);
+    let root_files = Directory::new();
+    let root = start_root(root_config(root_files.path())).await;
+    apply(&Caller::new(root.address)).await;
+    let files = Directory::new();
+    let mut config = cluster_config(files.path(), "site", root.address);
+    config.broker = BrokerConfig::External {
+        address: address.to_string(),
+        login: Some(("sluice-cluster".to_owned(), manager.clone())),
+    };
+    let running = start_cluster(config).await;
+    let cluster = Caller::new(running.address);
+    broker_connected(&cluster, true).await;
+    let mut one = Node::join_as(address, FIRST, Some((FIRST, &first)), JOB).await;
+    // With the client id of the other, which does not end its connection.
+    let mut two = Node::join_as(address, SECOND, Some((FIRST, &second)), JOB).await;
+    one.subscribe("nodes/+/net/#").await;
+    two.subscribe("#").await;
+    let question = json!({"sname": "", "sip": "10.30.50.2"}).to_string();
+    let request = |id: &str| format!("nodes/{id}/net/tablequery/request");
+    let result = |id: &str| format!("nodes/{id}/net/tablequery/result");
+    // In the other's name: nobody hears that.
+    one.say_on(&request(SECOND), "{}").await;
+    one.say_on(&format!("jobs/{JOB}/updates_available"), "{}")
+        .await;
+    two.say_on("nodes/x/net/subnet", "{}").await;
+    two.say("tablequery/request", question.clone()).await;
+    let heard = two.topics_until(&result(SECOND)).await;
+    assert_eq!(heard, [request(SECOND), result(SECOND)].into());
+    one.say("tablequery/request", question).await;
+    let heard = one.topics_until(&result(FIRST)).await;
+    assert_eq!(heard, [request(FIRST), result(FIRST)].into());
     running.end().await;
     root.end().await;
 }
