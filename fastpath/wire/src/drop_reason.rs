@@ -154,6 +154,9 @@ drop_reasons! {
     PeerSilent "peer-silent"
         "The packet waited for a session with its peer, and none was agreed on in time, or too many packets waited."
         "The node is down, its tunnel port is blocked, or it does not know our key: `sluice get peers`.";
+    Congested "congested"
+        "An encrypted packet met congestion between the nodes, which routers marked instead of losing it, and the packet inside cannot say so (RFC 6040)."
+        "The underlay is congested. Services whose TCP speaks ECN slow down without such losses: `sysctl net.ipv4.tcp_ecn=1` at both ends.";
     PoolEmpty "pool-empty"
         "No free buffer."
         "Raise `fastpath.buffers`, or find who holds them: `sluice status`.";

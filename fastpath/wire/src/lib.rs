@@ -17,6 +17,7 @@
 //! | [`icmp_error`] | unreachable, too big, time exceeded, and TCP resets |
 //! | [`icmp_echo`] | echo between gateways |
 //! | [`hop_limit`] | one less, where a packet is forwarded as it is |
+//! | [`mod@traffic_class`] | DSCP and ECN, and what becomes of ECN where a tunnel ends |
 //! | [`segment`] | cutting a super-frame into packets, and joining packets into a super-frame |
 //! | [`drop_reason`] | every way a packet can end, with cause and cure |
 //!
@@ -36,6 +37,7 @@ pub mod mss;
 pub mod icmp_error;
 pub mod icmp_echo;
 pub mod hop_limit;
+pub mod traffic_class;
 pub mod segment;
 
 pub use addr::{Dual, Family, InstanceIp, Ip, NsIp, ServiceIp};
