@@ -220,6 +220,10 @@ impl<L: Link> Link for FaultLink<L> {
         self.faults == Faults::default() && self.inner.takes_runs()
     }
 
+    fn watch_class(&mut self) {
+        self.inner.watch_class();
+    }
+
     fn take_opened(&mut self, frame: Frame) -> Option<Frame> {
         self.inner.take_opened(frame)
     }

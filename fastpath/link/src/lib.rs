@@ -75,6 +75,9 @@ pub trait Link {
         false
     }
 
+    /// From now on received frames say the traffic class of their outer header ([`Frame::class`]), if there is one.
+    fn watch_class(&mut self) {}
+
     /// Takes a received frame back whose encrypted datagrams were opened in place: a packet, or a run of them
     /// ([`Frame::train`]). [`Link::receive`] hands it out again, as if it had come so, and joins what belongs together; the
     /// frame is not counted again. A link that joins nothing gives it straight back.

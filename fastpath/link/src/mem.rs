@@ -22,6 +22,7 @@ pub struct Packet {
     pub gso: Option<Gso>,
     pub train: Option<Train>,
     pub outer: Option<Endpoint>,
+    pub class: u8,
 }
 
 impl From<Vec<u8>> for Packet {
@@ -41,6 +42,7 @@ impl From<&Frame> for Packet {
             gso: frame.gso,
             train: frame.train,
             outer: frame.outer,
+            class: frame.class,
         }
     }
 }
@@ -52,6 +54,7 @@ impl Packet {
         frame.gso = self.gso;
         frame.train = self.train;
         frame.outer = self.outer;
+        frame.class = self.class;
     }
 }
 

@@ -77,6 +77,9 @@ pub struct Frame {
     pub outer: Option<Endpoint>,
     /// The number under which this frame is followed through the stages (`sluice trace`); 0 when it is not.
     pub trace: u32,
+    /// The traffic class ([`sluice_wire::traffic_class`]) of the outer header: as received, where a link was told to look at it,
+    /// or to be sent. 0 is "nothing to say".
+    pub class: u8,
 }
 
 impl Frame {
@@ -93,6 +96,7 @@ impl Frame {
             train: None,
             outer: None,
             trace: 0,
+            class: 0,
         }
     }
 
@@ -216,7 +220,7 @@ impl Frame {
         self.buffer
     }
 
-    /// Replaces the packet by a copy of `bytes` at the usual headroom and forgets all metadata but `outer` and `trace`.
+    /// Replaces the packet by a copy of `bytes` at the usual headroom and forgets all metadata but `outer`, `trace` and `class`.
     ///
     /// # Panics
     /// When `bytes` do not fit the buffer.
@@ -239,6 +243,7 @@ impl Frame {
         self.train = other.train;
         self.outer = other.outer;
         self.trace = other.trace;
+        self.class = other.class;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Hop, Mac};
 use sluice_memory::{Endpoint, Frame};
-use sluice_wire::{DropReason, Family, Ip, checksum};
+use sluice_wire::{DropReason, Family, Ip, checksum, traffic_class};
 
 const ETHERNET_LEN: usize = 14;
 const IPV4_LEN: usize = 20;
@@ -50,17 +50,19 @@ pub fn wrap(
         return Err(DropReason::TooBig);
     }
     let datagram = (frame.len() + UDP_LEN) as u16;
+    let class = frame.class;
     match family {
         Family::V4 => {
             let header: &mut [u8; IPV4_ALL] = frame.push_header().ok_or(DropReason::LinkError)?;
             write_ethernet(header, hop.mac, from, ETHERTYPE_IPV4);
             let (src, dst) = (hop.source.octets_v4(), to.ip.octets_v4());
-            header[14..16].copy_from_slice(&[0x45, 0]);
+            header[14..16].copy_from_slice(&[0x45, class]);
             header[16..18].copy_from_slice(&(total as u16).to_be_bytes());
             // RFC 6864 section 4.1: what must not be fragmented needs no identification.
             header[18..22].copy_from_slice(&[0, 0, 0x40, 0]);
             header[22..24].copy_from_slice(&[HOP_LIMIT, PROTOCOL_UDP]);
             let sum = IPV4_CONSTANT
+                + u64::from(class)
                 + total as u64
                 + u64::from(u32::from_be_bytes(src))
                 + u64::from(u32::from_be_bytes(dst));
@@ -78,7 +80,7 @@ pub fn wrap(
             let computed = !checksum::fold(pseudo + ports + checksum::sum(frame.bytes()));
             let header: &mut [u8; IPV6_ALL] = frame.push_header().ok_or(DropReason::LinkError)?;
             write_ethernet(header, hop.mac, from, ETHERTYPE_IPV6);
-            header[14..18].copy_from_slice(&[0x60, 0, 0, 0]);
+            header[14..18].copy_from_slice(&[0x60 | class >> 4, class << 4, 0, 0]);
             header[18..20].copy_from_slice(&datagram.to_be_bytes());
             header[20..22].copy_from_slice(&[PROTOCOL_UDP, HOP_LIMIT]);
             header[22..38].copy_from_slice(&src.octets_v6());
@@ -124,6 +126,12 @@ pub fn unwrap(frame: &mut Frame) -> Result<Endpoint, DropReason> {
         }
         _ => Err(DropReason::NotIp),
     }
+}
+
+/// The traffic class of a frame's IP header, in front of which is Ethernet.
+#[inline]
+pub(super) fn outer_class(frame: &Frame) -> u8 {
+    traffic_class::of(frame.bytes().get(ETHERNET_LEN..).unwrap_or_default())
 }
 
 /// Takes off `header_len` bytes, and what is behind the end of an IP packet of `total` bytes or of a UDP datagram of
@@ -301,6 +309,8 @@ mod tests {
             for len in [0, 1, 17, 1000, 1300] {
                 let inner = udp(false, 4000, &payload(len));
                 let mut frame = frame_of(&mut pool, &inner);
+                let class = u8::try_from(len % 256).unwrap();
+                frame.class = class;
                 wrap(&mut frame, &hop(from, 1500), 50103, to(node), US).unwrap();
                 let read = PacketHeaders::from_ethernet_slice(frame.bytes()).unwrap();
                 let ethernet = read.link.unwrap().ethernet2().unwrap();
@@ -318,17 +328,23 @@ mod tests {
                     NetHeaders::Ipv4(header, _) => {
                         assert_eq!(header.header_checksum, header.calc_header_checksum());
                         assert!(header.dont_fragment);
+                        let (dscp, ecn) = (header.dscp.value(), header.ecn.value());
+                        assert_eq!(dscp << 2 | ecn, class);
                         assert_eq!(datagram.checksum, 0);
                     }
-                    NetHeaders::Ipv6(header, _) => assert_eq!(
-                        datagram.checksum,
-                        datagram.calc_checksum_ipv6(&header, content).unwrap()
-                    ),
+                    NetHeaders::Ipv6(header, _) => {
+                        assert_eq!(header.traffic_class, class);
+                        assert_eq!(
+                            datagram.checksum,
+                            datagram.calc_checksum_ipv6(&header, content).unwrap()
+                        );
+                    }
                     NetHeaders::Arp(_) => panic!("{node}: an IP packet"),
                 }
                 // Short frames arrive padded.
                 let padding = 60_usize.saturating_sub(frame.len());
                 frame.append(&vec![0xee; padding]);
+                assert_eq!(outer_class(&frame), class);
                 let source = unwrap(&mut frame).unwrap();
                 assert_eq!((source, frame.bytes()), (to(from), &inner[..]));
                 pool.release(frame.into_buffer());

@@ -5,7 +5,7 @@
 //! neighbour, keeps the datagram meanwhile, and control hears of the new neighbour.
 
 use super::directory::{DirectoryReader, Hop};
-use super::headers::{unwrap, wrap};
+use super::headers::{outer_class, unwrap, wrap};
 use super::port::Port;
 use super::{Mac, cut};
 use crate::{Arrival, Health, Link, LinkDown, UdpLink};
@@ -28,6 +28,8 @@ pub struct XdpUnderlayLink {
     /// The outer source ports: this worker's, its lane; and the tunnel's own, to which an encrypted peer answers.
     source_port: u16,
     tunnel_port: u16,
+    /// Received frames say their class.
+    watches_class: bool,
     calls: u32,
 }
 
@@ -47,6 +49,7 @@ impl XdpUnderlayLink {
             hops,
             source_port,
             tunnel_port,
+            watches_class: false,
             calls: 0,
         }
     }
@@ -69,7 +72,11 @@ impl Link for XdpUnderlayLink {
     ) -> Result<Arrival, LinkDown> {
         self.port.check()?;
         let before = batch.len();
+        let watches_class = self.watches_class;
         let arrival = self.port.receive(pool, account, batch, |frame| {
+            if watches_class {
+                frame.class = outer_class(frame);
+            }
             let outer = unwrap(frame)?;
             if outer.ip.is_discard_only() {
                 return Err(DropReason::MartianSource);
@@ -134,6 +141,11 @@ impl Link for XdpUnderlayLink {
         if !by_socket.is_empty() {
             socket.transmit(&mut by_socket, pool, account);
         }
+    }
+
+    fn watch_class(&mut self) {
+        self.watches_class = true;
+        self.socket.watch_class();
     }
 
     fn take_opened(&mut self, frame: Frame) -> Option<Frame> {

@@ -17,6 +17,7 @@ pub const MESSAGES_MAX: usize = 64;
 pub struct Socket {
     fd: OwnedFd,
     family: Family,
+    watches_class: bool,
 }
 
 /// A datagram to send, or, with a segment size, a run of datagrams.
@@ -26,6 +27,8 @@ pub struct Message<'a> {
     pub parts: &'a [IoSlice<'a>],
     /// The bytes of every datagram but the last.
     pub segment: Option<u16>,
+    /// The traffic class of the IP header.
+    pub class: u8,
 }
 
 /// A datagram that came, or, with a segment size, a run of datagrams in one buffer.
@@ -37,6 +40,8 @@ pub struct Received {
     pub from: SocketAddress,
     /// The bytes of every datagram but the last.
     pub segment: Option<u16>,
+    /// The traffic class of the IP header, after [`Socket::watch_class`]. The kernel joins only datagrams of one class.
+    pub class: u8,
 }
 
 /// One control message with room for an `int`.
@@ -57,25 +62,56 @@ impl Control {
         value: [0; 8],
     };
 
-    fn segment(size: u16) -> Self {
+    fn new<const N: usize>(level: i32, kind: i32, value: [u8; N]) -> Self {
+        const { assert!(N <= 8) };
         let mut control = Self::EMPTY;
-        control.header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<u16>();
-        control.header.cmsg_level = libc::IPPROTO_UDP;
-        control.header.cmsg_type = UDP_SEGMENT;
-        control.value[..2].copy_from_slice(&size.to_ne_bytes());
+        control.header.cmsg_len = size_of::<libc::cmsghdr>() + N;
+        control.header.cmsg_level = level;
+        control.header.cmsg_type = kind;
+        control.value[..N].copy_from_slice(&value);
         control
     }
 
-    fn segment_size(&self) -> Option<u16> {
-        let is_gro = self.header.cmsg_level == libc::IPPROTO_UDP
-            && self.header.cmsg_type == UDP_GRO
-            && self.header.cmsg_len >= size_of::<libc::cmsghdr>() + size_of::<i32>();
-        let [a, b, c, d, ..] = self.value;
-        if is_gro {
-            u16::try_from(i32::from_ne_bytes([a, b, c, d])).ok()
-        } else {
-            None
+    fn segment(size: u16) -> Self {
+        Self::new(libc::IPPROTO_UDP, UDP_SEGMENT, size.to_ne_bytes())
+    }
+
+    /// The class of a datagram to an address of that family.
+    fn class(class: u8, family: Family) -> Self {
+        let value = i32::from(class).to_ne_bytes();
+        match family {
+            Family::V4 => Self::new(libc::IPPROTO_IP, libc::IP_TOS, value),
+            Family::V6 => Self::new(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, value),
         }
+    }
+
+    /// The number in it, if it is of this kind: of one byte or four.
+    fn number(&self, level: i32, kind: i32) -> Option<i32> {
+        if (self.header.cmsg_level, self.header.cmsg_type) != (level, kind) {
+            return None;
+        }
+        let [a, b, c, d, ..] = self.value;
+        match self
+            .header
+            .cmsg_len
+            .checked_sub(size_of::<libc::cmsghdr>())?
+        {
+            1 => Some(a.into()),
+            4.. => Some(i32::from_ne_bytes([a, b, c, d])),
+            _ => None,
+        }
+    }
+
+    fn segment_size(&self) -> Option<u16> {
+        let size = self.number(libc::IPPROTO_UDP, UDP_GRO)?;
+        u16::try_from(size).ok()
+    }
+
+    fn class_received(&self) -> Option<u8> {
+        let class = self
+            .number(libc::IPPROTO_IP, libc::IP_TOS)
+            .or_else(|| self.number(libc::IPPROTO_IPV6, libc::IPV6_TCLASS))?;
+        u8::try_from(class).ok()
     }
 }
 
@@ -110,7 +146,11 @@ impl Socket {
         }
         // SAFETY: `fd` was just made and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, family })
+        Ok(Self {
+            fd,
+            family,
+            watches_class: false,
+        })
     }
 
     #[must_use]
@@ -183,6 +223,19 @@ impl Socket {
         self.set(libc::IPPROTO_UDP, UDP_GRO, on.into())
     }
 
+    /// Makes received datagrams say their class. One more control message each.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn watch_class(&mut self) -> io::Result<()> {
+        self.set(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+        if self.family == Family::V6 {
+            self.set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+        }
+        self.watches_class = true;
+        Ok(())
+    }
+
     /// Whether the kernel knows UDP_SEGMENT (4.18). Changes nothing.
     ///
     /// # Errors
@@ -230,9 +283,23 @@ impl Socket {
     /// What the kernel says about the first message.
     pub fn send(&self, messages: &[Message<'_>]) -> io::Result<usize> {
         let messages = messages.get(..MESSAGES_MAX).unwrap_or(messages);
-        let mut controls: ArrayVec<Control, MESSAGES_MAX> = messages
+        if messages.iter().all(|message| message.class == 0) {
+            self.send_with::<1>(messages)
+        } else {
+            self.send_with::<2>(messages)
+        }
+    }
+
+    /// With room for so many control messages each.
+    fn send_with<const N: usize>(&self, messages: &[Message<'_>]) -> io::Result<usize> {
+        let mut controls: ArrayVec<ArrayVec<Control, N>, MESSAGES_MAX> = messages
             .iter()
-            .map(|message| message.segment.map_or(Control::EMPTY, Control::segment))
+            .map(|message| {
+                let class = || Control::class(message.class, message.to.endpoint().ip.family());
+                let class = (message.class != 0).then(class);
+                let segment = message.segment.map(Control::segment);
+                segment.into_iter().chain(class).collect()
+            })
             .collect();
         let mut raw = ArrayVec::<libc::mmsghdr, MESSAGES_MAX>::new();
         for (message, control) in messages.iter().zip(&mut controls) {
@@ -242,9 +309,9 @@ impl Socket {
             // `IoSlice` has the layout of `iovec` (std documents it); the kernel only reads.
             header.msg_hdr.msg_iov = message.parts.as_ptr().cast_mut().cast();
             header.msg_hdr.msg_iovlen = message.parts.len() as _;
-            if message.segment.is_some() {
-                header.msg_hdr.msg_control = std::ptr::from_mut(control).cast();
-                header.msg_hdr.msg_controllen = size_of::<Control>() as _;
+            if !control.is_empty() {
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = (control.len() * size_of::<Control>()) as _;
             }
             raw.push(header);
         }
@@ -271,9 +338,23 @@ impl Socket {
         buffers: &mut [IoSliceMut<'_>],
         received: &mut ArrayVec<Received, MESSAGES_MAX>,
     ) -> io::Result<usize> {
+        if self.watches_class {
+            self.receive_with::<2>(buffers, received)
+        } else {
+            self.receive_with::<1>(buffers, received)
+        }
+    }
+
+    /// With room for so many control messages each.
+    fn receive_with<const N: usize>(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        received: &mut ArrayVec<Received, MESSAGES_MAX>,
+    ) -> io::Result<usize> {
         let room = MESSAGES_MAX - received.len();
         let wanted = || buffers.iter().take(room);
-        let mut controls: ArrayVec<_, MESSAGES_MAX> = wanted().map(|_| Control::EMPTY).collect();
+        let mut controls: ArrayVec<_, MESSAGES_MAX> =
+            wanted().map(|_| [Control::EMPTY; N]).collect();
         let mut addresses: ArrayVec<_, MESSAGES_MAX> =
             wanted().map(|_| SocketAddress::default()).collect();
         let mut raw = ArrayVec::<libc::mmsghdr, MESSAGES_MAX>::new();
@@ -286,8 +367,8 @@ impl Socket {
             // `IoSliceMut` has the layout of `iovec` (std documents it).
             header.msg_hdr.msg_iov = std::ptr::from_mut(buffer).cast();
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = std::ptr::from_mut(control).cast();
-            header.msg_hdr.msg_controllen = size_of::<Control>() as _;
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = size_of::<[Control; N]>() as _;
             raw.push(header);
         }
         let count = u32::try_from(raw.len()).unwrap_or(0);
@@ -309,15 +390,15 @@ impl Socket {
             return Err(error);
         };
         for ((header, control), address) in raw.iter().zip(&controls).zip(&addresses).take(came) {
+            // The kernel writes one after the other; what it did not write is empty.
+            let written = header.msg_hdr.msg_controllen.div_ceil(size_of::<Control>());
+            let control = || control.iter().take(written);
             received.push(Received {
                 len: header.msg_len as usize,
                 cut_short: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
                 from: *address,
-                segment: if header.msg_hdr.msg_controllen == 0 {
-                    None
-                } else {
-                    control.segment_size()
-                },
+                segment: control().find_map(Control::segment_size),
+                class: control().find_map(Control::class_received).unwrap_or(0),
             });
         }
         Ok(came)

@@ -207,6 +207,7 @@ impl UdpLink {
             }
             frame.set_range(HEADROOM, came.len);
             frame.outer = Some(came.from.endpoint());
+            frame.class = came.class;
             let stride = came.segment.map_or(came.len, usize::from).max(1);
             self.waiting.push_back(Source::new(frame, stride));
         }
@@ -438,6 +439,11 @@ impl Link for UdpLink {
         true
     }
 
+    fn watch_class(&mut self) {
+        // Where the kernel refuses, congestion between the nodes stays unknown, as it is without ECN.
+        let _ = self.socket.watch_class();
+    }
+
     fn take_opened(&mut self, mut frame: Frame) -> Option<Frame> {
         let stride = frame
             .train
@@ -499,6 +505,7 @@ mod tests {
                 frame.fill(&packet.bytes);
                 frame.checksum = packet.checksum;
                 frame.gso = packet.gso;
+                frame.class = packet.class;
                 frame.outer = Some(to.link.local().unwrap());
                 frames.push(frame);
                 self.account.received.add(1);
@@ -617,6 +624,47 @@ mod tests {
         assert_eq!(here.account.forwarded.value(), 2);
         let bytes: Vec<Vec<u8>> = sent.into_iter().map(|packet| packet.bytes).collect();
         assert_eq!(there.receive(bytes.concat().len()), bytes);
+    }
+
+    #[test]
+    fn datagrams_say_their_class_over_either_family_and_runs_have_one() {
+        for (ip, gso) in [("127.0.0.1", true), ("::1", true), ("127.0.0.1", false)] {
+            let settings = UdpSettings {
+                address: ip.parse().ok(),
+                port: 0,
+                workers: 1,
+                gso,
+                merge: MERGE,
+                one_packet_per_syscall: false,
+            };
+            let [mut here, mut there] = [(); 2].map(|()| End {
+                link: open(&settings).unwrap().remove(0),
+                pool: Pool::new(256, FRAME_LEN_MAX).unwrap(),
+                account: Account::default(),
+            });
+            there.link.watch_class();
+            let classes = [0, 2, 2, 2, 3, 0b1011_1000, 0];
+            let encrypted = |class| Packet {
+                // As the encrypted format begins, so that nothing looks into it.
+                bytes: vec![4; 100],
+                class,
+                ..Packet::default()
+            };
+            here.send(&classes.map(encrypted), &there);
+            let (mut came, mut batch) = (Vec::new(), Batch::new());
+            while came.len() < classes.len() {
+                wait_readable(&[there.link.fd().unwrap()], Some(2_000_000_000)).unwrap();
+                there
+                    .link
+                    .receive(&mut there.pool, &there.account, &mut batch)
+                    .unwrap();
+                for frame in batch.drain(..) {
+                    came.extend(std::iter::repeat_n(frame.class, frame.len() / 100));
+                    there.pool.release(frame.into_buffer());
+                }
+            }
+            assert_eq!(came, classes, "{ip} {gso}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(super) const SCRATCH_LEN: usize = 2 * RUN_MAX * sluice_wire::segment::HEADER
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planned {
     to: SocketAddress,
+    class: u8,
     first_part: usize,
     parts_per_datagram: usize,
     pub(super) datagrams: usize,
@@ -123,14 +124,16 @@ impl<'a> Plan<'a> {
     /// One datagram, or a run of whole frames of one length.
     fn push_whole(&mut self, to: SocketAddress, frames: &'a [Frame]) {
         let first_part = self.parts.len();
+        let first = frames.first();
         self.parts
             .extend(frames.iter().map(|frame| IoSlice::new(frame.bytes())));
         self.messages.push(Planned {
             to,
+            class: first.map_or(0, |frame| frame.class),
             first_part,
             parts_per_datagram: 1,
             datagrams: frames.len(),
-            datagram_len: frames.first().map_or(0, Frame::len),
+            datagram_len: first.map_or(0, Frame::len),
         });
     }
 
@@ -141,6 +144,7 @@ impl<'a> Plan<'a> {
         self.parts.extend(datagrams.map(IoSlice::new));
         self.messages.push(Planned {
             to,
+            class: frame.class,
             first_part,
             parts_per_datagram: 1,
             datagrams: of.len(),
@@ -183,6 +187,7 @@ impl<'a> Plan<'a> {
         if count > 0 {
             self.messages.push(Planned {
                 to,
+                class: frame.class,
                 first_part,
                 parts_per_datagram: 2,
                 datagrams: count,
@@ -206,6 +211,7 @@ impl<'a> Plan<'a> {
     pub(super) fn whole(&self, message: &Planned) -> Message<'_> {
         Message {
             to: message.to,
+            class: message.class,
             parts: self.parts(message, 0..message.datagrams),
             segment: if message.datagrams > 1 {
                 u16::try_from(message.datagram_len).ok()
@@ -219,6 +225,7 @@ impl<'a> Plan<'a> {
     pub(super) fn single(&self, message: &Planned, index: usize) -> Message<'_> {
         Message {
             to: message.to,
+            class: message.class,
             parts: self.parts(message, index..index + 1),
             segment: None,
         }
@@ -233,7 +240,7 @@ struct Progress<'a> {
     end: bool,
 }
 
-/// How many frames from the front on can be one run: one destination, one length (the last may be shorter).
+/// How many frames from the front on can be one run: one destination and class, one length (the last may be shorter).
 fn run_of(frames: &[Frame]) -> usize {
     let Some(first) = frames.first() else {
         return 0;
@@ -245,6 +252,7 @@ fn run_of(frames: &[Frame]) -> usize {
             || frame.train.is_some()
             || frame.is_empty()
             || frame.outer != first.outer
+            || frame.class != first.class
             || frame.len() > first.len()
         {
             break;

@@ -36,6 +36,7 @@ pub fn runs_work() -> RunsWork {
         to,
         parts: &[IoSlice::new(&sent)],
         segment: u16::try_from(SEGMENT).ok(),
+        class: 0,
     };
     match sender.send(&[message]) {
         Ok(_) => {}
