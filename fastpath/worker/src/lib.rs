@@ -12,5 +12,5 @@ pub mod tunnel;
 pub use bell::Bell;
 pub use cores::{CoreError, cores};
 pub use run::{Ended, Exit, Handle, Settings, SpawnError, spawn};
-pub use tunnel::{Orders, Tunnel};
+pub use tunnel::{Dscp, Orders, Tunnel};
 pub use turn::{Ready, Turn, Worker};

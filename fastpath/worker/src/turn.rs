@@ -84,6 +84,7 @@ impl<S: Link, U: Link> Worker<S, U> {
     /// Lets it speak the encrypted format with the peers of which the tables say so. `tunnel` is its part of the gateway's.
     #[must_use]
     pub fn with_tunnel(mut self, tunnel: Tunnel) -> Self {
+        self.underlay.watch_class();
         self.tunnel = Some(Box::new(tunnel));
         self
     }

@@ -2,7 +2,7 @@
 
 use super::open::reason_of;
 use super::shared::{Exchange, Incoming, Note, Order, OutgoingSession, Published};
-use super::{Outgoing, Surroundings, time};
+use super::{Dscp, Outgoing, Surroundings, time};
 use sluice_engine::Now;
 use sluice_link::Link;
 use sluice_memory::{Endpoint, Frame};
@@ -89,7 +89,12 @@ impl Keeper {
     }
 
     /// Obeys orders, follows the tables, reads notes, does what is due, sends and publishes.
-    pub(super) fn work<U: Link>(&mut self, exchange: &Exchange, around: &mut Surroundings<'_, U>) {
+    pub(super) fn work<U: Link>(
+        &mut self,
+        exchange: &Exchange,
+        dscp: Dscp,
+        around: &mut Surroundings<'_, U>,
+    ) {
         let mut has_worked = self.obey(exchange, around.now);
         has_worked |= self.follow(around.tables, around.now);
         for note in std::iter::from_fn(|| exchange.take()).take(NOTES_PER_TURN) {
@@ -120,7 +125,7 @@ impl Keeper {
         if std::mem::take(&mut self.is_changed) {
             self.publish(exchange);
         }
-        self.transmit(around);
+        self.transmit(dscp, around);
         self.look_at = self.speaker.poll_timeout().map_or_else(
             // Packets may set timers that are not set yet.
             || (!self.peers.is_empty()).then(|| around.now.plus_ms(LOOK_MS)),
@@ -272,7 +277,7 @@ impl Keeper {
     }
 
     /// Sends what the speaker says.
-    fn transmit<U: Link>(&mut self, around: &mut Surroundings<'_, U>) {
+    fn transmit<U: Link>(&mut self, dscp: Dscp, around: &mut Surroundings<'_, U>) {
         let mut frames = Outgoing::new();
         while let Some(transmit) = self.speaker.poll_transmit() {
             around.accounts.engine.originated.add(1);
@@ -283,6 +288,7 @@ impl Keeper {
             let mut frame = Frame::new(buffer);
             frame.fill(transmit.datagram());
             frame.outer = Some(endpoint_of(transmit.to));
+            frame.class = dscp.own_class();
             if frames.is_full() {
                 around.transmit(&mut frames);
             }

@@ -10,12 +10,14 @@
 //!              notes ───────────────► keeper ──► sessions    one worker
 //! ```
 
+mod dscp;
 mod keeper;
 mod open;
 mod seal;
 mod shared;
 mod waiting;
 
+pub use crate::tunnel::dscp::Dscp;
 use crate::tunnel::keeper::Keeper;
 use crate::tunnel::open::Group;
 pub(crate) use crate::tunnel::open::concerns_tunnel;
@@ -87,6 +89,7 @@ pub struct Tunnel {
     sessions: shared::Reader,
     keeper: Option<Box<Keeper>>,
     waiting: Waiting,
+    dscp: Dscp,
     /// The sessions under which held packets were last looked at.
     looked_at: u64,
     /// By peer slot, when a session was last asked for.
@@ -114,6 +117,7 @@ impl Tunnel {
             worker,
             keeper: keeper.take(),
             waiting: Waiting::new(),
+            dscp: Dscp::default(),
             looked_at: 0,
             asked: Vec::new(),
             sealed: Outgoing::new(),
@@ -121,6 +125,13 @@ impl Tunnel {
         };
         let orders = Orders(Arc::clone(&exchange));
         Ok((orders, (0..workers.max(1)).map(part).collect()))
+    }
+
+    /// What the DSCP of datagrams is from now on.
+    #[must_use]
+    pub const fn with_dscp(mut self, dscp: Dscp) -> Self {
+        self.dscp = dscp;
+        self
     }
 
     /// Readable when another worker left something for this one to look at.
@@ -148,7 +159,7 @@ impl Tunnel {
     /// What is to be done besides packets: at the end of each turn.
     pub(crate) fn work<U: Link>(&mut self, around: &mut Surroundings<'_, U>) {
         if let Some(keeper) = &mut self.keeper {
-            keeper.work(&self.exchange, around);
+            keeper.work(&self.exchange, self.dscp, around);
         }
         let sessions = Arc::clone(self.sessions.load());
         if sessions.version != self.looked_at {

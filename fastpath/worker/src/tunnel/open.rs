@@ -7,7 +7,7 @@ use sluice_memory::{Batch, Checksum, Endpoint, Frame, Train};
 use sluice_tables::{PeerSlot, session_address};
 use sluice_tunnel::noise::message::{INITIATION_LEN, TransportHeader};
 use sluice_tunnel::{Format, Refusal, session};
-use sluice_wire::DropReason;
+use sluice_wire::{DropReason, traffic_class};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -91,11 +91,13 @@ impl Tunnel {
             .train
             .take()
             .map_or(frame.len(), |train| train.stride.into());
+        // What is inside goes on without it.
+        let class = std::mem::take(&mut frame.class);
         let (mut at, mut end, mut outcomes) = (0, 0, 0_u64);
         while at < frame.len() {
             let bytes = frame.bytes_mut();
             let next = bytes.len().min(at + stride.max(1));
-            match self.open_datagram(&mut bytes[at..next], from, opening, around) {
+            match self.open_datagram(&mut bytes[at..next], (from, class), opening, around) {
                 Ok(Content::Packet(peer, epoch, place)) => {
                     let len = place.len();
                     let place = at + place.start..at + place.end;
@@ -155,7 +157,7 @@ impl Tunnel {
     fn open_datagram<U: Link>(
         &mut self,
         datagram: &mut [u8],
-        from: Endpoint,
+        (from, class): (Endpoint, u8),
         opening: &mut Opening<'_>,
         around: &mut Surroundings<'_, U>,
     ) -> Result<Content, DropReason> {
@@ -185,8 +187,11 @@ impl Tunnel {
         if opened.len == 0 {
             return Ok(Content::Taken);
         }
-        let packet = datagram.get(session::HEADROOM..session::HEADROOM + opened.len);
-        let len = packet.and_then(packet_len).ok_or(DropReason::Malformed)?;
+        let packet = datagram
+            .get_mut(session::HEADROOM..session::HEADROOM + opened.len)
+            .ok_or(DropReason::Malformed)?;
+        let len = packet_len(packet).ok_or(DropReason::Malformed)?;
+        traffic_class::decapsulate(class, packet)?;
         let place = session::HEADROOM..session::HEADROOM + len;
         Ok(Content::Packet(incoming.peer, incoming.epoch, place))
     }

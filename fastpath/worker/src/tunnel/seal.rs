@@ -107,6 +107,7 @@ impl Tunnel {
             around.drop_frame(frame, reason);
             return Outcome::Sealed { rekey_due: false };
         }
+        frame.class = self.dscp.class_of(frame.bytes());
         match seal_whole(&mut frame, outgoing, mtu, around.now) {
             Ok(Sealed { rekey_due, .. }) => {
                 frame.outer = Some(outgoing.to);
@@ -179,6 +180,8 @@ impl Tunnel {
             Ok(rekey_due) => {
                 run.outer = Some(outgoing.to);
                 run.trace = frame.trace;
+                // All pieces have the header of the whole.
+                run.class = self.dscp.class_of(frame.bytes());
                 self.push(run, around);
                 Ok(rekey_due)
             }

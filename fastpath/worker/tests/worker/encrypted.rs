@@ -16,7 +16,7 @@ use sluice_worker::{Orders, Ready, Tunnel, Worker};
 use std::sync::Arc;
 use std::time::Duration;
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 pub(crate) fn key(node: u8) -> PrivateKey {
     PrivateKey::from_bytes(&[node; 32])
@@ -28,7 +28,7 @@ pub(crate) fn encrypted(node: u8) -> TunnelFormat {
     }
 }
 
-fn node(node: u8) -> Endpoint {
+pub(crate) fn node(node: u8) -> Endpoint {
     Endpoint {
         ip: Ip::v4([192, 0, 2, node]),
         port: TUNNEL_PORT,
@@ -36,7 +36,7 @@ fn node(node: u8) -> Endpoint {
 }
 
 /// Bytes that differ from call to call, the same in each run.
-fn fill(seed: u8) -> sluice_tunnel::entropy::Fill {
+pub(crate) fn fill(seed: u8) -> sluice_tunnel::entropy::Fill {
     let mut state = u64::from(seed) + 1;
     Box::new(move |bytes| {
         for byte in bytes {
@@ -49,14 +49,14 @@ fn fill(seed: u8) -> sluice_tunnel::entropy::Fill {
 }
 
 /// One worker of a gateway, with the far ends of its links.
-struct Lane {
-    worker: Worker<MemLink, MemLink>,
-    service: Far,
-    underlay: Far,
+pub(crate) struct Lane {
+    pub(crate) worker: Worker<MemLink, MemLink>,
+    pub(crate) service: Far,
+    pub(crate) underlay: Far,
 }
 
 impl Lane {
-    fn new(site: &Site, tunnel: Option<Tunnel>) -> Self {
+    pub(crate) fn new(site: &Site, tunnel: Option<Tunnel>) -> Self {
         let (service, service_far) = MemLink::new("service", 256, Memory::Own).unwrap();
         let (underlay, underlay_far) = MemLink::new("underlay", 256, Memory::Own).unwrap();
         let worker = site.worker(service, underlay);
@@ -70,23 +70,23 @@ impl Lane {
         }
     }
 
-    fn turn(&mut self, now: Now) {
+    pub(crate) fn turn(&mut self, now: Now) {
         self.worker.turn(Ready::BOTH, now).unwrap();
         assert_balanced(&self.worker.accounts);
     }
 
-    fn dropped(&self, reason: DropReason) -> u64 {
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
         self.worker
             .accounts
             .total(|account| account.dropped(reason))
     }
 
-    fn drops(&self) -> Vec<(&'static str, u64)> {
+    pub(crate) fn drops(&self) -> Vec<(&'static str, u64)> {
         drops(&self.worker.accounts)
     }
 
     /// A datagram comes from the network.
-    fn come(&mut self, bytes: Vec<u8>, from: Endpoint, now: Now) {
+    pub(crate) fn come(&mut self, bytes: Vec<u8>, from: Endpoint, now: Now) {
         self.underlay.push(Packet {
             bytes,
             outer: Some(from),
@@ -95,17 +95,17 @@ impl Lane {
         self.turn(now);
     }
 
-    fn sent(&self) -> Vec<Packet> {
+    pub(crate) fn sent(&self) -> Vec<Packet> {
         std::iter::from_fn(|| self.underlay.pop()).collect()
     }
 
-    fn delivered(&self) -> Vec<Packet> {
+    pub(crate) fn delivered(&self) -> Vec<Packet> {
         std::iter::from_fn(|| self.service.pop()).collect()
     }
 }
 
 /// Of the workers of a node, begun at the beginning of time.
-fn tunnels(node: u8, workers: usize) -> Vec<Tunnel> {
+pub(crate) fn tunnels(node: u8, workers: usize) -> Vec<Tunnel> {
     tunnels_at(node, workers, Duration::ZERO)
 }
 
@@ -130,19 +130,19 @@ fn tunnels_heard(
 }
 
 /// Two gateways with one worker each, whose clocks are one.
-struct Pair {
-    ends: [Lane; 2],
+pub(crate) struct Pair {
+    pub(crate) ends: [Lane; 2],
     /// Where each sends from.
-    at: [Endpoint; 2],
-    sites: [Site; 2],
-    now: Now,
+    pub(crate) at: [Endpoint; 2],
+    pub(crate) sites: [Site; 2],
+    pub(crate) now: Now,
     /// What went over the wire, with its sender.
-    seen: Vec<(usize, Vec<u8>)>,
-    orders: Vec<Orders>,
+    pub(crate) seen: Vec<(usize, Vec<u8>)>,
+    pub(crate) orders: Vec<Orders>,
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut sites = [Site::new(1), Site::new(2)];
         sites[0].learn_of(1, node(2), encrypted(2));
         sites[1].learn_of(2, node(1), encrypted(1));
@@ -165,7 +165,7 @@ impl Pair {
     }
 
     /// Carries datagrams until none is on the way. Everything goes to where it is addressed, or is lost.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         loop {
             let mut is_quiet = true;
             for from in [0, 1] {
@@ -186,13 +186,13 @@ impl Pair {
         }
     }
 
-    fn wait_ms(&mut self, ms: u64) {
+    pub(crate) fn wait_ms(&mut self, ms: u64) {
         self.now = self.now.plus_ms(ms);
         self.settle();
     }
 
     /// The caller, on node 1, asks, and is answered: both as they are delivered.
-    fn ask_and_answer(&mut self, family: Family) -> [Vec<Packet>; 2] {
+    pub(crate) fn ask_and_answer(&mut self, family: Family) -> [Vec<Packet>; 2] {
         let question = udp(
             (ns_ip(family, 1), 4000),
             (service_ip(family), 53),
@@ -211,7 +211,7 @@ impl Pair {
         [asked, self.ends[0].delivered()]
     }
 
-    fn check_ask_and_answer(&mut self, family: Family) {
+    pub(crate) fn check_ask_and_answer(&mut self, family: Family) {
         let [asked, answered] = self.ask_and_answer(family);
         let ends = |packets: &[Packet]| -> Vec<_> {
             let parsed = packets.iter().map(|packet| parse(&packet.bytes).unwrap());
@@ -221,7 +221,7 @@ impl Pair {
         assert_eq!(ends(&answered), [(service_ip(family), ns_ip(family, 1))]);
     }
 
-    fn assert_at_rest(&self) {
+    pub(crate) fn assert_at_rest(&self) {
         for end in &self.ends {
             assert_balanced(&end.worker.accounts);
             assert_eq!(end.worker.accounts.total(|account| account.held.value()), 0);

@@ -4,6 +4,7 @@
 //!   memory -- worker -- AF_XDP wire .1 ==== .2 wire UDP -- worker -- memory
 //! ```
 
+use crate::congestion::in_class;
 use crate::encrypted::{encrypted, tunnels_at, udp};
 use crate::namespaces::{Lab, ip};
 use crate::site::{Site, TUNNEL_PORT, assert_balanced, drops, instance_ip, ns_ip, service_ip};
@@ -13,7 +14,7 @@ use sluice_link::sys::monotonic_ns;
 use sluice_link::udp::{self, UdpSettings};
 use sluice_link::{Link, MemLink, Merge};
 use sluice_memory::{Endpoint, FRAME_LEN_MAX, Pages, Pool};
-use sluice_wire::{Dual, Family, Ip, parse};
+use sluice_wire::{Dual, Family, Ip, parse, traffic_class};
 use sluice_worker::{Ended, Handle, Settings, spawn};
 use std::time::Duration;
 
@@ -123,6 +124,27 @@ fn finish<U: Link + Send + 'static>(handle: Handle<MemLink, U>) {
     assert_eq!(drops(&worker.accounts), []);
 }
 
+/// From now on the wire, at the namespace's end of it, marks each datagram of the tunnel as having met congestion, both ways.
+fn mark_congestion(namespace: &str) {
+    let chain = |hook: &str| {
+        format!(
+            "chain {hook} {{ type filter hook {hook} priority 0; udp dport {TUNNEL_PORT} ip ecn set ce; \
+             udp dport {TUNNEL_PORT} ip6 ecn set ce; }}"
+        )
+    };
+    let rules = format!(
+        "table inet wire {{ {}; {}; }}",
+        chain("prerouting"),
+        chain("postrouting")
+    );
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", namespace, "nft", &rules])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn packets_cross_encrypted_between_af_xdp_and_a_socket() {
@@ -182,6 +204,20 @@ fn packets_cross_encrypted_between_af_xdp_and_a_socket() {
                 );
                 assert_eq!(answered[parsed.header_len()..], payload);
             }
+        }
+        mark_congestion(two);
+        for family in [Family::V4, Family::V6] {
+            let ect_0 = 0b10;
+            let ask = udp((ns_ip(family, 1), 4000), (service_ip(family), 53), b"ask");
+            assert!(asking.push(in_class(ask, ect_0)));
+            let answer = udp(
+                (ns_ip(family, 2), 53),
+                (instance_ip(family, 1), 4000),
+                b"answer",
+            );
+            assert_eq!(traffic_class::of(&wait_for(&answering)), 0b11);
+            assert!(answering.push(in_class(answer, ect_0)));
+            assert_eq!(traffic_class::of(&wait_for(&asking)), 0b11);
         }
         finish(here);
         finish(there);

@@ -9,6 +9,8 @@ mod encrypted;
 #[cfg(test)]
 mod encrypted_xdp;
 #[cfg(test)]
+mod congestion;
+#[cfg(test)]
 mod stock;
 #[cfg(test)]
 mod interop;
