@@ -9,6 +9,8 @@ mod encrypted;
 #[cfg(test)]
 mod encrypted_xdp;
 #[cfg(test)]
+mod abuse;
+#[cfg(test)]
 mod congestion;
 #[cfg(test)]
 mod stock;
