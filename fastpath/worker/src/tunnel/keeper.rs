@@ -16,6 +16,7 @@ use sluice_tunnel::{Refusal, Speaker};
 use sluice_wire::DropReason;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Notes that are read in one turn.
 const NOTES_PER_TURN: usize = 64;
@@ -37,6 +38,8 @@ pub(super) struct Keeper {
     speaker: Speaker,
     upcalls: Arc<Upcalls>,
     peers: BTreeMap<PeerSlot, Known>,
+    /// By where the tables say that they are.
+    at: BTreeMap<Address, PeerSlot>,
     /// Of the tables that `peers` are from; `None` before the first.
     generation: Option<u64>,
     look_at: Option<Now>,
@@ -53,6 +56,7 @@ impl Keeper {
             speaker,
             upcalls,
             peers: BTreeMap::new(),
+            at: BTreeMap::new(),
             generation: None,
             look_at: None,
             is_changed: false,
@@ -204,8 +208,12 @@ impl Keeper {
             };
             if self.speaker.add(slot, settings, time(now)).is_ok() {
                 self.peers.insert(slot, known);
+                // Its address may be another.
+                self.is_changed = true;
             }
         }
+        let known = self.peers.iter();
+        self.at = known.map(|(&slot, known)| (known.address, slot)).collect();
         self.is_changed |= !gone.is_empty();
         true
     }
@@ -226,6 +234,7 @@ impl Keeper {
                 }
             }
             Note::Request(peer) => self.speaker.request(peer, now),
+            Note::Stray(from) => self.find_again(address_of(from), now),
             Note::Opened {
                 index,
                 opened,
@@ -234,6 +243,19 @@ impl Keeper {
                 let from = address_of(from);
                 self.speaker.handle_opened(index, opened, from, now);
             }
+        }
+    }
+
+    /// A peer that knows of a session where this node knows of none would send in vain until it wonders at the silence, for 15 s.
+    /// Whoever only pretends to be there gets a peer an initiation, no more than one in 5 s.
+    fn find_again(&mut self, from: Address, now: Duration) {
+        if let Some(&peer) = self.at.get(&from)
+            && self
+                .speaker
+                .sessions(peer)
+                .is_some_and(|it| it.current.is_none())
+        {
+            self.speaker.request(peer, now);
         }
     }
 

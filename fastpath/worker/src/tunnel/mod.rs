@@ -25,7 +25,7 @@ use crate::tunnel::shared::{Exchange, Note, Order};
 use crate::tunnel::waiting::Waiting;
 use sluice_engine::Now;
 use sluice_link::Link;
-use sluice_memory::{Accounts, BATCH_MAX, Frame, Pool};
+use sluice_memory::{Accounts, BATCH_MAX, Endpoint, Frame, Pool};
 use sluice_tables::slots::Slot;
 use sluice_tables::{PeerSlot, Tables, Upcalls};
 use sluice_tunnel::Speaker;
@@ -37,6 +37,9 @@ use std::time::Duration;
 
 /// A worker asks for a session with one peer no more often than this.
 const ASK_AGAIN_MS: u64 = 100;
+
+/// A worker tells of datagrams in no session no more often than this: anybody can send them.
+const STRAY_MS: u64 = 10;
 
 /// Frames that leave sealed, until the link takes them.
 type Outgoing = arrayvec::ArrayVec<Frame, BATCH_MAX>;
@@ -94,6 +97,8 @@ pub struct Tunnel {
     looked_at: u64,
     /// By peer slot, when a session was last asked for.
     asked: Vec<Option<Now>>,
+    /// When a datagram in no session was last told of.
+    strayed: Option<Now>,
     sealed: Outgoing,
     groups: Vec<Group>,
 }
@@ -120,6 +125,7 @@ impl Tunnel {
             dscp: Dscp::default(),
             looked_at: 0,
             asked: Vec::new(),
+            strayed: None,
             sealed: Outgoing::new(),
             groups: Vec::new(),
         };
@@ -179,6 +185,14 @@ impl Tunnel {
             self.exchange.wake_keeper();
         }
         noted
+    }
+
+    /// Somebody sends in a session that is not known, perhaps of this node's life before.
+    fn tell_stray(&mut self, from: Endpoint, now: Now) {
+        let is_due = self.strayed.is_none_or(|at| now >= at.plus_ms(STRAY_MS));
+        if is_due && self.note(Note::Stray(from)) {
+            self.strayed = Some(now);
+        }
     }
 
     /// Wants a session with the peer, or a newer one.

@@ -171,8 +171,11 @@ impl Tunnel {
         let index = TransportHeader::parse(datagram)
             .map_err(reason_of)?
             .receiver;
-        let incoming = opening.sessions.incoming.get(&index);
-        let incoming: &Incoming = incoming.ok_or(DropReason::NoSession)?;
+        let incoming: Option<&Incoming> = opening.sessions.incoming.get(&index);
+        let Some(incoming) = incoming else {
+            self.tell_stray(from, around.now);
+            return Err(DropReason::NoSession);
+        };
         let opened = incoming.session.open(datagram, now).map_err(reason_of)?;
         let is_news =
             opened.first || opened.rekey_due || incoming.is_next || incoming.from != Some(from);

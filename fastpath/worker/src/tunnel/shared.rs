@@ -74,6 +74,8 @@ pub(super) enum Note {
     },
     /// A packet waits for a session with the peer, or its session is old.
     Request(PeerSlot),
+    /// A datagram in no session came from there.
+    Stray(Endpoint),
     /// A datagram was opened with the session of that index.
     Opened {
         index: u32,
