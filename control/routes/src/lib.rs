@@ -7,5 +7,5 @@ mod isolation;
 mod routes;
 mod suspects;
 
-pub use routes::{LocalInstance, NodeInUse, Routes, Veth};
+pub use routes::{Formats, LocalInstance, NodeInUse, PeerMtu, Routes, Veth};
 pub use suspects::Suspects;

@@ -5,6 +5,7 @@
 
 use crate::isolation::Tenancy;
 use doubt::Doubts;
+use guests::Guests;
 use moves::Moves;
 use sluice_proto::ServiceName;
 use sluice_proto::isolation::Isolation;
@@ -18,6 +19,7 @@ use sluice_tables::{
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp, ServiceIp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
 
 /// Paths looked at per call of [`Routes::look_at_paths`]: about 10 us each.
 const PATHS_PER_LOOK: usize = 64;
@@ -76,15 +78,19 @@ pub struct Routes {
     /// The peer whose path was looked at last.
     looked_at: Option<PeerSlot>,
     own: Option<(Ip, u16)>,
-    /// Nodes that say a key are spoken to with it.
-    encrypts: bool,
-    peer_mtu: fn(Ip, u16) -> u16,
+    formats: Formats,
+    /// Instances whose node is not spoken to, and where that is.
+    unspoken: BTreeMap<(ServiceName, u32), (Ip, u16)>,
+    guests: Guests,
+    peer_mtu: PeerMtu,
 }
 
+/// The longest inner packet, in bytes, that reaches the peer with this address and port in this format.
+pub type PeerMtu = fn(Ip, u16, TunnelFormat) -> u16;
+
 impl Routes {
-    /// `peer_mtu`: the longest inner packet, in bytes, that reaches the peer with this address and port.
     #[must_use]
-    pub fn new(writer: Writer, peer_mtu: fn(Ip, u16) -> u16) -> Self {
+    pub fn new(writer: Writer, peer_mtu: PeerMtu) -> Self {
         Self {
             writer,
             jobs: BTreeMap::new(),
@@ -96,7 +102,9 @@ impl Routes {
             moves: Moves::default(),
             looked_at: None,
             own: None,
-            encrypts: false,
+            formats: Formats::Plain,
+            unspoken: BTreeMap::new(),
+            guests: Guests::new(),
             peer_mtu,
         }
     }
@@ -192,7 +200,7 @@ impl Routes {
             if row.reply_only && before.is_some_and(|row| row.reach == Reach::Any) {
                 self.tenancy.revoke();
             }
-            let place = self.placement(row);
+            let place = self.placement(name, row);
             if let Some(known) = job.instances.get(&row.number) {
                 self.note_move(*known, row, place.0);
             }
@@ -252,6 +260,7 @@ impl Routes {
         if self.local.contains_key(&(name.clone(), number)) {
             return;
         }
+        self.forget_spoken(name, Some(number));
         if let Some(job) = self.jobs.get_mut(name) {
             job.listed.remove(&number);
             if let Some(slot) = job.instances.remove(&number) {
@@ -270,6 +279,7 @@ impl Routes {
         let Some(job) = self.jobs.remove(name) else {
             return;
         };
+        self.forget_spoken(name, None);
         for instance in job.instances.into_values() {
             self.withdraw_slot(instance);
         }
@@ -323,7 +333,7 @@ impl Routes {
         let same = self.local.get(&key).is_some_and(|local| {
             local.epoch == row.epoch && row.epoch != 0 && local.instance_ip == row.instance_ip
         });
-        let place = self.placement(row);
+        let place = self.placement(name, row);
         if !same || !matches!(place.0, Placement::Peer(_)) {
             return self.remove_local(name, row.number);
         }
@@ -341,6 +351,18 @@ impl Routes {
         self.send_on(name, row);
         self.write_candidates(name);
         Some(local)
+    }
+
+    /// When [`Routes::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let due = [self.moves_due(), self.guests_due()];
+        due.into_iter().flatten().min()
+    }
+
+    /// Ends what moves left behind, and nodes that are peers for a while only. Returns whether the tables changed.
+    pub fn handle_timeout(&mut self, now: Duration) -> bool {
+        self.end_moves(now) | self.end_guests(now)
     }
 
     #[must_use]
@@ -426,7 +448,7 @@ impl Routes {
                 continue;
             };
             let (ip, port, format, before) = (peer.node, peer.port, peer.format, peer.mtu);
-            let mtu = (self.peer_mtu)(ip, port);
+            let mtu = (self.peer_mtu)(ip, port, format);
             if mtu != before {
                 tracing::info!(peer = %ip, port, before, mtu, "the path MTU of a peer changed");
                 self.writer.upsert_peer(ip, port, format, mtu);
@@ -444,23 +466,29 @@ impl Routes {
             .collect()
     }
 
-    fn placement(&mut self, row: &Row) -> (Placement, Dual<NsIp>) {
-        match &row.place {
-            Some(Place {
-                ns_ip,
-                host,
-                port,
-                key,
-                ..
-            }) if self.own != Some((*host, *port)) => {
-                let mtu = (self.peer_mtu)(*host, *port);
-                let format = self.said(*key).or_else(|| self.known_format(*host, *port));
-                let format = format.unwrap_or(TunnelFormat::Plain);
-                let peer = self.writer.upsert_peer(*host, *port, format, mtu);
-                (Placement::Peer(peer), *ns_ip)
-            }
-            _ => (Placement::Nowhere, Dual::default()),
-        }
+    fn placement(&mut self, name: &ServiceName, row: &Row) -> (Placement, Dual<NsIp>) {
+        let nowhere = (Placement::Nowhere, Dual::default());
+        let elsewhere = row.place.as_ref();
+        let elsewhere = elsewhere.filter(|place| self.own != Some((place.host, place.port)));
+        let Some(&Place {
+            ns_ip,
+            host,
+            port,
+            key,
+            ..
+        }) = elsewhere
+        else {
+            self.forget_spoken(name, Some(row.number));
+            return nowhere;
+        };
+        let format = self.format(key, host, port);
+        self.note_spoken(name, row.number, (host, port), format.is_some());
+        let Some(format) = format else {
+            return nowhere;
+        };
+        let mtu = (self.peer_mtu)(host, port, format);
+        let peer = self.writer.upsert_peer(host, port, format, mtu);
+        (Placement::Peer(peer), ns_ip)
     }
 
     fn write_instance(&mut self, job: &mut Job, update: InstanceUpdate) -> InstanceSlot {
@@ -605,9 +633,11 @@ fn remote(
 
 mod doubt;
 mod formats;
+mod guests;
 mod moves;
 mod unlisted;
 pub use doubt::NodeInUse;
+pub use formats::Formats;
 
 #[cfg(test)]
 mod tests;

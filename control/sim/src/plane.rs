@@ -63,7 +63,7 @@ impl Plane {
         let shared = Shared::new(&limits).expect("memory for flows");
         let upcalls = Arc::new(Upcalls::new(64));
         let publisher = writer.publisher();
-        let mut routes = Routes::new(writer, |_, _| PATH_MTU);
+        let mut routes = Routes::new(writer, |_, _, _| PATH_MTU);
         routes.set_own((own, TUNNEL_PORT));
         Self {
             routes,

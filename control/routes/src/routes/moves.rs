@@ -5,7 +5,7 @@ use super::{LocalInstance, Routes};
 use sluice_proto::ServiceName;
 use sluice_proto::message::FormerPlace;
 use sluice_proto::table_query::{Row, SENT_ON_MAX};
-use sluice_tables::{InstanceSlot, PeerSlot, Placement, SENT_ON_S_MAX, TunnelFormat};
+use sluice_tables::{InstanceSlot, PeerSlot, Placement, SENT_ON_S_MAX};
 use sluice_wire::{Dual, InstanceIp, Ip, NsIp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -67,9 +67,7 @@ impl Routes {
         self.writer.set_sent_on_s(seconds);
     }
 
-    /// When [`Routes::handle_timeout`] has something to do.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub(super) fn moves_due(&self) -> Option<Duration> {
         let left = self.moves.left.iter().map(|left| left.until);
         let came = self.moves.came.iter().filter(|came| !came.peers.is_empty());
         let on = self.moves.on.values().map(|on| on.until);
@@ -80,7 +78,7 @@ impl Routes {
     }
 
     /// Ends what moves left behind. Returns whether the tables changed.
-    pub fn handle_timeout(&mut self, now: Duration) -> bool {
+    pub(super) fn end_moves(&mut self, now: Duration) -> bool {
         let mut moves = std::mem::take(&mut self.moves);
         let mut changed = false;
         let sent_on_for = Duration::from_secs(self.tables().sent_on_s().into());
@@ -198,15 +196,13 @@ impl Routes {
         let own = self.own;
         let elsewhere = row.former.iter().filter(|it| own != Some(it.address()));
         let peers: Vec<PeerSlot> = elsewhere
-            .map(|former| {
+            .filter_map(|former| {
                 let (ip, port) = former.address();
-                let mtu = (self.peer_mtu)(ip, port);
-                let format = self.known_format(ip, port);
-                let format = format.or_else(|| self.said(former.public_key));
-                let format = format.unwrap_or(TunnelFormat::Plain);
+                let format = self.former_format(former.public_key, ip, port)?;
+                let mtu = (self.peer_mtu)(ip, port, format);
                 let peer = self.writer.upsert_peer(ip, port, format, mtu);
                 *self.peers.entry(peer).or_default() += 1;
-                peer
+                Some(peer)
             })
             .collect();
         self.writer.set_came(slot, peers.clone());

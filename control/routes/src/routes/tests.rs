@@ -12,7 +12,6 @@ use sluice_wire::AddressPlan;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 const NODE_ONE: &str = "192.0.2.1";
 const NODE_TWO: &str = "192.0.2.2";
@@ -82,7 +81,7 @@ fn job(rows: &[Row]) -> JobRoutes {
 fn routes() -> Routes {
     let mut routes = Routes::new(
         Writer::new(AddressPlan::oakestra(), Dual::default()),
-        |_, _| 1450,
+        |_, _, _| 1450,
     );
     routes.set_own((ip(SELF), 50103));
     routes
@@ -254,7 +253,7 @@ static PATH_MTU: AtomicU16 = AtomicU16::new(1450);
 fn a_path_that_changes_is_noticed_without_news_about_the_peer() {
     let mut routes = Routes::new(
         Writer::new(AddressPlan::oakestra(), Dual::default()),
-        |_, _| PATH_MTU.load(Relaxed),
+        |_, _, _| PATH_MTU.load(Relaxed),
     );
     let count = u32::try_from(PATHS_PER_LOOK).unwrap() + 1;
     let rows: Vec<Row> = (0..count)
