@@ -6,6 +6,7 @@ mod sites;
 mod web;
 mod http;
 mod transfer;
+mod secrecy;
 mod datagram;
 mod failure;
 mod keep;
@@ -104,6 +105,10 @@ fn show(demo: &mut Demo, report: &mut Report) -> Result<(), DemoError> {
             "TCP by ServiceIP and by plain kernel routing ({family}) ..."
         ));
         transfer::throughput(demo, family, report)?;
+        say(format_args!(
+            "100 MB, with tcpdump on the wire ({family}) ..."
+        ));
+        secrecy::wire(demo, family, report)?;
     }
     say("a web server is killed ...");
     failure::failover(demo, report);

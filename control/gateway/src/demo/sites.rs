@@ -84,6 +84,7 @@ impl Demo {
             "iperf3",
             "ping",
             "sha256sum",
+            "tcpdump",
             "ip",
             "nft",
             "ethtool",

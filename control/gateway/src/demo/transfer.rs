@@ -35,7 +35,7 @@ pub(super) fn hashes(demo: &Demo, family: Family, report: &mut Report) -> Result
 }
 
 /// The hash of the file as the client receives it; empty when the transfer fails.
-fn fetch(demo: &Demo, family: Family) -> Result<String, LabError> {
+pub(super) fn fetch(demo: &Demo, family: Family) -> Result<String, LabError> {
     let script = format!(
         "set -o pipefail; {} {} --silent --fail --max-time 40 'http://{}/file' | {}",
         tools::find("curl")?.display(),

@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::io::{Read, copy};
 use std::path::PathBuf;
 
-/// Bytes of the file that is transferred.
+/// Name and bytes of the file that is transferred.
+const FILE: &str = "file";
 const FILE_LEN: u64 = 100_000_000;
 
 /// What the servers serve.
@@ -23,7 +24,7 @@ impl Files {
     /// Makes a file of random bytes and its hash.
     pub(super) fn new(scratch: &Scratch) -> Result<Self, LabError> {
         let directory = scratch.directory("files")?;
-        let path = directory.join("file");
+        let path = directory.join(FILE);
         File::open("/dev/urandom")
             .and_then(|random| copy(&mut random.take(FILE_LEN), &mut File::create(&path)?))
             .map_err(LabError::file(&path))?;
@@ -35,6 +36,11 @@ impl Files {
             directory,
             sha256: first_word(&String::from_utf8_lossy(&output.stdout)),
         })
+    }
+
+    /// The file that is transferred.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.join(FILE)
     }
 }
 
