@@ -1,7 +1,7 @@
 //! What the commands print: aligned tables for people, JSON for machines.
 
 use serde_json::Value;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -30,6 +30,17 @@ pub fn print(text: &str) {
 /// Prints an answer as JSON.
 pub fn print_json(value: &Value) {
     print(&format!("{value:#}\n"));
+}
+
+/// The text in red, on a terminal; as it is elsewhere, and where `NO_COLOR` is set.
+#[must_use]
+pub fn red(text: &str) -> String {
+    let is_wanted = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if is_wanted {
+        format!("\x1b[31m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Rows under headings, columns two blanks apart, nothing after the last cell.

@@ -37,6 +37,9 @@ pub enum Cable {
     Pair,
 }
 
+/// The line of a `[tunnel]` section with which nothing is encrypted.
+pub const PLAIN: &str = "encrypt = false";
+
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -51,6 +54,8 @@ pub struct Layout {
     pub gateway: String,
     /// Lines of the gateways' `[fastpath]` section.
     pub fastpath: String,
+    /// Lines of the gateways' `[tunnel]` section; empty: encrypted.
+    pub tunnel: String,
     pub log_level: String,
 }
 
@@ -65,17 +70,20 @@ impl Layout {
             managers_away: None,
             gateway: String::new(),
             fastpath: String::new(),
+            tunnel: String::new(),
             log_level: "info".to_owned(),
         }
     }
 
-    /// What is measured: one cluster, which all of `gateways` belong to, and nothing logged but warnings.
+    /// What is measured: one cluster, which all of `gateways` belong to, and nothing logged but warnings. In plain, as what most of
+    /// it is measured beside.
     #[must_use]
     pub fn measured(gateways: usize, cable: Cable) -> Self {
         Self {
             clusters: 1,
             gateways: vec![0; gateways],
             cable,
+            tunnel: PLAIN.to_owned(),
             log_level: "warn".to_owned(),
             ..Self::two_sites()
         }

@@ -4,7 +4,8 @@ use super::view::{GatewayState, GatewayView};
 use serde_json::{Value, json};
 use sluice_memory::{Account, Accounts, Counter};
 use sluice_tables::{
-    Instance, InstanceState, Known, Placement, Policy, Reach, Tables, Target, TunnelFormat,
+    Instance, InstanceState, Known, Peer, PeerSlot, Placement, Policy, Reach, Tables, Target,
+    TunnelFormat,
 };
 use sluice_wire::{DropReason, InstanceIp, Ip, NsIp};
 use std::collections::BTreeMap;
@@ -47,8 +48,11 @@ pub(super) fn status(view: &GatewayView) -> Value {
         "services": tables.services().filter(|(_, row)| !row.name.is_empty()).count(),
         "instances_local": live().filter(|(_, row)| row.placement == Placement::Local).count(),
         "instances_remote": live().filter(|(_, row)| row.placement != Placement::Local).count(),
-        "peers": tables.peers().filter(|(slot, peer)| tables.peers_at(peer.ip).contains(slot)).count(),
+        "peers": known_peers(&tables).count(),
         "tunnels": state.tunnels,
+        "encrypt": state.encrypts,
+        "peers_plain": plain_peers(&tables),
+        "peers_refused": state.unspoken.iter().map(|&(ip, port)| endpoint(ip, port)).collect::<Vec<_>>(),
         "flows": flows,
         "hardware": (view.hardware)(),
         "names": view.names.status(),
@@ -169,12 +173,24 @@ fn instance(tables: &Tables, row: &Instance, kept: &BTreeMap<Ip, Ip>, now_s: u32
     })
 }
 
+/// A forgotten peer's row stays until its slot is used again, but is in no index.
+fn known_peers(tables: &Tables) -> impl Iterator<Item = (PeerSlot, &Peer)> {
+    let is_known = |(slot, peer): &(PeerSlot, &Peer)| tables.peers_at(peer.ip).contains(slot);
+    tables.peers().filter(is_known)
+}
+
+/// Peers into whose tunnels anybody on the way can write.
+fn plain_peers(tables: &Tables) -> Vec<String> {
+    let plain = known_peers(tables).filter(|(_, peer)| peer.format == TunnelFormat::Plain);
+    let mut places: Vec<_> = plain.map(|(_, peer)| (peer.node, peer.port)).collect();
+    places.sort_unstable();
+    let texts = places.into_iter().map(|(ip, port)| endpoint(ip, port));
+    texts.collect()
+}
+
 /// `/v1/peers`.
 pub(super) fn peers(tables: &Tables) -> Vec<Value> {
-    let mut rows: Vec<_> = tables
-        .peers()
-        // A forgotten peer's row stays until its slot is used again, but is in no index.
-        .filter(|(slot, peer)| tables.peers_at(peer.ip).contains(slot))
+    let mut rows: Vec<_> = known_peers(tables)
         .map(|(slot, peer)| {
             let instances = tables.instances().filter(|(_, row)| {
                 row.placement == Placement::Peer(slot) && row.state != InstanceState::Withdrawn

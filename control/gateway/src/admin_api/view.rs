@@ -9,7 +9,7 @@ use sluice_memory::Accounts;
 use sluice_proto::table_query::asker::Refused;
 use sluice_tables::Publisher;
 use sluice_wire::{Dual, Ip, Subnet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -81,6 +81,10 @@ pub struct GatewayState {
     pub questions_open: usize,
     /// Tunnels that are active now.
     pub tunnels: usize,
+    /// `tunnel.encrypt`.
+    pub encrypts: bool,
+    /// Nodes that are not spoken to: no row says their key, and plain is not allowed there.
+    pub unspoken: BTreeSet<(Ip, u16)>,
     /// One per worker, and one more while BPF programs are attached.
     pub workers: Vec<WorkerState>,
     /// AF_XDP sockets, one row for each device; empty with other links.

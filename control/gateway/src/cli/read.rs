@@ -284,6 +284,15 @@ impl Status {
     }
 }
 
+/// Lists of nodes with which nothing is encrypted, and what is to be said of them.
+const UNENCRYPTED: [(&str, &str); 2] = [
+    ("peers_plain", "not encrypted"),
+    (
+        "peers_refused",
+        "not spoken to: it has no key, and is not in `tunnel.plain_peers`",
+    ),
+];
+
 /// Scalars as key and value, the workers as a table of their own.
 fn status_table(answer: &Value) -> String {
     let mut text = String::new();
@@ -293,7 +302,8 @@ fn status_table(answer: &Value) -> String {
     let scalars: Vec<(&str, String)> = object
         .iter()
         .filter(|(key, _)| {
-            !["workers", "sockets", "hardware", "names", "role"].contains(&key.as_str())
+            let apart = ["workers", "sockets", "hardware", "names", "role"];
+            !apart.contains(&key.as_str()) && !UNENCRYPTED.iter().any(|(it, _)| it == key)
         })
         .map(|(key, value)| (key.as_str(), output::plain(value)))
         .filter(|(_, value)| !value.is_empty())
@@ -302,6 +312,12 @@ fn status_table(answer: &Value) -> String {
     for (key, value) in scalars {
         text.push_str(format!("  {key:<width$}  {value}").trim_end());
         text.push('\n');
+    }
+    for (key, what) in UNENCRYPTED {
+        for node in answer[key].as_array().into_iter().flatten() {
+            let line = format!("{}: {what}", output::plain(node));
+            text.push_str(&format!("  {}\n", output::red(&line)));
+        }
     }
     if answer["names"].is_object() {
         text.push_str(&format!("  names: {}\n", names_line(&answer["names"])));

@@ -60,6 +60,7 @@ pub(super) fn config(raw: &RawConfig, text: &str, file: &str) -> Result<Config, 
         cluster: check.cluster(cluster)?,
         gateway: check.gateway(&raw.gateway, raw.fastpath.tunnel_port)?,
         fastpath: check.fastpath(&raw.fastpath)?,
+        tunnel: check.tunnel(&raw.tunnel)?,
         hardware: check.hardware(&raw.hardware)?,
         names: check.names(&raw.names)?,
     };
@@ -190,7 +191,7 @@ impl Check<'_> {
         }
     }
 
-    fn subnets(&self, key: &str, values: &[String]) -> Result<Vec<Subnet>, ConfigError> {
+    pub(super) fn subnets(&self, key: &str, values: &[String]) -> Result<Vec<Subnet>, ConfigError> {
         values
             .iter()
             .map(|value| {

@@ -5,15 +5,17 @@ mod raw;
 mod rests;
 mod check;
 mod names;
+mod tunnel;
 mod roles;
 mod show;
 
 pub use raw::{
     RawBroker, RawCluster, RawConfig, RawFastpath, RawGateway, RawHardware, RawLog, RawNames,
-    RawPlan, RawRoot, RawXdp,
+    RawPlan, RawRoot, RawTunnel, RawXdp,
 };
 pub use roles::RoleError;
 pub use show::rows;
+pub use tunnel::Tunnel;
 
 use sluice_hw_profiles::{Key, Settings};
 use sluice_proto::alloc::Rests;
@@ -38,6 +40,7 @@ pub struct Config {
     pub cluster: Cluster,
     pub gateway: Gateway,
     pub fastpath: Fastpath,
+    pub tunnel: Tunnel,
     pub hardware: Hardware,
     pub names: NameServer,
 }

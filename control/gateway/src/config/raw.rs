@@ -16,6 +16,7 @@ pub struct RawConfig {
     pub cluster: RawCluster,
     pub gateway: RawGateway,
     pub fastpath: RawFastpath,
+    pub tunnel: RawTunnel,
     pub hardware: RawHardware,
     pub names: RawNames,
 }
@@ -135,6 +136,14 @@ pub struct RawFastpath {
     pub link: String,
     pub service: String,
     pub xdp: RawXdp,
+}
+
+/// `[tunnel]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTunnel {
+    pub encrypt: bool,
+    pub plain_peers: Vec<String>,
 }
 
 /// `[fastpath.xdp]`.
@@ -319,6 +328,16 @@ impl Default for RawFastpath {
             // The instances of this machine.
             service: "bridge".into(),
             xdp: RawXdp::default(),
+        }
+    }
+}
+
+impl Default for RawTunnel {
+    fn default() -> Self {
+        Self {
+            encrypt: true,
+            // Whoever can write into a plain tunnel is believed.
+            plain_peers: Vec::new(),
         }
     }
 }

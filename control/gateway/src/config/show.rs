@@ -14,6 +14,7 @@ pub fn rows(config: &Config) -> Vec<(String, Value)> {
     rows.managers(config);
     rows.gateway(config);
     rows.fastpath(config);
+    rows.tunnel(config);
     rows.hardware(config);
     rows.names(config);
     rows.0
@@ -224,6 +225,12 @@ impl Rows {
         self.put("fastpath.xdp.source_rate", xdp.source_rate);
         self.put("fastpath.xdp.source_burst", xdp.source_burst);
     }
+
+    fn tunnel(&mut self, config: &Config) {
+        self.put("tunnel.encrypt", config.tunnel.encrypt);
+        self.list("tunnel.plain_peers", &config.tunnel.plain_peers);
+    }
+
     fn hardware(&mut self, config: &Config) {
         let hardware = &config.hardware;
         self.add(

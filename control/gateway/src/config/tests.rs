@@ -71,6 +71,14 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:2: `gateway.ns_ip_rest_s` = 0: expected a number from 140 to 31536000: for up to 140 s a gateway may go by the route to the former owner",
         ),
         (
+            "[tunnel]\nplain_peers = [\"192.0.2.1/24\"]\n",
+            "f.toml:2: `tunnel.plain_peers` = \"192.0.2.1/24\": expected a list of network prefixes: 192.0.2.1/24 has host bits set; the network is 192.0.2.0/24",
+        ),
+        (
+            "[tunnel]\nencrypt = false\nplain_peers = [\"192.0.2.0/24\"]\n",
+            "f.toml:3: `tunnel.plain_peers` = [\"192.0.2.0/24\"]: expected [] while `tunnel.encrypt` is false: then all nodes are spoken to in plain",
+        ),
+        (
             "[fastpath]\nworkers = 2\ncores = [1]\n",
             "f.toml:3: `fastpath.cores` = [1]: expected one core for each of the 2 workers (`fastpath.workers`), or []",
         ),

@@ -151,6 +151,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         &config.gateway.tun,
         Pins::of(&config.gateway.state_dir),
         publisher.clone(),
+        config.tunnel.encrypt.then(|| identity.clone()),
     )?;
     // SAFETY: the bell owns one eventfd from its birth to its end, and the `Arc` in the `AsyncFd` keeps it alive.
     let bell = unsafe { AsyncFd::register_with_interest(plane.bell(), Interest::READABLE) };
@@ -203,6 +204,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let node_api = tokio::spawn(node_api::serve(node_socket, commands));
 
     let mut routes = Routes::new(writer, path_mtu::inner_mtu_to);
+    routes.set_formats(config.tunnel.formats());
     routes.set_isolation(config.gateway.isolation);
     routes.set_sent_on_s(config.gateway.moved_sent_on_s);
     let mut core = Core::new(

@@ -1,6 +1,7 @@
 //! How long a packet may be to fit the path to a peer in one datagram, by the kernel's word.
 
 use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
+use sluice_tables::TunnelFormat;
 use sluice_wire::Ip;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -12,14 +13,20 @@ const PEER_MTU_MIN: u16 = 1280;
 /// UDP and IP headers around an inner packet.
 const OUTER_V4: u32 = 8 + 20;
 const OUTER_V6: u32 = 8 + 40;
+/// What sealing adds: a header of 16 bytes and a tag of 16.
+const SEALING: u32 = 16 + 16;
 
 /// The longest inner packet, in bytes, that fits the route to that peer; [`PEER_MTU`] when there is no route yet.
 ///
 /// The kernel knows the device's MTU and what routers on the path have said. It is asked when the peer's row is written,
 /// and again and again after that.
-pub(crate) fn inner_mtu_to(ip: Ip, port: u16) -> u16 {
+pub(crate) fn inner_mtu_to(ip: Ip, port: u16, format: TunnelFormat) -> u16 {
+    let sealing = match format {
+        TunnelFormat::Plain => 0,
+        TunnelFormat::WireGuard { .. } => SEALING,
+    };
     match route_mtu(ip.into(), port) {
-        Ok((mtu, outer)) => u16::try_from(mtu.saturating_sub(outer))
+        Ok((mtu, outer)) => u16::try_from(mtu.saturating_sub(outer + sealing))
             .unwrap_or(PEER_MTU)
             .clamp(PEER_MTU_MIN, PEER_MTU),
         Err(_) => PEER_MTU,
@@ -50,6 +57,12 @@ mod tests {
     /// Loopback has an MTU of 65,536: the peer's limit is what counts.
     #[test]
     fn a_wide_path_leaves_the_peers_limit() {
-        assert_eq!(inner_mtu_to("127.0.0.1".parse().unwrap(), 50103), PEER_MTU);
+        for format in [
+            TunnelFormat::Plain,
+            TunnelFormat::WireGuard { key: [1; 32] },
+        ] {
+            let mtu = inner_mtu_to("127.0.0.1".parse().unwrap(), 50103, format);
+            assert_eq!(mtu, PEER_MTU);
+        }
     }
 }

@@ -8,13 +8,17 @@ use crate::admin_api::{SocketRow, WorkerState};
 use crate::config::Fastpath;
 use crate::node::devices::{Devices, LinkState};
 use crate::node::{self, NodeError};
+use ring::rand::{SecureRandom, SystemRandom};
 use sluice_engine::{Counters, Engine, Limits, Settings, Shared};
 use sluice_link::af_xdp::{Mac, XdpOffload};
 use sluice_link::{Link, LinksSettings, choose, sys};
+use sluice_managers::wall_clock;
 use sluice_memory::{Accounts, FRAME_LEN_MAX, Pool};
 use sluice_tables::{Publisher, Upcalls};
+use sluice_tunnel::Speaker;
+use sluice_tunnel::key::Identity;
 use sluice_wire::{Dual, Ip, Subnet};
-use sluice_worker::{Bell, Exit, Handle, Worker, spawn};
+use sluice_worker::{Bell, Exit, Handle, Orders, Tunnel, Worker, spawn};
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -27,6 +31,9 @@ pub(crate) struct Plane {
     config: Fastpath,
     tun: String,
     publisher: Publisher,
+    /// Who this node is to others; `None` speaks with all in plain.
+    identity: Option<Identity>,
+    orders: Option<Orders>,
     shared: Arc<Shared>,
     accounts: Arc<[Arc<Accounts>]>,
     /// What BPF programs forwarded or dropped before any worker: those of AF_XDP or of the offload.
@@ -82,6 +89,7 @@ impl Plane {
         tun: &str,
         pins: Pins,
         publisher: Publisher,
+        identity: Option<Identity>,
     ) -> Result<Self, Error> {
         let limits = Limits {
             flows_max: u32::try_from(config.flows_max).unwrap_or(u32::MAX),
@@ -111,6 +119,8 @@ impl Plane {
             config: config.clone(),
             tun: tun.to_owned(),
             publisher,
+            identity,
+            orders: None,
             shared,
             accounts,
             offloader,
@@ -152,10 +162,11 @@ impl Plane {
             format!("tun {} ({})", self.tun, links.chosen.tun_text()),
             format!("udp {} ({})", config.tunnel_port, links.chosen.udp_text()),
         ];
-        let buffers = config.buffers;
-        for (service, underlay) in links.pairs {
+        let (buffers, inner_mtu) = (config.buffers, config.inner_mtu);
+        let tunnels = self.open_tunnels()?;
+        for ((service, underlay), tunnel) in links.pairs.into_iter().zip(tunnels) {
             let pool = Pool::new(buffers, FRAME_LEN_MAX)?;
-            self.start_worker(service, underlay, pool, self.config.inner_mtu)?;
+            self.start_worker(service, underlay, pool, inner_mtu, tunnel)?;
         }
         tracing::info!(links = ?self.links, "workers run");
         Ok(())
@@ -217,9 +228,13 @@ impl Plane {
         self.xdp = Some(side);
         // Hosts on a narrow LAN are told by connections' MSS.
         let inner_mtu = (self.config.inner_mtu).min(u16::try_from(service.mtu).unwrap_or(u16::MAX));
-        let started = pairs.into_iter().try_for_each(|pair| {
-            self.start_worker(pair.service, pair.underlay, pair.pool, inner_mtu)
-        });
+        let tunnels = self.open_tunnels()?;
+        let started = pairs
+            .into_iter()
+            .zip(tunnels)
+            .try_for_each(|(pair, tunnel)| {
+                self.start_worker(pair.service, pair.underlay, pair.pool, inner_mtu, tunnel)
+            });
         if started.is_err() {
             self.undo_start();
         }
@@ -244,6 +259,7 @@ impl Plane {
         underlay: U,
         pool: Pool,
         inner_mtu: u16,
+        tunnel: Option<Tunnel>,
     ) -> Result<(), Error>
     where
         S: Link + Send + 'static,
@@ -274,6 +290,10 @@ impl Plane {
             pool,
             Arc::clone(&self.accounts[index]),
         );
+        let worker = match tunnel {
+            Some(tunnel) => worker.with_tunnel(tunnel),
+            None => worker,
+        };
         let settings = sluice_worker::Settings {
             core: config.cores.get(index).copied(),
             spin_us: config.spin_us,
@@ -281,6 +301,30 @@ impl Plane {
         let handle = spawn(format!("sluice-{index}"), worker, settings)?;
         self.workers.push(Box::new(handle));
         Ok(())
+    }
+
+    /// The workers' parts of the encrypted tunnel, one for each.
+    fn open_tunnels(&mut self) -> Result<Vec<Option<Tunnel>>, Error> {
+        let workers = self.config.workers;
+        let Some(identity) = &self.identity else {
+            return Ok((0..workers).map(|_| None).collect());
+        };
+        let speaker = Speaker::new(identity.clone(), random(), wall_clock(), now());
+        let upcalls = Arc::clone(&self.upcalls);
+        let (orders, tunnels) = Tunnel::of_workers(speaker, workers, upcalls)?;
+        self.orders = Some(orders);
+        Ok(tunnels.into_iter().map(Some).collect())
+    }
+
+    /// The node goes on with another key.
+    pub(crate) fn set_identity(&mut self, identity: &Identity) {
+        if self.identity.is_none() {
+            return;
+        }
+        self.identity = Some(identity.clone());
+        if let Some(orders) = &self.orders {
+            orders.set_identity(identity.clone());
+        }
     }
 
     /// The links take frames from devices themselves, so that neighbours and next hops are ours to know.
@@ -320,8 +364,14 @@ impl Plane {
         }
     }
 
-    /// What is due every second: next hops are kept fresh, the programs' counters read.
+    /// What is due every second: the workers hear the wall clock, next hops are kept fresh, the programs' counters read.
     pub(crate) fn tick(&mut self) {
+        if let Some(orders) = &self.orders {
+            let now = sluice_engine::Now {
+                ns: sys::monotonic_ns(),
+            };
+            orders.set_wall_clock(wall_clock(), now);
+        }
         let Some(xdp) = &mut self.xdp else { return };
         xdp.confirm();
         self.links = xdp.links();
@@ -441,6 +491,16 @@ impl Plane {
         });
         workers.chain(programs).collect()
     }
+}
+
+/// Random bytes that nobody can predict, from the operating system.
+fn random() -> sluice_tunnel::entropy::Fill {
+    let source = SystemRandom::new();
+    Box::new(move |bytes| {
+        if source.fill(bytes).is_err() {
+            unreachable!("Linux has given random bytes since the process started");
+        }
+    })
 }
 
 /// The workers' clock.

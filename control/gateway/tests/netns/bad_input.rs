@@ -28,7 +28,7 @@ fn stranger(world: &mut World) -> NetNs {
     stranger
 }
 
-fn send(from: &NetNs, to: IpAddr, payloads: Vec<Vec<u8>>) {
+pub(crate) fn send(from: &NetNs, to: IpAddr, payloads: Vec<Vec<u8>>) {
     from.run(move || {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         for payload in payloads {
@@ -38,7 +38,7 @@ fn send(from: &NetNs, to: IpAddr, payloads: Vec<Vec<u8>>) {
 }
 
 /// An IPv4 UDP packet with correct checksums, as a plain tunnel carries it.
-fn inner(src: IpAddr, dst: IpAddr, dst_port: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn inner(src: IpAddr, dst: IpAddr, dst_port: u16, payload: &[u8]) -> Vec<u8> {
     let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else {
         panic!("IPv4 only");
     };

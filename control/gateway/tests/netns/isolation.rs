@@ -14,7 +14,7 @@ use crate::world::{
     Answer, CALLER, Instance, PORT, World, again, connect, serve, tcp, udp, udp_socket,
 };
 use sluice_perf::lab::clock::{now, pause, wait_for};
-use sluice_perf::lab::sites::{Layout, Microservice, descriptor};
+use sluice_perf::lab::sites::{Layout, Microservice, PLAIN, descriptor};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -182,7 +182,18 @@ fn a_rule_ends_what_was_believed_before() {
 #[test]
 #[ignore = "needs root"]
 fn a_revoked_rule_cuts_connections_that_live() {
-    let world = world("revoked", "enforce");
+    cuts_connections_that_live("revoked", "");
+    cuts_connections_that_live("revoked-plain", PLAIN);
+}
+
+/// In plain one is offloaded, too.
+fn cuts_connections_that_live(name: &str, tunnel: &str) {
+    let layout = Layout {
+        gateways: vec![0, 1],
+        tunnel: tunnel.to_owned(),
+        ..Layout::two_sites()
+    };
+    let world = laid(name, "enforce", layout);
     let (caller, bank) = (world.caller(0), bank(&world));
     let teller = world.attach(0, TELLER, "teller");
     rule(&world, "add", CALLER, BANK);
@@ -191,7 +202,7 @@ fn a_revoked_rule_cuts_connections_that_live() {
         wait_for_call(|| tcp(&caller.namespace, to));
         let mut stream = connect(&caller.namespace, to).unwrap();
         let mut friend = connect(&teller.namespace, to).unwrap();
-        if family == 0 {
+        if family == 0 && tunnel == PLAIN {
             ask_until_offloaded(&world, 2, || {
                 again(&mut friend)?;
                 again(&mut stream)

@@ -19,7 +19,7 @@ fn field(role: &Role, name: &str) -> Value {
     role.ask("/v1/status").unwrap()[name].take()
 }
 
-fn key(role: &Role, command: &str) -> String {
+pub(crate) fn key(role: &Role, command: &str) -> String {
     let program = Program::new(sluice()).args(["key", command, "-o", "json", "--config"]);
     let said = role.namespace.succeed(&program.arg(&role.config)).unwrap();
     let answer: Value = serde_json::from_str(&said).unwrap();

@@ -6,8 +6,8 @@
 
 use crate::offload::ask_until_offloaded;
 use crate::world::{
-    CALLER, ECHO, Instance, World, one_site, ping, ping_whole, serve, service_ip, tcp,
-    tcp_impatient, udp, udp_socket,
+    CALLER, ECHO, Instance, World, one_plain_site, one_site, ping, ping_whole, serve, service_ip,
+    tcp, tcp_impatient, udp, udp_socket,
 };
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
@@ -38,9 +38,13 @@ fn address(number: u8) -> [IpAddr; 2] {
 
 impl Rack {
     fn new(name: &str) -> Self {
+        Self::laid(name, one_site())
+    }
+
+    fn laid(name: &str, layout: Layout) -> Self {
         let layout = Layout {
             fastpath: "link = \"af_xdp\"\n".to_owned(),
-            ..one_site()
+            ..layout
         };
         let mut world = World::built(name, &layout);
         let gateway = &world.sites.gateways[0];
@@ -337,7 +341,7 @@ fn a_host_that_does_not_answer_is_absent_until_it_does() {
 #[test]
 #[ignore = "needs root"]
 fn what_does_not_fit_the_lan_is_a_counted_drop() {
-    let mut rack = Rack::new("lan-narrow");
+    let mut rack = Rack::laid("lan-narrow", one_plain_site());
     let host = rack.host("r1", 11);
     serve(&host, "r1");
     let r1 = rack.attach(ECHO, host, 11);

@@ -15,6 +15,7 @@ mod outliving;
 mod migration;
 mod membership;
 mod keys;
+mod encrypted;
 mod failover;
 mod roaming;
 mod fault_table;

@@ -5,7 +5,7 @@
 //! ```
 
 use crate::world::{
-    Answer, Instance, World, again, connect, one_site, service_ip, udp, udp_socket,
+    Answer, Instance, World, again, connect, one_plain_site, service_ip, udp, udp_socket,
 };
 use sluice_perf::lab::NetNs;
 use sluice_perf::lab::clock::{pause, wait_for};
@@ -98,7 +98,7 @@ pub(crate) fn content(len: usize) -> Vec<u8> {
 
 /// Only the first gateway offloads.
 fn one_sided(name: &str) -> World {
-    let mut world = World::new(name);
+    let mut world = World::laid(name, &one_plain_site());
     let other = &mut world.sites.gateways[1].role;
     other
         .configure(|text| text.replace("[fastpath]\n", "[fastpath]\noffload = false\n"))
@@ -207,7 +207,7 @@ pub(crate) fn both_ways_are_offloaded(world: &World, caller: &Instance, b: &Inst
 #[test]
 #[ignore = "needs root"]
 fn transfers_are_offloaded_and_arrive_whole() {
-    let mut world = World::new("offload-transfer");
+    let mut world = World::laid("offload-transfer", &one_plain_site());
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
     for (percent, len, finished) in [
         (0, 100 << 20, false),
@@ -229,7 +229,7 @@ fn transfers_are_offloaded_and_arrive_whole() {
 #[test]
 #[ignore = "needs root"]
 fn datagrams_are_offloaded_and_keep_their_addresses() {
-    let world = World::new("offload-datagrams");
+    let world = World::laid("offload-datagrams", &one_plain_site());
     let (caller, _b) = (world.caller(0), world.echo(1, "b"));
     for family in [0, 1] {
         let socket = udp_socket(&caller.namespace, family, 5000);
@@ -273,14 +273,14 @@ pub(crate) fn a_withdrawn_instance_takes_its_flows(world: World) {
 #[test]
 #[ignore = "needs root"]
 fn a_withdrawn_instance_takes_its_offloaded_flows_with_it() {
-    a_withdrawn_instance_takes_its_flows(World::new("offload-withdrawn"));
+    a_withdrawn_instance_takes_its_flows(World::laid("offload-withdrawn", &one_plain_site()));
 }
 
 /// A connection that ends leaves the offload by its own last packets; the pair of ports can be used again at once.
 #[test]
 #[ignore = "needs root"]
 fn an_ended_connection_leaves_and_its_ports_are_free() {
-    let world = World::new("offload-ended");
+    let world = World::laid("offload-ended", &one_plain_site());
     let (caller, _b): (Instance, Instance) = (world.caller(0), world.echo(1, "b"));
     for _ in 0..2 {
         let mut stream = connect(&caller.namespace, service_ip(0)).unwrap();
@@ -298,7 +298,7 @@ fn an_ended_connection_leaves_and_its_ports_are_free() {
 #[ignore = "needs root"]
 fn what_comes_with_the_end_of_a_connection_is_delivered() {
     const CONNECTIONS: usize = 32;
-    let world = World::new("offload-last-words");
+    let world = World::laid("offload-last-words", &one_plain_site());
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
     let last_words = content(100_000);
     for (from, to) in [(&caller, &b), (&b, &caller)] {
@@ -404,7 +404,7 @@ fn get_pages(world: &World) {
 #[test]
 #[ignore = "needs root"]
 fn short_connections_lose_nothing() {
-    let world = World::new("offload-short");
+    let world = World::laid("offload-short", &one_plain_site());
     get_pages(&world);
     for gateway in [0, 1] {
         let accounts = world.accounts(gateway);
@@ -440,7 +440,7 @@ fn sent_by(world: &World, gateway: usize, device: &str) -> u64 {
 #[test]
 #[ignore = "needs root"]
 fn offloaded_flows_go_past_the_bridge() {
-    let world = World::new("offload-past-the-bridge");
+    let world = World::laid("offload-past-the-bridge", &one_plain_site());
     let caller = world.caller(0);
     for name in ["b", "c"] {
         let callee = world.echo(1, name);
@@ -472,7 +472,7 @@ fn an_idle_flow_makes_room_in_a_full_table() {
         "offload-full",
         &Layout {
             fastpath: "offload_flows_max = 1".to_owned(),
-            ..one_site()
+            ..one_plain_site()
         },
     );
     let (caller, _b) = (world.caller(0), world.echo(1, "b"));
@@ -500,7 +500,7 @@ fn the_offload_can_be_switched_off() {
         "offload-off",
         &Layout {
             fastpath: "offload = false".to_owned(),
-            ..one_site()
+            ..one_plain_site()
         },
     );
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
@@ -568,7 +568,7 @@ pub(crate) fn over_ipv6(name: &str, layout: &Layout) -> World {
 #[test]
 #[ignore = "needs root"]
 fn flows_are_offloaded_over_ipv6() {
-    let mut world = over_ipv6("offload-ipv6", &one_site());
+    let mut world = over_ipv6("offload-ipv6", &one_plain_site());
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
     for (percent, len) in [(0, 50 << 20), (2, 8 << 20)] {
         world.sites.wire.as_mut().unwrap().lose(percent).unwrap();

@@ -8,7 +8,7 @@ use crate::offload::{
     SIZES, a_withdrawn_instance_takes_its_flows, all_sizes_come_back, ask_until_offloaded,
     both_ways_are_offloaded, content, forwarded, over_ipv6, status,
 };
-use crate::world::{PORT, World, one_site, service_ip, sluice, udp, udp_socket};
+use crate::world::{PORT, World, one_plain_site, service_ip, sluice, udp, udp_socket};
 use sluice_perf::lab::Program;
 use sluice_perf::lab::clock::{now, wait_for};
 use sluice_perf::lab::sites::{Cable, Layout};
@@ -25,7 +25,7 @@ fn over_af_xdp(name: &str, cable: Cable) -> World {
         &Layout {
             cable,
             fastpath: "link = \"af_xdp\"\n".to_owned(),
-            ..one_site()
+            ..one_plain_site()
         },
     )
 }
@@ -174,7 +174,7 @@ fn a_killed_gateway_forwards_for_a_lease_and_is_taken_over() {
 #[test]
 #[ignore = "needs root"]
 fn a_killed_gateway_forwards_for_a_lease_with_tun_links_too() {
-    let mut world = World::new("tun-offload-crash");
+    let mut world = World::laid("tun-offload-crash", &one_plain_site());
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
     let socket = udp_socket(&caller.namespace, 0, 5000);
     ask_until_offloaded(&world, 1, || udp(&socket, b.ip(0)));
@@ -206,7 +206,7 @@ fn flows_are_redirected_over_ipv6() {
     let layout = Layout {
         cable: Cable::Pair,
         fastpath: "link = \"af_xdp\"\n".to_owned(),
-        ..one_site()
+        ..one_plain_site()
     };
     let world = over_ipv6("xdp-offload-ipv6", &layout);
     let (caller, b) = (world.caller(0), world.echo(1, "b"));

@@ -4,7 +4,7 @@
 //!  a ── gateway 1 eth0 ── wire (and a tap, to put any frame on it) ── eth0 gateway 2 ── b, caller
 //! ```
 
-use crate::world::{Instance, World, one_site, tcp, tcp_impatient, udp, udp_socket};
+use crate::world::{Instance, World, one_plain_site, tcp, tcp_impatient, udp, udp_socket};
 use etherparse::PacketBuilder;
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::sites::Layout;
@@ -23,10 +23,11 @@ const PORT: u16 = 7001;
 const ETHERNET: usize = 14;
 const IP: usize = 20;
 
+/// In plain: what is on the wire is written and read here.
 fn layout(fastpath: &str) -> Layout {
     Layout {
         fastpath: fastpath.to_owned(),
-        ..one_site()
+        ..one_plain_site()
     }
 }
 

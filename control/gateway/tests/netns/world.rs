@@ -8,7 +8,7 @@
 use sluice_perf::lab::account::{self, Accounts};
 use sluice_perf::lab::clock::wait_for;
 use sluice_perf::lab::scratch::Scratch;
-use sluice_perf::lab::sites::{Attached, Layout, Microservice, Sites, Target, descriptor};
+use sluice_perf::lab::sites::{Attached, Layout, Microservice, PLAIN, Sites, Target, descriptor};
 use sluice_perf::lab::{self, NetNs, Program, tools};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -64,6 +64,14 @@ pub(crate) fn one_site() -> Layout {
         clusters: 1,
         gateways: vec![0, 0],
         ..Layout::two_sites()
+    }
+}
+
+/// One site with two gateways that speak in plain, so that their flows can be offloaded.
+pub(crate) fn one_plain_site() -> Layout {
+    Layout {
+        tunnel: PLAIN.to_owned(),
+        ..one_site()
     }
 }
 

@@ -82,6 +82,7 @@ impl Plan<'_> {
         let sections = format!(
             "[gateway]\nnode_id = \"{:024x}\"\ncluster = \"{}:10003\"\ncluster_token_file = \"{}\"\n\
              node_socket = \"{}\"\nadmin_socket = \"{}\"\nstate_dir = \"{}\"\nnode_address = \"{}\"\n{}\n\
+             [tunnel]\n{}\n\
              [fastpath]\n{}\n{}\n",
             0xed6e_0000 + index + 1,
             cluster_address(cluster),
@@ -91,6 +92,7 @@ impl Plan<'_> {
             self.path(&name),
             address[0],
             self.layout.gateway,
+            self.layout.tunnel,
             core_of(index),
             self.layout.fastpath,
         );

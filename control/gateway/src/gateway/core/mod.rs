@@ -43,7 +43,8 @@ use sluice_proto::ServiceName;
 use sluice_proto::dns::Names;
 use sluice_proto::liveness::{self, Prober};
 use sluice_proto::message::{
-    self, InstanceResult, NodeId, SubnetResult, TableQueryResult, Topic, UpdatesAvailable, Verb,
+    self, InstanceResult, NodeId, NodeKey, SubnetResult, TableQueryResult, Topic, UpdatesAvailable,
+    Verb,
 };
 use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::{self, Asker, Event};
@@ -411,7 +412,8 @@ impl Core {
                 self.asker.handle_question(&Key::Address(ip), now);
             }
             // They have been asked for since it began to run here.
-            Upcall::Ask(Question::Rules(_)) | Upcall::Initiator { .. } => {}
+            Upcall::Ask(Question::Rules(_)) => {}
+            Upcall::Initiator { key } => self.resolve_initiator(NodeKey::from_bytes(key), now),
             Upcall::Offload { flow, generation } => {
                 self.plane.offloader().install(flow, generation)
             }
@@ -451,7 +453,7 @@ impl Core {
     /// Sends, writes, publishes and remembers whatever the last event left to be done.
     pub(crate) fn settle(&mut self, now: Duration) {
         while let Some(event) = self.asker.poll_event() {
-            self.handle_event(event);
+            self.handle_event(event, now);
         }
         self.tell_suspects(now);
         self.look_at_refused(now);
@@ -498,7 +500,14 @@ impl Core {
         self.plane.stop();
     }
 
-    fn handle_event(&mut self, event: Event) {
+    fn handle_event(&mut self, event: Event, now: Duration) {
+        if let Event::Node(place) = &event {
+            let is_new = self
+                .routes
+                .introduce(place.key, place.host, place.port, now);
+            self.routes_changed |= is_new;
+            return;
+        }
         self.name(&event);
         if matches!(
             event,

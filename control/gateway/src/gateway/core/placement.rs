@@ -5,7 +5,7 @@ use crate::command::InstanceName;
 use crate::node::attach::Wired;
 use crate::node_key;
 use sluice_proto::ServiceName;
-use sluice_proto::message::{self, NodeId, Undeployed, Verb};
+use sluice_proto::message::{self, NodeId, NodeKey, Undeployed, Verb};
 use sluice_proto::table_query::Row;
 use sluice_tunnel::key::Identity;
 use sluice_wire::{Dual, NsIp};
@@ -44,14 +44,21 @@ impl Core {
             host_port: self.config.gateway.exposed_port,
             host_ip: self.own_ip,
             epoch,
-            public_key: Some(node_key::public(&self.identity)),
+            public_key: self.said_key(),
             answers_probes: self.routes.is_probed_beside(ns_ip),
         };
         self.say(Verb::Deployed, &deployed);
     }
 
+    /// The key that the cluster is told: none where this node speaks in plain.
+    pub(super) fn said_key(&self) -> Option<NodeKey> {
+        let encrypts = self.config.tunnel.encrypt;
+        encrypts.then(|| node_key::public(&self.identity))
+    }
+
     /// Goes on with another key. The rows of the instances here say it to everybody who calls them.
     pub(super) fn set_identity(&mut self, identity: Identity) {
+        self.plane.set_identity(&identity);
         self.identity = identity;
         tracing::info!(public_key = %self.identity.public(), "the node has another key");
         self.announce_all();

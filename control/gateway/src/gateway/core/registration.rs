@@ -9,7 +9,6 @@ use crate::hardware;
 use crate::node::devices::LinkState;
 use crate::node::thread::Node;
 use crate::node::{self, NodeError, NodeNet, hops};
-use crate::node_key;
 use sluice_hw_profiles::Link;
 use sluice_managers::clocks;
 use sluice_managers::mqtt::{Mqtt, MqttConfig};
@@ -149,7 +148,7 @@ impl Core {
         self.subnet_asked_at = Some(now);
         let request = SubnetRequest {
             fresh: self.fresh,
-            public_key: Some(node_key::public(&self.identity)),
+            public_key: self.said_key(),
             ..SubnetRequest::get()
         };
         self.say(Verb::Subnet, &request);

@@ -97,6 +97,8 @@ impl Core {
             routes_age: self.routes_age(now),
             questions_open: self.asker.queries(),
             tunnels: self.plane.tunnels(),
+            encrypts: self.config.tunnel.encrypt,
+            unspoken: self.routes.unspoken(),
             workers: self.plane.workers(),
             sockets: self.plane.sockets().to_vec(),
             offload,

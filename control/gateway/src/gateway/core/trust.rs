@@ -7,7 +7,9 @@ use crate::config::HostPort;
 use crate::gateway::state::Registration;
 use crate::metrics::ROWS_REFUSED;
 use hyper::StatusCode;
+use sluice_proto::message::NodeKey;
 use sluice_proto::signature::ClusterKey;
+use sluice_proto::table_query::Key;
 use sluice_proto::table_query::asker::Refused;
 use std::time::Duration;
 
@@ -149,6 +151,11 @@ impl Core {
         if outdated > 0 {
             metrics::counter!(ROWS_REFUSED, "reason" => "outdated").increment(outdated);
         }
+    }
+
+    /// Somebody wants a session with a key that no row says: the managers know where its node is.
+    pub(super) fn resolve_initiator(&mut self, key: NodeKey, now: Duration) {
+        self.asker.handle_question(&Key::Node(key), now);
     }
 
     fn has_not_asked_lately(&self, now: Duration) -> bool {

@@ -11,7 +11,7 @@ use crate::world::{
     ECHO, Instance, PORT, World, again, connect, cut, join, serve, tcp, udp_socket,
 };
 use sluice_perf::lab::clock::{now, pause, wait_for};
-use sluice_perf::lab::sites::Layout;
+use sluice_perf::lab::sites::{Layout, PLAIN};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
@@ -165,8 +165,10 @@ pub(super) fn serving(world: &World, gateway: usize, service: &str, name: &str) 
 #[test]
 #[ignore = "needs root"]
 fn a_revoked_wide_rule_cuts_all_that_it_allowed() {
+    // Offloaded ones, too.
     let layout = Layout {
         gateways: vec![0, 1, 1],
+        tunnel: PLAIN.to_owned(),
         ..Layout::two_sites()
     };
     let world = laid("wide", "enforce", layout);
