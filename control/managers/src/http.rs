@@ -32,6 +32,9 @@ const DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// With the root's answer to a registration: changes with every start of the root.
 pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("sluice-incarnation");
 
+/// With every answer of the root: how often its revoked keys have changed.
+pub(crate) const REVOCATIONS: HeaderName = HeaderName::from_static("sluice-revocations");
+
 /// With every answer of the root: from which store it comes, so that a root that lost its store is not believed. With every
 /// request of a cluster that has heard it: to which one it belongs.
 pub(crate) const STORE: HeaderName = HeaderName::from_static("sluice-store");

@@ -101,6 +101,23 @@ impl World {
         }
     }
 
+    /// An operator revokes a node's key at the root, which is up, and knows it.
+    pub(crate) fn revoke_key(&mut self, node: usize) {
+        let key = self.nodes[node].key;
+        self.note(format!("node{node}'s key is revoked"));
+        let (now, sync) = (self.now, self.network.sync_time());
+        self.root.apply(&Command::KeyRevoke(key), now, sync);
+        self.drain();
+    }
+
+    /// A node says once more where its instances run.
+    pub(crate) fn say_places(&mut self, node: usize) {
+        let said: Vec<_> = self.nodes[node].places().collect();
+        for message in said {
+            self.send(node, message);
+        }
+    }
+
     /// An operator gives a node another key.
     pub fn rotate_key(&mut self, node: usize) {
         if self.nodes[node].leaving.is_some() {

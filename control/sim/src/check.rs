@@ -95,6 +95,41 @@ fn placed_as_in_truth(
     }
 }
 
+/// Neither managers nor gateways know of an instance behind the present key of a node.
+///
+/// # Panics
+/// Names who does.
+pub fn nothing_runs_behind_the_key_of(world: &World, node: usize) {
+    let key = world.nodes[node].key;
+    assert_eq!(world.root.root.node_with(&key), None, "the root");
+    let nobody = NodeId::new("nobody").expect("a word is a topic level");
+    for cluster in &world.clusters {
+        for job in cluster.answerer.jobs() {
+            let view = cluster.answerer.view(job, &nobody);
+            let rows = view.into_iter().flat_map(|view| view.instance_list);
+            let mut keys = rows.filter_map(|row| row.public_key);
+            let who = &cluster.settings.cluster_id;
+            assert!(keys.all(|it| it != key), "{who} about {job}");
+        }
+    }
+    for gateway in &world.nodes {
+        for routes in gateway
+            .asker
+            .jobs()
+            .filter_map(|job| gateway.asker.routes(job))
+        {
+            let places = routes.instances.iter().filter_map(|row| row.place.as_ref());
+            let mut keys = places.filter_map(|place| place.key);
+            assert!(
+                keys.all(|it| it != key),
+                "{} about {}",
+                gateway.id,
+                routes.job
+            );
+        }
+    }
+}
+
 /// Every gateway can resolve every service by name and by ServiceIP within `wait`, if its instances have to do with it, and every
 /// node on which something runs by its key, and hears that nothing has another tenant's address, or one that nothing has, or a
 /// key that no node has.

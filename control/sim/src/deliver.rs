@@ -36,6 +36,7 @@ impl World {
                     body,
                     store: self.root.identity.clone(),
                     incarnation: self.root.incarnation,
+                    revocations: self.root.root.revocations(),
                 };
                 // An answer waits for the disk. A crash before takes it along.
                 let mut wait = self.root.store.wait(now);
@@ -52,6 +53,7 @@ impl World {
                     body,
                     store,
                     incarnation,
+                    revocations,
                 },
             ) => {
                 let cluster = &mut self.clusters[index];
@@ -61,6 +63,7 @@ impl World {
                     cluster.answerer.handle_root_reply(id, reply, now);
                     if believed {
                         cluster.take_incarnation(incarnation, now);
+                        cluster.answerer.handle_revocations(revocations, now);
                     }
                 }
             }

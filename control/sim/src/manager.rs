@@ -306,6 +306,7 @@ pub fn command_of(request: &RootRequest) -> Command {
             job: name(job),
             caller,
         },
+        (Method::Get, ["api", "net", "revoked_keys"]) => Command::RevokedKeys,
         (Method::Get, ["api", "net", "subnet"]) => Command::Subnet {
             caller,
             request_id: parameter("request_id"),

@@ -201,7 +201,7 @@ impl Node {
     }
 
     /// Where its instances run.
-    fn places(&self) -> impl Iterator<Item = Mqtt> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = Mqtt> {
         let locals = self.locals.iter();
         locals.map(|((job, number), local)| {
             self.publish(Verb::Deployed, &self.deployed(job, *number, local))

@@ -110,6 +110,7 @@ fn live(world: &mut World) {
     world.heal(Duration::from_millis(1));
     world.run_for(EQUAL);
     instances_move(world);
+    a_key_is_revoked(world);
 }
 
 /// In peace: everybody may call everybody, and then nobody across tenants any more.
@@ -184,6 +185,27 @@ fn instances_move(world: &mut World) {
         check::every_route_is_true(world);
         check::every_flow_is_answered(world);
     }
+}
+
+/// In peace: the key of a node is revoked. Nobody is told any more that something runs behind it, whatever the node says, until it has
+/// another one.
+fn a_key_is_revoked(world: &mut World) {
+    let node = world.random.random_range(0..world.nodes.len());
+    world.revoke_key(node);
+    world.run_for(EQUAL);
+    check::nothing_runs_behind_the_key_of(world, node);
+    let cluster = world.nodes[node].cluster;
+    let refused = world.clusters[cluster].answerer.refused_keys();
+    world.say_places(node);
+    world.run_for(EQUAL);
+    check::nothing_runs_behind_the_key_of(world, node);
+    let said = world.nodes[node].locals.len() as u64;
+    let refused = world.clusters[cluster].answerer.refused_keys() - refused;
+    assert!(refused >= said, "{refused} of {said} messages are refused");
+    world.rotate_key(node);
+    world.run_for(EQUAL);
+    check::clusters_know_the_truth(world);
+    check::gateways_agree_with_their_clusters(world);
 }
 
 /// A cluster does not hear of an end, and the root dies before it can: chance alone brings that too seldom.

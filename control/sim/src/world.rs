@@ -35,6 +35,8 @@ pub enum Message {
         store: String,
         /// The root's life.
         incarnation: u64,
+        /// How often its revoked keys have changed.
+        revocations: u64,
     },
     Notice(u64, Notice),
     NoticeReply {

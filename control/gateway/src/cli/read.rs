@@ -210,6 +210,7 @@ columns! {
         "ENGINE" "/per_link/engine", "CAUSE" "/cause", "CURE" "/cure";
     RULES: "FROM" "/from", "TO" "/to", "CALLERS" "/callers", "CALLEES" "/callees";
     KEYS: "PUBLIC KEY" "/public_key", "FILE" "/file";
+    REVOKED: "PUBLIC KEY" "/public_key", "BY" "/by";
     PROFILES: "PROFILE" "/profile", "TITLE" "/title", "LINK" "/link", "VERIFIED" "/verified", "FROM" "/from";
     SETTINGS: "SETTING" "/setting", "WANTED" "/wanted", "ACTUAL" "/actual", "BEFORE" "/before", "BY" "/by",
         "WHY NOT" "/why";

@@ -1,13 +1,15 @@
 //! The cluster manager's REST interface: Oakestra's `/api/net` paths with its texts and codes, and `/v1` for people.
 
 use crate::reply::Reply;
+use crate::root::revocation::OfKey;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
+use serde_json::json;
 use sluice_proto::ServiceName;
-use sluice_proto::message::{self, JobUpdate, NetDeployment};
+use sluice_proto::message::{self, JobUpdate, NetDeployment, NodeKey};
 use sluice_proto::signature::ClusterKey;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +22,9 @@ pub(super) enum Ask {
     Remove(ServiceName),
     Update(JobUpdate),
     Look(View, oneshot::Sender<serde_json::Value>),
+    /// A key counts no more (true), or again. The answer, once that is on disk, is how many instances were withdrawn; `None`: the
+    /// key was not revoked here.
+    Key(NodeKey, bool, oneshot::Sender<Option<usize>>),
 }
 
 /// What came of a deployment.
@@ -36,6 +41,7 @@ pub(super) enum View {
     Nodes,
     Jobs,
     Instances,
+    RevokedKeys,
     Status,
 }
 
@@ -69,12 +75,45 @@ pub(super) fn views(asks: mpsc::Sender<Ask>) -> Router {
     ] {
         routes = routes.route(path, get(async move |asks: Asks| look(asks, view).await));
     }
-    routes.with_state(asks)
+    let keys = get(async |asks: Asks| look(asks, View::RevokedKeys).await);
+    let keys = keys.post(revoke_key).delete(allow_key);
+    routes.route("/v1/revoked_keys", keys).with_state(asks)
+}
+
+async fn revoke_key(asks: Asks, body: Bytes) -> Reply {
+    match message::read("key", &body) {
+        Ok(OfKey { public_key }) => change_key(asks, public_key, true).await,
+        Err(error) => Reply::error(StatusCode::BAD_REQUEST, error),
+    }
+}
+
+async fn allow_key(asks: Asks, Query(of): Query<OfKey>) -> Reply {
+    change_key(asks, of.public_key, false).await
+}
+
+async fn change_key(State(asks): Asks, key: NodeKey, is_revoked: bool) -> Reply {
+    let (sender, done) = oneshot::channel();
+    if asks.send(Ask::Key(key, is_revoked, sender)).await.is_err() {
+        return stopping();
+    }
+    match done.await {
+        Ok(Some(withdrawn)) if is_revoked => {
+            Reply::json(&json!({"public_key": key, "withdrawn": withdrawn}))
+        }
+        Ok(Some(_)) => Reply::json(&json!({"public_key": key})),
+        Ok(None) => Reply::error(
+            StatusCode::NOT_FOUND,
+            format!(
+                "{key} is not revoked here; `sluice key revoked --at cluster` shows what is, and by whom"
+            ),
+        ),
+        Err(_) => stopping(),
+    }
 }
 
 /// With which key this cluster manager signs rows: what gateways learn it by, so that the broker cannot say it.
 pub(super) fn signing_key(cluster_id: &str, key: ClusterKey) -> Router {
-    let body = serde_json::json!({ "cluster_id": cluster_id, "signing_key": key });
+    let body = json!({ "cluster_id": cluster_id, "signing_key": key });
     Router::new().route("/v1/signing_key", get(async move || Reply::json(&body)))
 }
 

@@ -7,11 +7,11 @@ use super::views;
 use super::webhook::Webhook;
 use crate::broker::{Broker, Message};
 use crate::clock::Clock;
-use crate::http::{Answer, CallError, INCARNATION, STORE, stopped};
+use crate::http::{Answer, CallError, INCARNATION, REVOCATIONS, STORE, stopped};
 use crate::log_limit::warn_limited;
 use crate::store::{Store, StoreError, Ticket, Waiter};
 use sluice_proto::message::{Topic, Verb};
-use sluice_proto::table_query::answerer::{Answerer, Event, Transmit};
+use sluice_proto::table_query::answerer::{Answerer, Event, PublishError, Transmit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,11 +28,13 @@ pub(super) struct Site {
     waiter: Waiter,
     pub(super) clock: Clock,
     /// What waits for the disk, in the order in which it will be sent.
-    outgoing: VecDeque<(Ticket, Transmit)>,
+    outgoing: VecDeque<(Ticket, Outgoing)>,
     /// The last write that what is sent has to wait for.
     awaited: Ticket,
     /// Requests of table queries: their answers are not worth a sync (see [`Site::flush`]).
     queries: BTreeSet<u64>,
+    /// Who asked that a key be revoked, or allowed, and the answer.
+    keys_changed: Vec<(oneshot::Sender<Option<usize>>, Option<usize>)>,
     deployments: BTreeMap<u64, oneshot::Sender<Resolution>>,
     deployments_asked: u64,
     /// Of the root, when it last accepted our registration.
@@ -42,6 +44,12 @@ pub(super) struct Site {
     /// Since when it has not answered.
     root_lost_at: Option<Duration>,
     ready: watch::Sender<bool>,
+}
+
+/// What waits for the disk.
+enum Outgoing {
+    Send(Transmit),
+    Answer(oneshot::Sender<Option<usize>>, Option<usize>),
 }
 
 /// Messages taken before other events get their turn.
@@ -80,6 +88,7 @@ impl Site {
             clock,
             outgoing: VecDeque::new(),
             queries: BTreeSet::new(),
+            keys_changed: Vec::new(),
             deployments: BTreeMap::new(),
             deployments_asked: 0,
             root_incarnation: None,
@@ -150,7 +159,14 @@ impl Site {
             .answerer
             .handle_publish(&message.topic, &message.payload, now)
         {
-            metrics::counter!("sluice_cluster_malformed_total").increment(1);
+            let counter = match error {
+                PublishError::Revoked { .. } => "sluice_cluster_revoked_total",
+                PublishError::Topic(_)
+                | PublishError::Message(_)
+                | PublishError::Name(_)
+                | PublishError::NoPlace { .. } => "sluice_cluster_malformed_total",
+            };
+            metrics::counter!(counter).increment(1);
             warn_limited!(topic = &*message.topic, %error, "a message was refused");
         }
         match Topic::parse(&message.topic) {
@@ -187,6 +203,11 @@ impl Site {
                 }
                 let reply = Some((answer.status.as_u16(), &answer.body[..]));
                 self.answerer.handle_root_reply(id, reply, now);
+                let revocations = answer.headers.get(REVOCATIONS);
+                let revocations = revocations.and_then(|it| it.to_str().ok()?.parse().ok());
+                if let Some(revocations) = revocations {
+                    self.answerer.handle_revocations(revocations, now);
+                }
                 if let Some(incarnation) = answer.headers.get(INCARNATION) {
                     self.take_incarnation(incarnation.as_bytes());
                 }
@@ -238,11 +259,20 @@ impl Site {
             }
             Ask::Remove(job) => self.answerer.handle_deployment_removed(&job),
             Ask::Update(update) => self.answerer.handle_job_update(&update, now),
+            Ask::Key(key, is_revoked, sender) => {
+                let withdrawn = if is_revoked {
+                    Some(self.answerer.handle_key_revoked(key, now))
+                } else {
+                    self.answerer.handle_key_allowed(&key).then_some(0)
+                };
+                self.keys_changed.push((sender, withdrawn));
+            }
             Ask::Look(view, sender) => {
                 let list = match view {
                     View::Nodes => views::nodes(self),
                     View::Jobs => views::jobs(self),
                     View::Instances => views::instances(self),
+                    View::RevokedKeys => views::revoked_keys(self),
                     View::Status => views::status(self),
                 };
                 // Whoever asked may have gone away.
@@ -272,13 +302,22 @@ impl Site {
             self.awaited = ticket;
         }
         while let Some(transmit) = self.answerer.poll_transmit() {
-            self.outgoing.push_back((self.awaited, transmit));
+            let sent = Outgoing::Send(transmit);
+            self.outgoing.push_back((self.awaited, sent));
+        }
+        for (sender, withdrawn) in self.keys_changed.drain(..) {
+            let answer = Outgoing::Answer(sender, withdrawn);
+            self.outgoing.push_back((self.awaited, answer));
         }
         while let Some((ticket, _)) = self.outgoing.front()
             && self.waiter.is_durable(*ticket)
-            && let Some((_, transmit)) = self.outgoing.pop_front()
+            && let Some((_, outgoing)) = self.outgoing.pop_front()
         {
-            self.send(transmit);
+            match outgoing {
+                Outgoing::Send(transmit) => self.send(transmit),
+                // The caller may have given up.
+                Outgoing::Answer(sender, withdrawn) => drop(sender.send(withdrawn)),
+            }
         }
         while let Some(event) = self.answerer.poll_event() {
             match event {

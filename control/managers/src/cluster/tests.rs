@@ -1,6 +1,7 @@
 //! Cluster and root over real sockets, with nodes that speak MQTT as Oakestra's do.
 
 mod external;
+mod revocation;
 mod signing;
 
 use crate::testing::{

@@ -1,6 +1,7 @@
 //! What `/v1` of a cluster manager shows.
 
 use super::site::Site;
+use crate::root::revocation::row;
 use serde_json::{Value, json};
 use sluice_proto::message::{InstanceEntry, NodeId, TableQueryResult};
 use sluice_wire::Ip;
@@ -104,6 +105,13 @@ pub(super) fn instances(site: &Site) -> Value {
             })
         })
         .collect();
+    json!(rows)
+}
+
+/// The keys that are revoked, here or by the root.
+pub(super) fn revoked_keys(site: &Site) -> Value {
+    let keys = site.answerer.revoked();
+    let rows: Vec<_> = keys.map(|(key, is_by_root)| row(key, is_by_root)).collect();
     json!(rows)
 }
 

@@ -3,7 +3,7 @@
 use super::identity::{Named, registered_address};
 use super::shared::Shared;
 use super::strangers::guard_clusters;
-use crate::http::{INCARNATION, STORE};
+use crate::http::{INCARNATION, REVOCATIONS, STORE};
 use crate::reply::Reply;
 use axum::Router;
 use axum::body::Bytes;
@@ -35,6 +35,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/net/service/{name}/instances", get(query_by_name))
         .route("/api/net/service/ip/{ip}/instances", get(query_by_address))
         .route("/api/net/node", get(query_by_node_key))
+        .route("/api/net/revoked_keys", get(revoked_keys))
         .route("/api/net/subnet", get(subnet))
         .route("/api/net/subnet/{network}", delete(return_subnet))
         .layer(middleware::from_fn_with_state(
@@ -50,7 +51,10 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
 
 async fn with_store(State(root): Root, mut response: Response) -> Response {
     let identity = root.store_identity.clone();
-    response.headers_mut().insert(STORE, identity);
+    let revocations = root.lock().root.revocations();
+    let headers = response.headers_mut();
+    headers.insert(STORE, identity);
+    headers.insert(REVOCATIONS, revocations.into());
     response
 }
 
@@ -173,6 +177,11 @@ async fn query(
         caller: named.caller(root, peer.ip()),
     })
     .await
+}
+
+/// Extension: what clusters ask for when the number in [`REVOCATIONS`] has changed.
+async fn revoked_keys(State(root): Root) -> Reply {
+    root.answer(|_| Command::RevokedKeys).await
 }
 
 async fn subnet(

@@ -4,6 +4,7 @@ mod api;
 mod identity;
 mod notices;
 mod pubnet;
+pub(crate) mod revocation;
 mod rules;
 mod shared;
 mod strangers;
@@ -125,6 +126,7 @@ impl Server {
 
         let v1 = v1::routes(Arc::clone(&shared))
             .merge(rules::routes(Arc::clone(&shared)))
+            .merge(revocation::routes(Arc::clone(&shared)))
             .layer(middleware::from_fn_with_state(
                 Arc::clone(&shared),
                 strangers::guard_changes,

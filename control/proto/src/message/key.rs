@@ -3,6 +3,7 @@
 use super::text::shown;
 use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
@@ -15,6 +16,14 @@ const TEXT_LEN: usize = 44;
 /// A node's static Curve25519 public key (RFC 7748 section 5), little-endian. Any 32 bytes are one.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NodeKey([u8; LEN]);
+
+/// Extension: the keys of nodes that the root has revoked (GET `/api/net/revoked_keys`).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RevokedKeys {
+    /// Grows with every change of them; 0: there never were any.
+    pub revision: u64,
+    pub keys: BTreeSet<NodeKey>,
+}
 
 /// Why a text is no public key.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]

@@ -17,7 +17,7 @@ pub use job::{
     ClusterRegistration, InstanceDeploy, InstanceDeployed, InstanceStatus, Job, JobUpdate,
     NetDeployStatus, NetDeployment, ServiceDeploy, SubnetGrant, UpdateKind,
 };
-pub use key::{NodeKey, NotAKey};
+pub use key::{NodeKey, NotAKey, RevokedKeys};
 pub use node::{
     Deployed, InstanceRequest, InstanceResult, InterestRemove, LeaveRequest, LeaveResult,
     SubnetRequest, SubnetResult, Undeployed, UpdatesAvailable,

@@ -375,6 +375,18 @@ impl InstanceEntry {
         });
     }
 
+    /// Forgets that it runs, or ran before, behind a revoked key. True when it did.
+    pub(crate) fn strike(&mut self, is_revoked: impl Fn(&NodeKey) -> bool) -> bool {
+        let before = self.former.len();
+        let runs = self.public_key.as_ref().is_some_and(&is_revoked);
+        if runs {
+            self.unplace();
+        }
+        let is_revoked = |key: &Option<NodeKey>| key.as_ref().is_some_and(&is_revoked);
+        self.former.retain(|former| !is_revoked(&former.public_key));
+        runs || self.former.len() < before
+    }
+
     /// Forgets where the instance runs.
     pub fn unplace(&mut self) {
         if let Some(here) = self.here() {

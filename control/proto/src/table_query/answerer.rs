@@ -22,6 +22,7 @@ mod nodes;
 mod refusal;
 mod report;
 mod resync;
+mod revocation;
 mod signing;
 mod start;
 mod store;
@@ -101,6 +102,9 @@ struct Known {
     left: migration::Left,
     /// Nodes that ended one so a moment ago, and send on what still comes for it.
     sending_on: migration::Left,
+    /// Instances that nobody is told to run, because the key of their node was revoked. They are the node's still: what it may know
+    /// follows from them, and it goes on with them under another key.
+    suspended: BTreeMap<u32, NodeId>,
     tenancy: vacancy::Tenancy,
     bodies: body::Bodies,
     signatures: signing::Signatures,
@@ -216,6 +220,7 @@ pub struct Answerer {
     starts: BTreeMap<NodeId, start::Start>,
     /// The public keys of the nodes that have a subnet.
     node_keys: BTreeMap<NodeId, NodeKey>,
+    revoked: revocation::Revoked,
     spare: VecDeque<SubnetGrant>,
     nodes_waiting: BTreeSet<NodeId>,
     /// Subnets of nodes that left, which the root has not yet taken back.
@@ -262,6 +267,7 @@ impl Answerer {
             nodes: BTreeMap::new(),
             starts: BTreeMap::new(),
             node_keys: BTreeMap::new(),
+            revoked: revocation::Revoked::default(),
             spare: VecDeque::new(),
             nodes_waiting: BTreeSet::new(),
             returning: BTreeMap::new(),
@@ -314,6 +320,7 @@ impl Answerer {
             }
             Verb::Subnet => {
                 let request: SubnetRequest = read("subnet request", payload)?;
+                self.check_key(&node, request.public_key)?;
                 if request.method == "GET" {
                     self.handle_subnet_request(&node, &request, now);
                 }
@@ -364,13 +371,14 @@ impl Answerer {
     /// An instance runs on the node.
     ///
     /// # Errors
-    /// When the name breaks the grammar or no address is given.
+    /// When the name breaks the grammar, no address is given, or the node's key is revoked.
     pub fn handle_deployed(
         &mut self,
         node: &NodeId,
         deployed: &Deployed,
         now: Duration,
     ) -> Result<(), PublishError> {
+        self.check_key(node, deployed.public_key)?;
         let job = ServiceName::parse(&deployed.appname)?;
         let number = deployed.instance_number;
         if (deployed.nsip.is_none() && deployed.nsipv6.is_none()) || deployed.host_ip.is_none() {
@@ -449,6 +457,14 @@ impl Answerer {
         now: Duration,
     ) {
         let number = undeployed.instance_number;
+        let Some(known) = self.jobs.get_mut(name) else {
+            return;
+        };
+        if known.suspended.get(&number) == Some(node) {
+            known.suspended.remove(&number);
+            self.dirty.job(name);
+            self.note_residents(name);
+        }
         let Some(known) = self.jobs.get_mut(name) else {
             return;
         };
@@ -761,6 +777,7 @@ impl Answerer {
                 if known.removed.get(&number).is_some_and(|it| it.0 >= epoch) {
                     known.removed.remove(&number);
                 }
+                known.suspended.remove(&number);
                 let former = known.placements.insert(number, placement);
                 known.left.moved(number, former.as_ref(), node, epoch);
                 let exists = known.exists(number) && known.epoch_of(number) >= epoch;

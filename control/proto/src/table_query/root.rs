@@ -8,11 +8,13 @@ mod absences;
 mod services;
 mod instances;
 mod nodes;
+mod revocation;
 mod rules;
 mod store;
 mod subnets;
 mod views;
 
+pub use revocation::REVOKED_MAX;
 pub use rules::RULES_MAX;
 pub use views::{ClusterView, SubnetView};
 
@@ -89,6 +91,12 @@ pub enum Command {
     RuleAdd(Rule),
     /// DELETE `/v1/rules` (extension)
     RuleDelete(Rule),
+    /// POST `/v1/revoked_keys` (extension); one that is revoked already stays so.
+    KeyRevoke(NodeKey),
+    /// DELETE `/v1/revoked_keys` (extension)
+    KeyAllow(NodeKey),
+    /// GET `/api/net/revoked_keys` (extension)
+    RevokedKeys,
 }
 
 /// An HTTP answer.
@@ -181,6 +189,9 @@ struct Counters {
     /// The revision that the last change of a rule was given.
     #[serde(default)]
     rules: u64,
+    /// How often the revoked keys have changed.
+    #[serde(default)]
+    revocations: u64,
     cursors: Vec<(String, String)>,
 }
 
@@ -196,6 +207,7 @@ pub struct Root {
     /// The keys of the nodes on which the instances of each service run.
     node_keys: Sides<String, NodeKey>,
     rules: BTreeSet<Rule>,
+    revoked: BTreeSet<NodeKey>,
     /// By the order of giving. An entry goes only when its subnet is given again, under a later number.
     grants: BTreeMap<u64, Grant>,
     rests: Rests,
@@ -219,6 +231,7 @@ struct Work {
     clusters: BTreeSet<String>,
     interests: BTreeSet<ServiceName>,
     rules: BTreeSet<Rule>,
+    revoked: BTreeSet<NodeKey>,
     grants: BTreeSet<u64>,
 }
 
@@ -247,6 +260,7 @@ impl Root {
             absences: absences::Absences::default(),
             node_keys: Sides::default(),
             rules: BTreeSet::new(),
+            revoked: BTreeSet::new(),
             grants: BTreeMap::new(),
             rests: Rests::default(),
             semantic: Semantic::new(plan),
@@ -307,6 +321,9 @@ impl Root {
             } => self.subnet_return(*network, *grant_id, caller, now_s, work),
             Command::RuleAdd(rule) => self.rule_add(rule, work),
             Command::RuleDelete(rule) => self.rule_delete(rule, work),
+            Command::KeyRevoke(key) => self.key_revoke(*key, work),
+            Command::KeyAllow(key) => self.key_allow(*key, work),
+            Command::RevokedKeys => Ok(self.revoked_reply()),
         }
     }
 

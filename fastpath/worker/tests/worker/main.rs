@@ -17,10 +17,6 @@ mod stock;
 #[cfg(test)]
 mod interop;
 #[cfg(test)]
-mod selftest;
-#[cfg(test)]
-mod mtu;
-#[cfg(test)]
 mod site;
 #[cfg(test)]
 mod offload;

@@ -98,8 +98,6 @@ pub(crate) struct Case {
     pub(crate) underlay: Family,
     pub(crate) faults: Faults,
     pub(crate) encrypted: bool,
-    /// Of packets to the other node.
-    pub(crate) mtu: u16,
 }
 
 pub(crate) const FULL: Case = Case {
@@ -115,7 +113,6 @@ pub(crate) const FULL: Case = Case {
         delay_calls: 0,
     },
     encrypted: false,
-    mtu: 1420,
 };
 
 const BAD_WIRE: Faults = Faults {
@@ -127,32 +124,27 @@ const BAD_WIRE: Faults = Faults {
 };
 
 /// Starts the worker of `node`.
-pub(crate) fn start(lab: &Lab, node: u8, case: Case) -> Node {
-    start_with(lab, node, case, move |now| tunnels_at(node, 1, now)).0
+fn start(lab: &Lab, node: u8, case: Case) -> Node {
+    start_with(lab, node, case, move |now| tunnels_at(node, 1, now))
 }
 
-/// Where a node is.
-pub(crate) fn address(underlay: Family, node: u8) -> Endpoint {
-    Endpoint {
-        ip: match underlay {
-            Family::V4 => format!("192.0.2.{node}"),
-            Family::V6 => format!("2001:db8::{node}"),
-        }
-        .parse()
-        .unwrap(),
-        port: TUNNEL_PORT,
-    }
-}
-
-/// The same, with this tunnel if the case is an encrypted one, and with control's half.
+/// The same, with this tunnel if the case is an encrypted one.
 pub(crate) fn start_with(
     lab: &Lab,
     node: u8,
     case: Case,
     tunnels: impl FnOnce(Duration) -> Vec<Tunnel> + Send + 'static,
-) -> (Node, Site) {
-    let peer = address(case.underlay, 3 - node);
-    let (handle, site) = lab
+) -> Node {
+    let peer = Endpoint {
+        ip: match case.underlay {
+            Family::V4 => format!("192.0.2.{}", 3 - node),
+            Family::V6 => format!("2001:db8::{}", 3 - node),
+        }
+        .parse()
+        .unwrap(),
+        port: TUNNEL_PORT,
+    };
+    let handle = lab
         .inside(node, move || {
             let mut links = choose::open(&LinksSettings {
                 tun: "services".to_owned(),
@@ -167,7 +159,6 @@ pub(crate) fn start_with(
             .unwrap();
             let (tun, udp) = links.pairs.remove(0);
             let mut site = Site::new(node);
-            site.mtu = case.mtu;
             let format = if case.encrypted {
                 encrypted(3 - node)
             } else {
@@ -179,9 +170,7 @@ pub(crate) fn start_with(
                 let now = Duration::from_nanos(monotonic_ns());
                 worker = worker.with_tunnel(tunnels(now).remove(0));
             }
-            let settings = Settings::default();
-            let handle = spawn(format!("worker-{node}"), worker, settings).unwrap();
-            (handle, site)
+            spawn(format!("worker-{node}"), worker, Settings::default()).unwrap()
         })
         .join()
         .unwrap();
@@ -204,7 +193,7 @@ pub(crate) fn start_with(
             ));
         }
     }
-    (handle, site)
+    handle
 }
 
 /// Stops the worker, lets it finish what it has, and checks its account.
@@ -231,7 +220,7 @@ pub(crate) fn finish(node: Node) -> (u64, u64) {
     )
 }
 
-pub(crate) const TRANSFER: usize = 20_000_000;
+const TRANSFER: usize = 20_000_000;
 
 fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -240,7 +229,7 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Sends bytes from node 1 to the service and compares hashes at both ends.
-pub(crate) fn transfer(lab: &Lab, family: Family, len: usize) {
+fn transfer(lab: &Lab, family: Family, len: usize) {
     let from = stream(
         lab,
         (1, ns_ip(family, 1)),

@@ -28,6 +28,7 @@ impl Known {
             scheduled: false,
             left: super::migration::Left::default(),
             sending_on: super::migration::Left::default(),
+            suspended: BTreeMap::new(),
             tenancy: super::vacancy::Tenancy::default(),
             bodies: super::body::Bodies::default(),
             signatures: super::signing::Signatures::default(),

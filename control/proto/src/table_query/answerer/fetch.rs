@@ -128,7 +128,8 @@ impl Answerer {
     }
 
     /// Lays a job of the root under what our nodes said. `request` is the one that it answers.
-    fn learn(&mut self, request: u64, key: &Key, job: Job, now: Duration) {
+    fn learn(&mut self, request: u64, key: &Key, mut job: Job, now: Duration) {
+        self.revoked.strike(&mut job);
         let name = job.job_name.clone();
         let mut ended = self.end_absences([Key::Name(name.clone())]);
         let record = self.record(&name);
@@ -209,6 +210,8 @@ impl Answerer {
         known
             .attached
             .retain(|number, it| entry_of(*number).is_some_and(is_ours) || request <= it.after);
+        let suspended = &mut known.suspended;
+        suspended.retain(|number, _| entry_of(*number).is_some_and(is_ours));
         known.left.retain(|number| entry_of(number).is_some());
         known.sending_on.retain(|number| entry_of(number).is_some());
         known.learn_attached(is_ours);

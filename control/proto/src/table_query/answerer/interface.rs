@@ -4,7 +4,7 @@ use super::answer::INSTANCES_MAX_DEFAULT;
 use super::upward::RootRequest;
 use super::vacancy::Vacancy;
 use crate::isolation::Isolation;
-use crate::message::{MessageError, NodeId, TopicError};
+use crate::message::{MessageError, NodeId, NodeKey, TopicError};
 use crate::names::{NameError, ServiceName};
 use crate::signature::Signer;
 use std::time::Duration;
@@ -104,4 +104,8 @@ pub enum PublishError {
         job: ServiceName,
         number: u32,
     },
+    #[error(
+        "node {node} shows the public key {key}, which is revoked: `sluice key rotate` there makes a new one"
+    )]
+    Revoked { node: NodeId, key: NodeKey },
 }

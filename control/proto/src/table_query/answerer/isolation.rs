@@ -246,6 +246,7 @@ impl Known {
             // has to know both while it sends on what they send.
             .chain(self.left.nodes())
             .chain(self.sending_on.nodes())
+            .chain(self.suspended.values().cloned())
             .collect()
     }
 }

@@ -99,11 +99,20 @@ impl Answerer {
                 .map(|(number, _)| *number)
                 .collect();
             let allotted = known.attached.iter().filter(|(number, it)| {
-                it.node.as_ref() == Some(node) && !known.placements.contains_key(number)
+                let suspended = known.suspended.get(*number);
+                it.node.as_ref().or(suspended) == Some(node)
+                    && !known.placements.contains_key(number)
             });
             let allotted: Vec<(u32, u64)> = allotted
                 .filter_map(|(number, _)| Some((*number, known.allotted_epoch(*number)?)))
                 .collect();
+            if let Some(known) = self.jobs.get_mut(&name)
+                && known.suspended.values().any(|it| it == node)
+            {
+                known.suspended.retain(|_, it| it != node);
+                self.dirty.job(&name);
+                self.note_residents(&name);
+            }
             for number in mine {
                 self.end_placement(&name, number, now);
             }

@@ -8,7 +8,7 @@ use super::{
     Answerer, Attached, INTEREST_DEFAULT, Interest, Known, Outgoing, Placement, Report, Settings,
     Timer,
 };
-use crate::message::{InstanceStatus, Job, NodeId, SubnetGrant};
+use crate::message::{InstanceStatus, Job, NodeId, NodeKey, SubnetGrant};
 use crate::names::ServiceName;
 use crate::record::{Change, RestoreError, read};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,8 @@ use std::time::Duration;
 const ROOT_STORE: &str = "root_store";
 /// The record with the id of the request for a subnet that is not answered.
 const SUBNET_REQUEST: &str = "subnet_request";
+/// The record with the keys that the root has revoked.
+const REVOKED_BY_ROOT: &str = "revoked_by_root";
 
 /// A job as it is kept across restarts.
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
@@ -38,6 +40,9 @@ pub(super) struct StoredJob {
     /// Nodes that send on what moved away from them.
     #[serde(default)]
     sending_on: super::migration::Left,
+    /// Instances and nodes whose keys are revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    suspended: Vec<(u32, String)>,
     #[serde(default)]
     tenancy: Tenancy,
 }
@@ -59,6 +64,8 @@ pub(super) struct Dirty {
     spares: BTreeSet<String>,
     returning: BTreeSet<Ip>,
     reports: BTreeSet<(ServiceName, u32)>,
+    revoked: BTreeSet<NodeKey>,
+    revoked_by_root: bool,
     root_store: bool,
     subnet_request: bool,
 }
@@ -66,6 +73,14 @@ pub(super) struct Dirty {
 impl Dirty {
     pub(super) const fn subnet_request(&mut self) {
         self.subnet_request = true;
+    }
+
+    pub(super) fn revoked(&mut self, key: NodeKey) {
+        self.revoked.insert(key);
+    }
+
+    pub(super) const fn revoked_by_root(&mut self) {
+        self.revoked_by_root = true;
     }
 
     pub(super) const fn root_store(&mut self) {
@@ -114,6 +129,18 @@ impl Answerer {
                 None => Change::Delete {
                     key: SUBNET_REQUEST.to_owned(),
                 },
+            });
+        }
+        if std::mem::take(&mut self.dirty.revoked_by_root) {
+            let key = REVOKED_BY_ROOT.to_owned();
+            return Some(Change::put(key, &self.revoked.root));
+        }
+        if let Some(node_key) = self.dirty.revoked.pop_first() {
+            let key = format!("revoked/{node_key}");
+            return Some(if self.revoked.own.contains(&node_key) {
+                Change::put(key, &node_key)
+            } else {
+                Change::Delete { key }
             });
         }
         if let Some(name) = self.dirty.jobs.pop_first() {
@@ -205,6 +232,10 @@ impl Answerer {
                     answerer.nodes.insert(node, grant);
                 }
                 ROOT_STORE => answerer.root_store = read(key, value)?,
+                REVOKED_BY_ROOT => answerer.revoked.root = read(key, value)?,
+                "revoked" => {
+                    answerer.revoked.own.insert(read(key, value)?);
+                }
                 SUBNET_REQUEST => answerer.subnet_request = Some(read(key, value)?),
                 "spare" => answerer.spare.push_back(read(key, value)?),
                 "returning" => {
@@ -242,6 +273,7 @@ impl Answerer {
                 }
             }
         }
+        answerer.revoked.unite();
         answerer.restore_residents();
         Ok(answerer)
     }
@@ -290,6 +322,9 @@ impl Answerer {
             self.timers.set(timer, now + SENDING_ON_FOR);
         }
         known.sending_on = stored.sending_on;
+        for (number, node) in stored.suspended {
+            known.suspended.insert(number, node_of(key, &node)?);
+        }
         for (node, status, epoch) in stored.placements {
             let placement = Placement {
                 node: node_of(key, &node)?,
@@ -346,6 +381,11 @@ fn stored(known: &Known) -> StoredJob {
         scheduled: known.scheduled,
         left: known.left.clone(),
         sending_on: known.sending_on.clone(),
+        suspended: known
+            .suspended
+            .iter()
+            .map(|(number, node)| (*number, node.as_str().to_owned()))
+            .collect(),
         tenancy: known.tenancy,
     }
 }

@@ -9,6 +9,7 @@ mod migration;
 mod nodes;
 mod probes;
 mod resync;
+mod revocation;
 mod signing;
 mod start;
 mod succession;

@@ -30,6 +30,7 @@ pub enum Method {
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
     Job(Key),
+    Revoked,
     Node(NodeKey),
     Report(ServiceName, u32),
     Instance(NodeId, String),
@@ -65,6 +66,7 @@ impl Answerer {
         match asked {
             Asked::Job(key) => self.job_replied(id, key, status, body, now),
             Asked::Node(key) => self.node_replied(key, status, body, now),
+            Asked::Revoked => self.revoked_replied(status, body, now),
             Asked::Report(job, number) => self.report_replied(id, (job, number), status, now),
             Asked::Instance(node, request) => {
                 self.instance_replied((node, request), status, body, now);
@@ -121,6 +123,7 @@ impl Answerer {
             }
             Asked::Interest(job) => return self.interest_replied(job, now),
             Asked::Node(key) => return self.node_unsaid(&key),
+            Asked::Revoked => return self.revoked_unsaid(),
             Asked::Subnet => (self.subnet.attempts, Timer::Subnet),
             Asked::Return(network) => {
                 let Some(attempts) = self.return_failed(network) else {

@@ -194,6 +194,8 @@ impl Root {
         work: &mut Work,
     ) -> Result<Reply, Refusal> {
         let revision = self.counters.revision + 1;
+        let mut keys = status.instances.iter().filter_map(|it| it.public_key);
+        let revoked = keys.find(|key| self.revoked.contains(key));
         let Some(service) = self.services.get_mut(&status.job_id) else {
             return refuse(404, "Job not found");
         };
@@ -207,6 +209,9 @@ impl Root {
         });
         if let Some(moved) = moved {
             return refuse_moved(moved.instance_number, &service.job.job_name);
+        }
+        if let Some(key) = revoked {
+            return refuse(403, format!("the public key {key} is revoked"));
         }
         if let Some(unknown) = unknown {
             let (number, name) = (unknown.instance_number, &service.job.job_name);
@@ -222,6 +227,7 @@ impl Root {
             if let Some(entry) = entry_of_mut(&mut service.job, instance.instance_number) {
                 let before = entry.clone();
                 place(entry, instance);
+                entry.strike(|key| self.revoked.contains(key));
                 entry.age_former(now_s);
                 if *entry != before {
                     changed.push((instance.instance_number, entry.is_placed()));

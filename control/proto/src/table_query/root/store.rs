@@ -40,6 +40,14 @@ impl Root {
                 Change::Delete { key }
             });
         }
+        for node_key in &work.revoked {
+            let key = format!("revoked/{node_key}");
+            changes.push(if self.revoked.contains(node_key) {
+                Change::put(key, node_key)
+            } else {
+                Change::Delete { key }
+            });
+        }
         for number in &work.grants {
             let key = format!("subnet/{number:08}");
             changes.push(match self.grants.get(number) {
@@ -79,6 +87,9 @@ impl Root {
                 }
                 "rule" => {
                     root.rules.insert(read(key, value)?);
+                }
+                "revoked" => {
+                    root.revoked.insert(read(key, value)?);
                 }
                 "subnet" => {
                     root.restore_grant(key, id, read(key, value)?)?;

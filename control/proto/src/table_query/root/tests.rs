@@ -3,10 +3,11 @@
 mod absences;
 mod migration;
 mod nodes;
+mod revocation;
 mod subnets;
 
 use super::*;
-use crate::message::{InstanceStatus, ServiceIpEntry};
+use crate::message::{InstanceStatus, NodeKey, ServiceIpEntry};
 use serde_json::json;
 use sluice_wire::{Dual, Family};
 
@@ -513,7 +514,7 @@ fn the_store_is_the_state() {
                 } else {
                     "192.0.2.2"
                 });
-                let command = match verb % 12 {
+                let command = match verb % 14 {
                     0 => {
                         let mut descriptor = descriptor(&service);
                         if which & 16 != 0 {
@@ -545,7 +546,9 @@ fn the_store_is_the_state() {
                     7 => Command::InterestRemove { job: name, caller },
                     8 => Command::RuleAdd(rule("*.other.*.*", &format!("*.*.{service}.*"))),
                     9 => Command::RuleDelete(rule("*.other.*.*", &format!("*.*.{service}.*"))),
-                    10 => Command::SubnetReturn {
+                    10 => Command::KeyRevoke(NodeKey::from_bytes([*which; 32])),
+                    11 => Command::KeyAllow(NodeKey::from_bytes([*which; 32])),
+                    12 => Command::SubnetReturn {
                         network: Ip::v4([10, 18, 0, (which % 4) * 64]),
                         grant_id: None,
                         caller,

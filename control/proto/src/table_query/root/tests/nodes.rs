@@ -1,7 +1,6 @@
 //! Nodes by their public key: from what clusters report.
 
 use super::*;
-use crate::message::NodeKey;
 
 fn key(of: u8) -> NodeKey {
     NodeKey::from_bytes([of; 32])
