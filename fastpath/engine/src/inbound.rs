@@ -91,7 +91,7 @@ impl Engine {
         let mtu = self.shared.service_mtu.get();
         deliver::check_size(frame, lane, sender, mtu, turn.tables)?;
         self.bind_first(lane, &flow, turn)?;
-        translate::inbound(frame, lane, &flow, self.settings.inner_mtu)?;
+        translate::inbound(frame, lane, &flow, turn.tables, self.settings.inner_mtu)?;
         frame.outer = None;
         if deliver::is_too_long(frame, mtu) {
             let to = flow.local.slot;

@@ -4,7 +4,7 @@
 //! quoted to its sender as it was sent.
 
 use crate::batch::{Answer, Step, Stop, drop_as};
-use crate::flow::{Ends, Flow};
+use crate::flow::{self, Ends, Flow};
 use crate::{policy, relay};
 use sluice_memory::Frame;
 use sluice_tables::{Peer, PeerSlot, Placement, Question, Tables};
@@ -60,6 +60,15 @@ pub(crate) fn check_size(frame: &Frame, packet: &Parsed, location: &Location<'_>
         Some((_, peer)) => check_mtu(frame, packet, peer.mtu),
         None => Ok(()),
     }
+}
+
+/// The longest packet that goes to the node of the flow's other end; no limit if that is here or nowhere.
+pub(crate) fn mtu_of_remote(flow: &Flow, tables: &Tables) -> u16 {
+    let remote = flow::remote(flow, tables).map(|remote| remote.placement);
+    let Some(Placement::Peer(slot)) = remote else {
+        return u16::MAX;
+    };
+    tables.peer(slot).map_or(u16::MAX, |peer| peer.mtu)
 }
 
 /// The same for a way that takes `mtu` bytes.

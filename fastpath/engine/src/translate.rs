@@ -3,8 +3,9 @@
 use crate::batch::{Kind, Lane, Step};
 use crate::flow::Flow;
 use crate::icmp;
-use crate::locate::Location;
+use crate::locate::{self, Location};
 use sluice_memory::{Checksum, Frame};
+use sluice_tables::Tables;
 use sluice_wire::{Protocol, Rewrite, mss, rewrite, tcp_flag};
 
 /// Caller's NsIP and the address dialled become InstanceIP and the receiver's NsIP.
@@ -33,13 +34,20 @@ pub(crate) fn outbound(
         };
         return icmp::rewrite(frame, lane, &as_sent, &to);
     }
-    apply(frame, lane, &to, inner_mtu);
+    let narrower = || location.peer.map_or(u16::MAX, |(_, peer)| peer.mtu);
+    apply(frame, lane, &to, || inner_mtu.min(narrower()));
     Ok(())
 }
 
 /// The sender's InstanceIP becomes the address that the local instance dialled; for a passive flow nothing changes.
 #[inline(always)]
-pub(crate) fn inbound(frame: &mut Frame, lane: &Lane, flow: &Flow, inner_mtu: u16) -> Step<()> {
+pub(crate) fn inbound(
+    frame: &mut Frame,
+    lane: &Lane,
+    flow: &Flow,
+    tables: &Tables,
+    inner_mtu: u16,
+) -> Step<()> {
     let key = &flow.forward;
     let to = Rewrite {
         src: Some(key.dst),
@@ -57,16 +65,19 @@ pub(crate) fn inbound(frame: &mut Frame, lane: &Lane, flow: &Flow, inner_mtu: u1
         };
         return icmp::rewrite(frame, lane, &as_sent, &to);
     }
-    apply(frame, lane, &to, inner_mtu);
+    apply(frame, lane, &to, || {
+        inner_mtu.min(locate::mtu_of_remote(flow, tables))
+    });
     Ok(())
 }
 
+/// `mtu` is what both ends of a connection may fill: it is asked when one begins.
 #[inline(always)]
-fn apply(frame: &mut Frame, lane: &Lane, to: &Rewrite, inner_mtu: u16) {
+fn apply(frame: &mut Frame, lane: &Lane, to: &Rewrite, mtu: impl FnOnce() -> u16) {
     let complete = is_complete(frame);
     let packet = &lane.packet;
     if packet.protocol == Protocol::Tcp && packet.tcp_flags & tcp_flag::SYN != 0 {
-        let mss_max = mss::limit(packet.family, inner_mtu);
+        let mss_max = mss::limit(packet.family, mtu());
         mss::clamp(frame.bytes_mut(), packet, mss_max, complete);
     }
     rewrite(frame.bytes_mut(), packet, complete, to);

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// The longest inner packet any plain peer takes: Oakestra's devices have this MTU.
 pub(crate) const PEER_MTU: u16 = 1450;
-/// Every IPv6 link carries this much (RFC 8200 section 5); below it nothing of a path is believed.
-const PEER_MTU_MIN: u16 = 1280;
+/// Every IPv6 link carries this much (RFC 8200 section 5); of a path that is said to be narrower nothing is believed.
+const PATH_MTU_MIN: u32 = 1280;
 /// UDP and IP headers around an inner packet.
 const OUTER_V4: u32 = 8 + 20;
 const OUTER_V6: u32 = 8 + 40;
@@ -25,12 +25,11 @@ pub(crate) fn inner_mtu_to(ip: Ip, port: u16, format: TunnelFormat) -> u16 {
         TunnelFormat::Plain => 0,
         TunnelFormat::WireGuard { .. } => SEALING,
     };
-    match route_mtu(ip.into(), port) {
-        Ok((mtu, outer)) => u16::try_from(mtu.saturating_sub(outer + sealing))
-            .unwrap_or(PEER_MTU)
-            .clamp(PEER_MTU_MIN, PEER_MTU),
-        Err(_) => PEER_MTU,
-    }
+    let Ok((mtu, outer)) = route_mtu(ip.into(), port) else {
+        return PEER_MTU;
+    };
+    let inner = mtu.max(PATH_MTU_MIN) - outer - sealing;
+    u16::try_from(inner).unwrap_or(PEER_MTU).min(PEER_MTU)
 }
 
 /// The path MTU and the length of the outer headers, both in bytes. Asks through a connected socket; nothing is sent.

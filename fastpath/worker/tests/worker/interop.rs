@@ -42,6 +42,7 @@ fn start_noting(lab: &Lab, underlay: Family, key_log: PathBuf) -> Node {
         let upcalls = Arc::new(Upcalls::new(64));
         Tunnel::of_workers(speaker, 1, upcalls).unwrap().1
     })
+    .0
 }
 
 /// The instance of node 1 dials the service, whose instance is on node 2, and knows its caller by where it is.

@@ -17,6 +17,10 @@ mod stock;
 #[cfg(test)]
 mod interop;
 #[cfg(test)]
+mod selftest;
+#[cfg(test)]
+mod mtu;
+#[cfg(test)]
 mod site;
 #[cfg(test)]
 mod offload;

@@ -98,6 +98,8 @@ pub(crate) struct Case {
     pub(crate) underlay: Family,
     pub(crate) faults: Faults,
     pub(crate) encrypted: bool,
+    /// Of packets to the other node.
+    pub(crate) mtu: u16,
 }
 
 pub(crate) const FULL: Case = Case {
@@ -113,6 +115,7 @@ pub(crate) const FULL: Case = Case {
         delay_calls: 0,
     },
     encrypted: false,
+    mtu: 1420,
 };
 
 const BAD_WIRE: Faults = Faults {
@@ -124,27 +127,32 @@ const BAD_WIRE: Faults = Faults {
 };
 
 /// Starts the worker of `node`.
-fn start(lab: &Lab, node: u8, case: Case) -> Node {
-    start_with(lab, node, case, move |now| tunnels_at(node, 1, now))
+pub(crate) fn start(lab: &Lab, node: u8, case: Case) -> Node {
+    start_with(lab, node, case, move |now| tunnels_at(node, 1, now)).0
 }
 
-/// The same, with this tunnel if the case is an encrypted one.
+/// Where a node is.
+pub(crate) fn address(underlay: Family, node: u8) -> Endpoint {
+    Endpoint {
+        ip: match underlay {
+            Family::V4 => format!("192.0.2.{node}"),
+            Family::V6 => format!("2001:db8::{node}"),
+        }
+        .parse()
+        .unwrap(),
+        port: TUNNEL_PORT,
+    }
+}
+
+/// The same, with this tunnel if the case is an encrypted one, and with control's half.
 pub(crate) fn start_with(
     lab: &Lab,
     node: u8,
     case: Case,
     tunnels: impl FnOnce(Duration) -> Vec<Tunnel> + Send + 'static,
-) -> Node {
-    let peer = Endpoint {
-        ip: match case.underlay {
-            Family::V4 => format!("192.0.2.{}", 3 - node),
-            Family::V6 => format!("2001:db8::{}", 3 - node),
-        }
-        .parse()
-        .unwrap(),
-        port: TUNNEL_PORT,
-    };
-    let handle = lab
+) -> (Node, Site) {
+    let peer = address(case.underlay, 3 - node);
+    let (handle, site) = lab
         .inside(node, move || {
             let mut links = choose::open(&LinksSettings {
                 tun: "services".to_owned(),
@@ -159,6 +167,7 @@ pub(crate) fn start_with(
             .unwrap();
             let (tun, udp) = links.pairs.remove(0);
             let mut site = Site::new(node);
+            site.mtu = case.mtu;
             let format = if case.encrypted {
                 encrypted(3 - node)
             } else {
@@ -170,7 +179,9 @@ pub(crate) fn start_with(
                 let now = Duration::from_nanos(monotonic_ns());
                 worker = worker.with_tunnel(tunnels(now).remove(0));
             }
-            spawn(format!("worker-{node}"), worker, Settings::default()).unwrap()
+            let settings = Settings::default();
+            let handle = spawn(format!("worker-{node}"), worker, settings).unwrap();
+            (handle, site)
         })
         .join()
         .unwrap();
@@ -193,7 +204,7 @@ pub(crate) fn start_with(
             ));
         }
     }
-    handle
+    (handle, site)
 }
 
 /// Stops the worker, lets it finish what it has, and checks its account.
@@ -220,7 +231,7 @@ pub(crate) fn finish(node: Node) -> (u64, u64) {
     )
 }
 
-const TRANSFER: usize = 20_000_000;
+pub(crate) const TRANSFER: usize = 20_000_000;
 
 fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -229,7 +240,7 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Sends bytes from node 1 to the service and compares hashes at both ends.
-fn transfer(lab: &Lab, family: Family, len: usize) {
+pub(crate) fn transfer(lab: &Lab, family: Family, len: usize) {
     let from = stream(
         lab,
         (1, ns_ip(family, 1)),

@@ -43,6 +43,8 @@ pub(crate) struct Site {
     pub(crate) bell: Arc<Bell>,
     pub(crate) upcalls: Arc<Upcalls>,
     shared: Arc<Shared>,
+    /// Of packets to the other node.
+    pub(crate) mtu: u16,
 }
 
 impl Site {
@@ -58,6 +60,7 @@ impl Site {
             bell: Arc::new(Bell::new(Arc::clone(&upcalls)).unwrap()),
             upcalls,
             shared: Shared::new(&limits).unwrap(),
+            mtu: 1420,
         }
     }
 
@@ -72,7 +75,9 @@ impl Site {
         let service = self
             .writer
             .upsert_service("app.ns.web.prod", &[(Policy::RoundRobin, ips)]);
-        let peer = self.writer.upsert_peer(peer.ip, peer.port, format, 1420);
+        let peer = self
+            .writer
+            .upsert_peer(peer.ip, peer.port, format, self.mtu);
         for node in [1, 2] {
             let slot = self.writer.upsert_instance(InstanceUpdate {
                 service,

@@ -136,6 +136,28 @@ impl Stock {
         self.wg("addconf", text);
     }
 
+    /// What `wg show` says of it: the words of its one peer's line, behind the peer's key.
+    pub(crate) fn show(&self, what: &str) -> Vec<String> {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.namespace])
+            .args(["wg", "show", &self.interface, what])
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let words = shown.split_whitespace().skip(1);
+        words.map(str::to_owned).collect()
+    }
+
+    /// `wg set` with these words.
+    pub(crate) fn set(&self, words: &str, text: &str) {
+        let words = words.split_whitespace();
+        let command: Vec<&str> = ["wg", "set", &self.interface]
+            .into_iter()
+            .chain(words)
+            .collect();
+        self.feed(&command, text);
+    }
+
     fn wg(&self, verb: &str, text: &str) {
         self.feed(&["wg", verb, &self.interface, "/dev/stdin"], text);
     }
