@@ -7,6 +7,7 @@ use sluice_perf::lab::scratch::Scratch;
 use sluice_perf::lab::wire::{carried, mtu_frames, offload, veth};
 use sluice_perf::peers::route::Route;
 use sluice_perf::peers::vxlan::{Node, PORT, VxlanDnat};
+use sluice_perf::peers::wireguard::{self, Implementation, WireGuard};
 use sluice_perf::traffic::flood::Flood;
 use sluice_perf::traffic::{datagrams, requests, tcp};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
@@ -138,4 +139,36 @@ fn resets(namespace: &NetNs) -> u64 {
         .position(|name| name == "OutRsts")
         .unwrap();
     values.split_whitespace().nth(at).unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn other_implementations_carry_streams_in_frames_of_mtu_size() {
+    let scratch = Scratch::new("sluice-wireguard-test").unwrap();
+    let nodes = nodes();
+    wireguard::prepare([&nodes[0], &nodes[1]]).unwrap();
+    let node = |index: u8| Node {
+        namespace: &nodes[usize::from(index) - 1],
+        address: IpAddr::from([192, 168, 77, index]),
+    };
+    // gotatun is built for the benches only.
+    for which in [Implementation::Boringtun, Implementation::WireguardGo] {
+        let tunnel = WireGuard::new(which, [node(1), node(2)], &scratch).unwrap();
+        let _iperf = tcp::server(&nodes[1], &scratch.path().join(which.name())).unwrap();
+        let before = carried(&(&nodes[1]).into(), "eth0").unwrap();
+        let one = tcp::transfer(&nodes[0], tunnel.server, 1, 1.0).unwrap();
+        let moved = carried(&(&nodes[1]).into(), "eth0").unwrap().since(&before);
+        let mean = moved.received_bytes / moved.received_frames.max(1);
+        assert!(
+            (1000..=1514).contains(&mean),
+            "{which:?}: frames of {mean} bytes"
+        );
+        // All of it went over the cable, sealed.
+        let bytes = moved.received_bytes as f64;
+        assert!(
+            bytes > one.bytes,
+            "{which:?}: {bytes} bytes on the cable of {}",
+            one.bytes
+        );
+    }
 }

@@ -150,7 +150,21 @@ impl NetNs {
     /// # Errors
     /// When the kernel refuses to mount it.
     pub fn mount_bpf(&self) -> Result<(), LabError> {
-        self.run(|| {
+        self.mount_privately("bpf", Path::new("/sys/fs/bpf"))
+    }
+
+    /// The same with an empty directory at `at`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// When the kernel refuses to make or mount it.
+    pub fn mount_empty(&self, at: &Path) -> Result<(), LabError> {
+        fs::create_dir_all(at).map_err(LabError::file(at))?;
+        self.mount_privately("tmpfs", at)
+    }
+
+    fn mount_privately(&self, kind: &'static str, at: &Path) -> Result<(), LabError> {
+        let at = at.to_owned();
+        self.run(move || {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let nothing = None::<&str>;
             mount(
@@ -160,17 +174,11 @@ impl NetNs {
                 MsFlags::MS_REC | MsFlags::MS_PRIVATE,
                 nothing,
             )?;
-            mount(
-                Some("bpf"),
-                "/sys/fs/bpf",
-                Some("bpf"),
-                MsFlags::empty(),
-                nothing,
-            )
+            mount(Some(kind), &at, Some(kind), MsFlags::empty(), nothing)
         })
         .map_err(|errno| LabError::Namespace {
             name: self.name().to_owned(),
-            step: "mounting a BPF file system",
+            step: "mounting a file system of its own",
             source: errno.into(),
         })
     }

@@ -1,11 +1,11 @@
-//! Finds the real programs: unpacked under `target/tools` by the build, or on the path.
+//! Finds the real programs: unpacked under `target/tools` by the build, built under `target/ci-tools`, or on the path.
 
 use super::error::LabError;
 use std::env;
 use std::path::{Path, PathBuf};
 
 /// Programs and the Debian packages that have them.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("nginx", "nginx-light"),
     ("curl", "curl"),
     ("iperf3", "iperf3"),
@@ -20,9 +20,14 @@ const PACKAGES: [(&str, &str); 14] = [
     ("callgrind_annotate", "valgrind"),
     ("mosquitto", "mosquitto"),
     ("dnsperf", "dnsperf"),
+    ("wireguard-go", "wireguard-go"),
+    ("wg", "wireguard-tools"),
 ];
 
-/// Where the build unpacks packages that must not be installed, seen from a binary in `target/release` or
+/// Where the build unpacks packages that must not be installed, and where `.ci/peer` builds programs from crates.io.
+const ROOTS: [&str; 2] = ["tools", "ci-tools"];
+
+/// These places, seen from a binary in `target/release` or
 /// `target/debug`, and from a test binary in `target/debug/deps`.
 fn unpacked() -> impl Iterator<Item = PathBuf> {
     let exe = env::current_exe().unwrap_or_default();
@@ -30,9 +35,9 @@ fn unpacked() -> impl Iterator<Item = PathBuf> {
         .ancestors()
         .skip(1)
         .take(4)
-        .map(|directory| directory.join("tools"))
+        .flat_map(|directory| ROOTS.map(|root| directory.join(root)))
         .collect();
-    roots.push(PathBuf::from("target/tools"));
+    roots.extend(ROOTS.map(|root| Path::new("target").join(root)));
     roots.into_iter()
 }
 

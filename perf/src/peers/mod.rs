@@ -3,3 +3,4 @@
 pub mod vxlan;
 pub mod route;
 pub mod vxlan_path;
+pub mod wireguard;

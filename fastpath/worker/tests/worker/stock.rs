@@ -185,7 +185,7 @@ impl Drop for Stock {
     }
 }
 
-/// Where `.ci/boringtun` puts it, or on the path.
+/// Where `.ci/peer` puts it, or on the path.
 fn boringtun() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let built = exe
