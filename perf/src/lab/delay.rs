@@ -15,7 +15,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,7 @@ pub struct End {
 pub struct DelayLine {
     cut: Arc<AtomicBool>,
     one_way_ns: Arc<AtomicU64>,
+    lost_per_mille: Arc<AtomicU32>,
     carrier: Option<JoinHandle<()>>,
 }
 
@@ -70,8 +71,10 @@ impl DelayLine {
         }
         let cut = Arc::new(AtomicBool::new(false));
         let one_way_ns = Arc::new(AtomicU64::new(nanoseconds(settings.one_way)));
+        let lost_per_mille = Arc::new(AtomicU32::new(settings.lost_per_mille));
         let line = Line {
             one_way_ns: Arc::clone(&one_way_ns),
+            lost_per_mille: Arc::clone(&lost_per_mille),
             files,
             routes,
             settings,
@@ -87,6 +90,7 @@ impl DelayLine {
         Ok(Self {
             cut,
             one_way_ns,
+            lost_per_mille,
             carrier: Some(carrier),
         })
     }
@@ -95,6 +99,11 @@ impl DelayLine {
     pub fn set_one_way(&self, one_way: Duration) {
         self.one_way_ns
             .store(nanoseconds(one_way), Ordering::Relaxed);
+    }
+
+    /// Changes how many of a thousand packets are lost from now on, in each direction.
+    pub fn set_lost_per_mille(&self, lost: u32) {
+        self.lost_per_mille.store(lost, Ordering::Relaxed);
     }
 }
 
@@ -117,6 +126,7 @@ type Waiting = (Instant, u64, usize, Vec<u8>);
 
 struct Line {
     one_way_ns: Arc<AtomicU64>,
+    lost_per_mille: Arc<AtomicU32>,
     files: Vec<File>,
     routes: BTreeMap<IpAddr, usize>,
     settings: Settings,
@@ -162,7 +172,7 @@ impl Line {
             let Some(&to) = destination(&packet[..len]).and_then(|ip| self.routes.get(&ip)) else {
                 continue;
             };
-            if self.roll(1000) < u64::from(self.settings.lost_per_mille) {
+            if self.roll(1000) < u64::from(self.lost_per_mille.load(Ordering::Relaxed)) {
                 continue;
             }
             let jitter_us = u64::try_from(self.settings.jitter.as_micros()).unwrap_or(u64::MAX);

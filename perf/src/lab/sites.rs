@@ -19,6 +19,7 @@ pub use descriptor::{Microservice, descriptor};
 pub use network::ping_round_trip;
 pub use role::{Gateway, Role};
 
+use super::delay::DelayLine;
 use super::error::LabError;
 use super::process::Program;
 use super::scratch::Scratch;
@@ -35,6 +36,10 @@ pub enum Cable {
     Switch,
     /// One veth pair between exactly two gateways.
     Pair,
+    /// A delay line, which lets every packet wait so long on its way; [`Sites::line`] changes it.
+    Line {
+        one_way: Duration,
+    },
 }
 
 /// The line of a `[tunnel]` section with which nothing is encrypted.
@@ -98,6 +103,8 @@ pub struct Sites {
     pub gateways: Vec<Gateway>,
     /// The wire between the gateways, when it is a switch.
     pub wire: Option<Switch>,
+    /// The same, when it is a delay line.
+    pub line: Option<DelayLine>,
     _management: Management,
     sluice: PathBuf,
     pub scratch: Scratch,
@@ -140,12 +147,13 @@ impl Sites {
         }
         let hosts = plan::hosts(&root, &clusters, &gateways);
         let management = manage(&hosts, layout.managers_away)?;
-        let wire = lay(&gateways, layout.cable)?;
+        let (wire, line) = lay(&gateways, layout.cable)?;
         Ok(Self {
             root,
             clusters,
             gateways,
             wire,
+            line,
             _management: management,
             sluice: sluice.to_owned(),
             scratch,
@@ -184,7 +192,16 @@ impl Sites {
     /// # Errors
     /// With the words of the one that failed.
     pub fn restart_gateways(&mut self, fastpath: &str) -> Result<(), LabError> {
+        self.restart_each(|_| fastpath.to_owned())
+    }
+
+    /// The same with lines for each gateway, counted from 0.
+    ///
+    /// # Errors
+    /// With the words of the one that failed.
+    pub fn restart_each(&mut self, fastpath: impl Fn(usize) -> String) -> Result<(), LabError> {
         for (index, gateway) in self.gateways.iter_mut().enumerate() {
+            let fastpath = fastpath(index);
             gateway.role.configure(|text| {
                 let (kept, _) = text.split_once("[fastpath]").unwrap_or((&text, ""));
                 format!("{kept}[fastpath]\n{}\n{fastpath}\n", plan::core_of(index))
@@ -195,6 +212,20 @@ impl Sites {
         self.gateways
             .iter_mut()
             .try_for_each(|gateway| gateway.role.ready())
+    }
+
+    /// Gives every gateway these lines as its `[tunnel]` section, for its next start.
+    ///
+    /// # Errors
+    /// When a configuration cannot be read or written.
+    pub fn configure_tunnels(&self, tunnel: &str) -> Result<(), LabError> {
+        self.gateways.iter().try_for_each(|gateway| {
+            gateway.role.configure(|text| {
+                let (before, rest) = text.split_once("[tunnel]").unwrap_or((&text, ""));
+                let (_, after) = rest.split_once("[fastpath]").unwrap_or_default();
+                format!("{before}[tunnel]\n{tunnel}\n[fastpath]{after}")
+            })
+        })
     }
 
     /// Stops the root and all cluster managers.

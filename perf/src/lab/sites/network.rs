@@ -94,8 +94,13 @@ fn ping(from: &NetNs, to: IpAddr) -> Result<[Duration; 2], LabError> {
     }
 }
 
-pub(super) fn lay(gateways: &[Gateway], cable: Cable) -> Result<Option<Switch>, LabError> {
+/// The wire between the gateways: a switch or a delay line, where it is not one cable.
+pub(super) fn lay(
+    gateways: &[Gateway],
+    cable: Cable,
+) -> Result<(Option<Switch>, Option<DelayLine>), LabError> {
     let wire = match (cable, gateways) {
+        (Cable::Line { one_way }, _) => return Ok((None, Some(stretch(gateways, one_way)?))),
         (Cable::Pair, [a, b]) => {
             let ends = [a, b].map(Gateway::namespace);
             veth((ends[0], "eth0"), (ends[1], "eth0"), 1500)?;
@@ -119,5 +124,24 @@ pub(super) fn lay(gateways: &[Gateway], cable: Cable) -> Result<Option<Switch>, 
             gateway.address[0], gateway.address[1]
         ))?;
     }
-    Ok(wire)
+    Ok((wire, None))
+}
+
+/// The delay line, whose devices have the gateways' addresses.
+fn stretch(gateways: &[Gateway], one_way: Duration) -> Result<DelayLine, LabError> {
+    let ends: Vec<End> = gateways
+        .iter()
+        .map(|gateway| End {
+            namespace: gateway.namespace().clone(),
+            device: "eth0".to_owned(),
+            addresses: vec![(gateway.address[0], 24), (gateway.address[1], 64)],
+        })
+        .collect();
+    let settings = Settings {
+        one_way,
+        jitter: Duration::ZERO,
+        lost_per_mille: 0,
+        seed: 1,
+    };
+    DelayLine::new(&ends, settings)
 }
