@@ -30,10 +30,12 @@ test:
 
 bench: build
 	@.ci/install run unpack bench
+	@.ci/peer boringtun-cli gotatun >/dev/null
 	@mkdir -p target/bench
 	target/release/sluice-perf tun --json target/bench/tun.json $(BENCH_ARGS)
 	target/release/sluice-perf engine --json target/bench/engine.json $(BENCH_ARGS)
 	target/release/sluice-perf fastpath --json target/bench/fastpath.json $(BENCH_ARGS)
+	target/release/sluice-perf tunnel --json target/bench/tunnel.json $(BENCH_ARGS)
 	target/release/sluice-perf footprint --json target/bench/footprint.json $(BENCH_ARGS)
 	target/release/sluice-perf control --json target/bench/control.json $(BENCH_ARGS)
 

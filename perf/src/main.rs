@@ -6,7 +6,7 @@ use sluice_perf::lab::scratch::on_interrupt;
 use sluice_perf::lab::{LabError, privilege};
 use sluice_perf::report::{Report, ReportError};
 use sluice_perf::suites::places::{Call, Gateway, Place, Places};
-use sluice_perf::suites::{Settings, control, engine, fastpath, footprint, tun};
+use sluice_perf::suites::{Settings, control, engine, fastpath, footprint, tun, tunnel};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +34,14 @@ enum Suite {
         options: Options,
         /// Only this part
         #[arg(long, value_name = "PART", value_parser = fastpath::PARTS)]
+        only: Option<String>,
+    },
+    /// The encrypted tunnel beside other implementations of its format, and beside plain mode
+    Tunnel {
+        #[command(flatten)]
+        options: Options,
+        /// Only this row, or all `goodput` rows
+        #[arg(long, value_name = "ROW", value_parser = tunnel::row)]
         only: Option<String>,
     },
     /// Memory and CPU time of an idle gateway, and the first packet to an unknown service
@@ -73,6 +81,10 @@ impl Suite {
             Self::Control(_) => Some(
                 "this suite measures managers that it starts itself, with nodes that are connections of its own; run it on \
                  the host that is to be measured, without --generator, --dut and --sink",
+            ),
+            Self::Tunnel { .. } => Some(
+                "this suite starts other implementations in its own namespaces, on its own wire; run it without --generator, \
+                 --dut and --sink",
             ),
             Self::Instrument(_) => Some("an instrument runs where it is started"),
         }
@@ -198,6 +210,10 @@ fn run(cli: &Cli) -> Result<(), PerfError> {
         Suite::Fastpath { options, only } => {
             part.clone_from(only);
             (options, fastpath::run)
+        }
+        Suite::Tunnel { options, only } => {
+            part.clone_from(only);
+            (options, tunnel::run)
         }
         Suite::Footprint(options) => (options, footprint::run),
         Suite::Control(options) => (options, control::run),

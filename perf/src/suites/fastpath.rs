@@ -1,7 +1,7 @@
 //! The high-traffic path: in memory over Ethernet, and by AF_XDP on veth beside the kernel's own DNAT and VXLAN.
 
 mod memory;
-mod af_xdp;
+pub(super) mod af_xdp;
 pub mod forward;
 mod tcp;
 mod flood;

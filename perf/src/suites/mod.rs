@@ -5,6 +5,7 @@ pub mod engine;
 pub mod fastpath;
 pub mod control;
 pub mod footprint;
+pub mod tunnel;
 pub mod places;
 mod pair;
 mod nodes;

@@ -15,7 +15,7 @@ pub(super) struct Member {
     pub(super) attached: Attached,
 }
 
-/// The cable: one veth pair, frames of MTU size, GRO at the receiver.
+/// The cable: one veth pair, frames of MTU size, GRO at the receiver; or what [`Pair::joined`] was told.
 pub(super) struct Pair {
     pub(super) sites: Sites,
     /// Instances of services of their own, at the first gateway.
@@ -32,7 +32,17 @@ impl Pair {
         clients: &[&str],
         servers: &[&str],
     ) -> Result<Self, LabError> {
-        let layout = Layout::measured(2, Cable::Pair);
+        Self::joined(settings, Cable::Pair, clients, servers)
+    }
+
+    /// The same over another cable.
+    pub(super) fn joined(
+        settings: &Settings,
+        cable: Cable,
+        clients: &[&str],
+        servers: &[&str],
+    ) -> Result<Self, LabError> {
+        let layout = Layout::measured(2, cable);
         let scratch = Scratch::new("sluice-perf-pair")?;
         let sites = Sites::new(&settings.sluice, scratch, &layout)?;
         let microservice = |name, rr_ip| Microservice {

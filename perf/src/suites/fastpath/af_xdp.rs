@@ -7,6 +7,7 @@
 
 mod hosts;
 mod namespaces;
+pub(in crate::suites) mod encrypted;
 
 use super::super::Settings;
 use crate::instrument::{Count, Counted, Generate, Generated, MacText, ask};

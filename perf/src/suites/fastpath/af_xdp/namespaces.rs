@@ -127,7 +127,7 @@ impl Ground for Namespaces {
 }
 
 /// Two gateways; the first over AF_XDP, the second there to have the instance that is called.
-fn gateways(
+pub(super) fn gateways(
     settings: &Settings,
     sluice_perf: &Path,
 ) -> Result<(Sites, [NetNs; 2], Track), LabError> {
@@ -177,7 +177,11 @@ fn gateways(
 }
 
 /// The thread that polls the uplink is another one whenever the gateway's program comes.
-fn poll_uplink(node: &Host, sluice_perf: &Path, core: Option<usize>) -> Result<(), LabError> {
+pub(super) fn poll_uplink(
+    node: &Host,
+    sluice_perf: &Path,
+    core: Option<usize>,
+) -> Result<(), LabError> {
     let poll = Poll {
         interface: "sluice0".to_owned(),
         core,
