@@ -17,7 +17,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const TRANSFER: usize = 2_000_000;
+const TRANSFER: usize = 400_000;
 
 /// Who sends first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
