@@ -111,7 +111,7 @@ impl Check<'_> {
     }
 
     /// A number of a range.
-    fn number<T: TryFrom<i64> + PartialOrd + std::fmt::Display + Copy>(
+    pub(super) fn number<T: TryFrom<i64> + PartialOrd + std::fmt::Display + Copy>(
         &self,
         key: &str,
         value: i64,
@@ -144,7 +144,11 @@ impl Check<'_> {
             .ok_or_else(|| self.value(key, quoted(value), "an absolute path"))
     }
 
-    fn optional_path(&self, key: &str, value: &str) -> Result<Option<PathBuf>, ConfigError> {
+    pub(super) fn optional_path(
+        &self,
+        key: &str,
+        value: &str,
+    ) -> Result<Option<PathBuf>, ConfigError> {
         let path = PathBuf::from(value);
         match value {
             "" => Ok(None),

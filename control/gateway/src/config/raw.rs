@@ -144,6 +144,9 @@ pub struct RawFastpath {
 pub struct RawTunnel {
     pub encrypt: bool,
     pub plain_peers: Vec<String>,
+    pub dscp: i64,
+    pub copy_dscp: bool,
+    pub key_log: String,
 }
 
 /// `[fastpath.xdp]`.
@@ -338,6 +341,11 @@ impl Default for RawTunnel {
             encrypt: true,
             // Whoever can write into a plain tunnel is believed.
             plain_peers: Vec::new(),
+            // Nobody on the way learns what kind of packet is inside.
+            dscp: 0,
+            copy_dscp: false,
+            // Who has it can read everything.
+            key_log: String::new(),
         }
     }
 }

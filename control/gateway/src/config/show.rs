@@ -2,6 +2,7 @@
 
 use super::{Broker, Config, LogFormat, ProfileChoice};
 use serde_json::Value;
+use sluice_worker::Dscp;
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -229,6 +230,13 @@ impl Rows {
     fn tunnel(&mut self, config: &Config) {
         self.put("tunnel.encrypt", config.tunnel.encrypt);
         self.list("tunnel.plain_peers", &config.tunnel.plain_peers);
+        let (dscp, copy) = match config.tunnel.dscp {
+            Dscp::Fixed(dscp) => (dscp, false),
+            Dscp::Inner => (0, true),
+        };
+        self.put("tunnel.dscp", dscp);
+        self.put("tunnel.copy_dscp", copy);
+        self.path("tunnel.key_log", config.tunnel.key_log.as_ref());
     }
 
     fn hardware(&mut self, config: &Config) {

@@ -79,6 +79,14 @@ fn errors_name_line_key_value_and_the_way_out() {
             "f.toml:3: `tunnel.plain_peers` = [\"192.0.2.0/24\"]: expected [] while `tunnel.encrypt` is false: then all nodes are spoken to in plain",
         ),
         (
+            "[tunnel]\ndscp = 64\n",
+            "f.toml:2: `tunnel.dscp` = 64: expected a number from 0 to 63",
+        ),
+        (
+            "[tunnel]\ndscp = 46\ncopy_dscp = true\n",
+            "f.toml:2: `tunnel.dscp` = 46: expected 0 while `tunnel.copy_dscp` is true: then it is that of the packet inside",
+        ),
+        (
             "[fastpath]\nworkers = 2\ncores = [1]\n",
             "f.toml:3: `fastpath.cores` = [1]: expected one core for each of the 2 workers (`fastpath.workers`), or []",
         ),

@@ -4,6 +4,8 @@ use super::check::Check;
 use super::{ConfigError, RawTunnel};
 use sluice_routes::Formats;
 use sluice_wire::Subnet;
+use sluice_worker::Dscp;
+use std::path::PathBuf;
 
 /// How packets to other nodes are wrapped.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -12,6 +14,10 @@ pub struct Tunnel {
     pub encrypt: bool,
     /// Nodes without a key are spoken to, in plain, if their address is in one of these.
     pub plain_peers: Vec<Subnet>,
+    /// What encrypted datagrams show of the kind of packet in them.
+    pub dscp: Dscp,
+    /// Where the keys of all sessions are written, if anywhere.
+    pub key_log: Option<PathBuf>,
 }
 
 impl Tunnel {
@@ -38,9 +44,23 @@ impl Check<'_> {
                 "[] while `tunnel.encrypt` is false: then all nodes are spoken to in plain",
             ));
         }
+        let dscp = self.number("tunnel.dscp", raw.dscp, 0..=63_u8)?;
+        if raw.copy_dscp && dscp != 0 {
+            return Err(self.value(
+                "tunnel.dscp",
+                raw.dscp.to_string(),
+                "0 while `tunnel.copy_dscp` is true: then it is that of the packet inside",
+            ));
+        }
         Ok(Tunnel {
             encrypt: raw.encrypt,
             plain_peers,
+            dscp: if raw.copy_dscp {
+                Dscp::Inner
+            } else {
+                Dscp::Fixed(dscp)
+            },
+            key_log: self.optional_path("tunnel.key_log", &raw.key_log)?,
         })
     }
 }

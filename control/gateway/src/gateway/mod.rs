@@ -7,6 +7,7 @@ mod core;
 mod flows;
 mod leave;
 mod offload;
+mod key_log;
 pub(crate) mod path_mtu;
 mod pins;
 mod plane;
@@ -151,7 +152,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         &config.gateway.tun,
         Pins::of(&config.gateway.state_dir),
         publisher.clone(),
-        config.tunnel.encrypt.then(|| identity.clone()),
+        (&config.tunnel, &identity),
     )?;
     // SAFETY: the bell owns one eventfd from its birth to its end, and the `Arc` in the `AsyncFd` keeps it alive.
     let bell = unsafe { AsyncFd::register_with_interest(plane.bell(), Interest::READABLE) };

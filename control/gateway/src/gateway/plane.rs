@@ -1,11 +1,11 @@
 //! The workers and their links, as control holds them: opened once this node has a name, woken when tables changed.
 
-use super::Error;
 use super::offload::{Offloader, Redirect, Setup, finish_checksums};
 use super::pins::Pins;
 use super::xdp::XdpSide;
+use super::{Error, key_log};
 use crate::admin_api::{SocketRow, WorkerState};
-use crate::config::Fastpath;
+use crate::config::{self, Fastpath};
 use crate::node::devices::{Devices, LinkState};
 use crate::node::{self, NodeError};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -31,6 +31,7 @@ pub(crate) struct Plane {
     config: Fastpath,
     tun: String,
     publisher: Publisher,
+    tunnel: config::Tunnel,
     /// Who this node is to others; `None` speaks with all in plain.
     identity: Option<Identity>,
     orders: Option<Orders>,
@@ -89,7 +90,7 @@ impl Plane {
         tun: &str,
         pins: Pins,
         publisher: Publisher,
-        identity: Option<Identity>,
+        (tunnel, identity): (&config::Tunnel, &Identity),
     ) -> Result<Self, Error> {
         let limits = Limits {
             flows_max: u32::try_from(config.flows_max).unwrap_or(u32::MAX),
@@ -119,7 +120,8 @@ impl Plane {
             config: config.clone(),
             tun: tun.to_owned(),
             publisher,
-            identity,
+            tunnel: tunnel.clone(),
+            identity: tunnel.encrypt.then(|| identity.clone()),
             orders: None,
             shared,
             accounts,
@@ -309,11 +311,16 @@ impl Plane {
         let Some(identity) = &self.identity else {
             return Ok((0..workers).map(|_| None).collect());
         };
-        let speaker = Speaker::new(identity.clone(), random(), wall_clock(), now());
+        let mut speaker = Speaker::new(identity.clone(), random(), wall_clock(), now());
+        if let Some(path) = &self.tunnel.key_log {
+            speaker.set_key_log(key_log::open(path)?);
+        }
         let upcalls = Arc::clone(&self.upcalls);
         let (orders, tunnels) = Tunnel::of_workers(speaker, workers, upcalls)?;
         self.orders = Some(orders);
-        Ok(tunnels.into_iter().map(Some).collect())
+        let dscp = self.tunnel.dscp;
+        let tunnels = tunnels.into_iter().map(|tunnel| tunnel.with_dscp(dscp));
+        Ok(tunnels.map(Some).collect())
     }
 
     /// The node goes on with another key.

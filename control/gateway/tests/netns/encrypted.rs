@@ -13,6 +13,7 @@ use sluice_perf::lab::account::Accounts;
 use sluice_perf::lab::clock::{now, pause, wait_for};
 use sluice_perf::lab::sites::PLAIN;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 fn status(world: &World, gateway: usize, field: &str) -> Value {
@@ -124,11 +125,12 @@ fn a_gateway_that_starts_anew_is_spoken_to_within_a_second() {
     let mut world = World::new("encrypted-restart");
     let (caller, b) = (world.caller(0), world.echo(1, "b"));
     let socket = udp_socket(&caller.namespace, 0, 0);
+    let to: IpAddr = b.ip(0);
+    // The first packet waits for answers and for a session.
+    udp(&socket, to).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_millis(20)))
         .unwrap();
-    let to: IpAddr = b.ip(0);
-    udp(&socket, to).unwrap();
     for _ in 0..3 {
         // State is on disk within a moment.
         pause(Duration::from_secs(2));
@@ -143,5 +145,25 @@ fn a_gateway_that_starts_anew_is_spoken_to_within_a_second() {
         .unwrap();
         world.sites.start_managers().unwrap();
     }
+    world.check();
+}
+
+/// What Wireshark reads captures with; fastpath/worker's tests do.
+#[test]
+#[ignore = "needs root"]
+fn the_keys_of_sessions_are_written_to_a_file_only_if_it_is_configured() {
+    let mut world = World::built("key-log", &one_site());
+    let path = std::env::temp_dir().join(format!("sluice-keys-{}", std::process::id()));
+    configure(&world, 0, &format!("key_log = {path:?}\ndscp = 10"));
+    world.start();
+    let (caller, b) = (world.caller(0), world.echo(1, "b"));
+    assert_eq!(tcp(&caller.namespace, b.ip(0)).unwrap().name, "b");
+    let log = std::fs::read_to_string(&path).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(mode & 0o777, 0o600);
+    let other = key(&world.sites.gateways[1].role, "show");
+    let expected = format!("REMOTE_STATIC_PUBLIC_KEY = {other}\nLOCAL_EPHEMERAL_PRIVATE_KEY = ");
+    assert!(log.contains(&expected), "{} lines", log.lines().count());
     world.check();
 }
