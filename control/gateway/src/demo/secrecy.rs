@@ -24,7 +24,7 @@ pub(super) fn wire(demo: &Demo, family: Family, report: &mut Report) -> Result<(
         return Ok(());
     };
     let wire = Tap::new(demo, switch.namespace(), "switch", "wire")?;
-    let client = Tap::new(demo, &demo.client.namespace, "eth0", "client")?;
+    let client = Tap::new(demo, &demo.client.namespace, "any", "client")?;
     let right = fetch(demo, family)? == demo.files.sha256;
     let pieces = pieces(&demo.files.path())?;
     let [by_client, by_wire] = [client, wire].map(|tap| tap.end(&pieces));
